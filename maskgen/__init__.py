@@ -1,0 +1,16 @@
+"""maskgen: masked generative transformers over text, image and audio tokens."""
+
+from typing import Any
+
+__version__ = "0.1.0"
+
+__all__ = ["GenerationOutput", "Pipeline", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    """Load the pipeline on first use, so that `import maskgen` stays fast and needs no torch."""
+    if name in ("Pipeline", "GenerationOutput"):
+        from maskgen import pipeline
+
+        return getattr(pipeline, name)
+    raise AttributeError(f"module 'maskgen' has no attribute {name!r}")

@@ -1,0 +1,144 @@
+"""A bundle: one folder with a config, safetensors weights and a hash of each, so that a flipped byte is found at load."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+FORMAT = 1
+CONFIG_FILE = "bundle.json"
+WEIGHTS_FILE = "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What `load_bundle` read.
+
+    Args:
+        kind: What the bundle holds, for example "image_tokenizer".
+        config: Plain data to rebuild the object.
+        tensors: Weights by name.
+        fingerprint: sha256 over kind, config and file hashes; stored with shards and compared at load.
+        folder: Where it was read from.
+    """
+
+    kind: str
+    config: dict[str, Any]
+    tensors: dict[str, Tensor]
+    fingerprint: str
+    folder: Path = field(compare=False)
+
+
+def file_sha256(path: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def fingerprint_of(kind: str, config: Mapping[str, Any], files: Mapping[str, str]) -> str:
+    """Hash that identifies a bundle: its kind, its config and the sha256 of its files."""
+    text = json.dumps([kind, dict(config), dict(files)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file so that it is either whole or absent: temporary name in the same folder, fsync, rename."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as handle:
+        handle.write(data)
+        handle.flush()
+        os.fsync(handle.fileno())
+    os.replace(temporary, path)
+
+
+def save_bundle(
+    folder: Path | str, kind: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor], files: Mapping[str, bytes] | None = None
+) -> str:
+    """Write a bundle; `bundle.json` comes last, so a folder that has it is complete.
+
+    Args:
+        folder: Made if missing; other files in it (a card) stay.
+        kind: What it holds.
+        config: Plain data for JSON.
+        tensors: Weights by name; may be empty.
+        files: Further files by name, hashed like the weights.
+
+    Returns:
+        The fingerprint.
+    """
+    from safetensors.torch import save
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    contents = dict(files or {})
+    if tensors:
+        contents[WEIGHTS_FILE] = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    for name, data in contents.items():
+        write_atomic(folder / name, data)
+    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(contents.items())}
+    record = {"format": FORMAT, "kind": kind, "config": dict(config), "files": hashes}
+    write_atomic(folder / CONFIG_FILE, (json.dumps(record, indent=1, sort_keys=True) + "\n").encode())
+    return fingerprint_of(kind, config, hashes)
+
+
+def read_record(folder: Path | str) -> dict[str, Any]:
+    """The parsed `bundle.json` of a folder.
+
+    Raises:
+        ValueError: If the folder is no bundle, or its `bundle.json` cannot be read.
+    """
+    path = Path(folder) / CONFIG_FILE
+    if not path.is_file():
+        raise ValueError(
+            f"no bundle in {folder}: {CONFIG_FILE} is missing; give a folder written by maskgen or the name of a shipped model"
+        )
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        complete = {"format", "kind", "config", "files"} <= set(record)
+    except (ValueError, TypeError):
+        complete = False
+    if not complete:
+        raise ValueError(f"{path} is damaged: it is not the JSON that maskgen writes; copy the bundle again")
+    if record["format"] != FORMAT:
+        raise ValueError(f"{path} has format {record['format']}, this maskgen reads format {FORMAT}; update maskgen")
+    return dict(record)
+
+
+def load_bundle(folder: Path | str, kind: str) -> Bundle:
+    """Read a bundle and check every byte of it.
+
+    Args:
+        folder: Folder with `bundle.json`.
+        kind: What is expected in it.
+
+    Raises:
+        ValueError: If the bundle is missing, of another kind, incomplete or damaged.
+    """
+    from safetensors.torch import load
+
+    folder = Path(folder)
+    record = read_record(folder)
+    if record["kind"] != kind:
+        raise ValueError(f"{folder} holds a bundle of kind {record['kind']!r}, wanted {kind!r}")
+    for name, wanted in record["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise ValueError(f"bundle {folder} is incomplete: {name} is missing; copy the bundle again")
+        found = file_sha256(path)
+        if found != wanted:
+            raise ValueError(f"{path} is damaged: sha256 {found[:12]}…, {CONFIG_FILE} says {wanted[:12]}…; copy the bundle again")
+    tensors = load((folder / WEIGHTS_FILE).read_bytes()) if WEIGHTS_FILE in record["files"] else {}
+    fingerprint = fingerprint_of(kind, record["config"], record["files"])
+    return Bundle(kind, record["config"], tensors, fingerprint, folder)
+
+
+def shipped(group: str) -> Path:
+    """Folder of what ships with maskgen: `models` or `tokenizers`, in a checkout or in an installed wheel."""
+    package = Path(__file__).resolve().parent
+    inside = package / "shipped" / group
+    return inside if inside.is_dir() else package.parent / group

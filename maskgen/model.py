@@ -1,0 +1,221 @@
+"""The masked transformer: ids of cells in, hidden states out, logits for chosen cells over one level's codes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    """Size of the masked transformer.
+
+    Args:
+        dim: Width of the residual stream.
+        num_layers: Blocks.
+        num_heads: Attention heads; must divide dim.
+        hidden_dim: Width inside the SwiGLU; 0 takes 8/3 of dim, rounded up to a multiple of 64.
+        dropout: Share of dropped activations after attention and feed-forward, in training.
+        rope_base: Longest wavelength of the rotary positions, in cells.
+        rope_split: Parts of a head's rotary pairs given to time, row and column.
+        tie_head: Use the embedding table as the output table.
+    """
+
+    dim: int = 512
+    num_layers: int = 12
+    num_heads: int = 8
+    hidden_dim: int = 0
+    dropout: float = 0.0
+    rope_base: float = 1000.0
+    rope_split: Sequence[int] = (2, 3, 3)
+    tie_head: bool = False
+
+    def __post_init__(self) -> None:
+        if self.dim % self.num_heads or self.head_dim % 2:
+            raise ValueError(f"dim must be an even multiple of num_heads, got dim={self.dim}, num_heads={self.num_heads}")
+        if len(self.rope_split) != 3 or min(self.rope_split) < 0 or sum(self.rope_split) == 0:
+            raise ValueError(f"rope_split needs three shares (time, row, column), not all 0, got {tuple(self.rope_split)}")
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one head."""
+        return self.dim // self.num_heads
+
+    @property
+    def inner_dim(self) -> int:
+        """Width inside the SwiGLU."""
+        return self.hidden_dim or 64 * -(-8 * self.dim // (3 * 64))
+
+
+class Attention(nn.Module):
+    """Multi-head attention with normalised queries and keys and rotary positions."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.qkv = nn.Linear(config.dim, 3 * config.dim, bias=False)
+        self.query_norm = nn.RMSNorm(config.head_dim)
+        self.key_norm = nn.RMSNorm(config.head_dim)
+        self.out = nn.Linear(config.dim, config.dim, bias=False)
+
+    def forward(
+        self, x: Float[Tensor, "batch length dim"], rotation: tuple[Tensor, Tensor], seen: Tensor | None
+    ) -> Float[Tensor, "batch length dim"]:
+        query, key, value = rearrange(self.qkv(x), "b l (three h d) -> three b h l d", three=3, h=self.num_heads)
+        query, key = rotate(self.query_norm(query), rotation), rotate(self.key_norm(key), rotation)
+        attend = explicit_attention if query.device.type == "cpu" and torch.is_grad_enabled() else functional.scaled_dot_product_attention
+        mixed = attend(query, key, value.to(query.dtype), attn_mask=seen)
+        out: Tensor = self.out(rearrange(mixed, "b h l d -> b l (h d)"))
+        return out
+
+
+class FeedForward(nn.Module):
+    """SwiGLU. Source: arXiv:2002.05202."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.into = nn.Linear(config.dim, 2 * config.inner_dim, bias=False)
+        self.out = nn.Linear(config.inner_dim, config.dim, bias=False)
+
+    def forward(self, x: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length dim"]:
+        gate, value = self.into(x).chunk(2, dim=-1)
+        out: Tensor = self.out(functional.silu(gate) * value)
+        return out
+
+
+class Block(nn.Module):
+    """Pre-norm attention and feed-forward."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(config.dim)
+        self.attention = Attention(config)
+        self.feed_norm = nn.RMSNorm(config.dim)
+        self.feed = FeedForward(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self, x: Float[Tensor, "batch length dim"], rotation: tuple[Tensor, Tensor], seen: Tensor | None
+    ) -> Float[Tensor, "batch length dim"]:
+        x = x + self.dropout(self.attention(self.attention_norm(x), rotation, seen))
+        out: Tensor = x + self.dropout(self.feed(self.feed_norm(x)))
+        return out
+
+
+class MaskTransformer(nn.Module):
+    """Bidirectional transformer over cells of any modality.
+
+    A cell's input is the sum of the embeddings of all its levels plus that of its modality. Masked levels all share one embedding.
+
+    Args:
+        config: Sizes.
+        vocab_size: Shared ids in all; id 0 is padding and embeds to zero.
+        num_modalities: Modalities in the space.
+
+    Source: MaskGIT, arXiv:2202.04200; rotary positions over several axes as in arXiv:2403.13298; QK-norm, arXiv:2010.04245.
+    """
+
+    def __init__(self, config: TransformerConfig, vocab_size: int, num_modalities: int) -> None:
+        super().__init__()
+        self.config, self.vocab_size, self.num_modalities = config, vocab_size, num_modalities
+        self.embed = nn.Embedding(vocab_size, config.dim, padding_idx=0)
+        self.embed_modality = nn.Embedding(num_modalities + 1, config.dim, padding_idx=0)
+        self.embed_norm = nn.RMSNorm(config.dim)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.norm = nn.RMSNorm(config.dim)
+        self.head = self.embed if config.tie_head else nn.Embedding(vocab_size, config.dim)
+        self.frequencies: Tensor
+        self.register_buffer("frequencies", rope_frequencies(config), persistent=False)
+        self.apply(_initialise)
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            for linear in (block.attention.out, block.feed.out):
+                nn.init.normal_(linear.weight, std=0.02 / (2 * config.num_layers) ** 0.5)
+
+    def forward(
+        self,
+        ids: Int[Tensor, "batch length level"],
+        modality: Int[Tensor, "batch length"],
+        coords: Int[Tensor, "batch length 3"],
+        valid: Bool[Tensor, "batch length"],
+        document: Int[Tensor, "batch length"],
+    ) -> Float[Tensor, "batch length dim"]:
+        """Hidden states of all cells; those of invalid cells mean nothing.
+
+        Args:
+            ids: Shared ids of every level of every cell.
+            modality: Number of the modality that owns the cell, 0 for padding.
+            coords: (time, row, column) of the cell inside its grid.
+            valid: Cells that may be attended to.
+            document: Cells attend only inside one document.
+        """
+        x = self.embed_norm(self.embed(ids).sum(dim=2) + self.embed_modality(modality))
+        angles = torch.einsum("bla,ap->blp", coords.to(self.frequencies.dtype), self.frequencies)
+        rotation = angles.cos()[:, None], angles.sin()[:, None]
+        seen = visible(valid, document)
+        for block in self.blocks:
+            x = block(x, rotation, seen)
+        hidden: Tensor = self.norm(x)
+        return hidden
+
+    def logits(self, hidden: Float[Tensor, "cells dim"], offset: int, size: int) -> Float[Tensor, "cells size"]:
+        """Scores of the ids `offset` to `offset + size - 1` at the given cells: linear in `hidden`, without bias."""
+        return functional.linear(hidden, self.head.weight[offset : offset + size])
+
+
+def explicit_attention(
+    query: Float[Tensor, "batch heads length head_dim"],
+    key: Float[Tensor, "batch heads length head_dim"],
+    value: Float[Tensor, "batch heads length head_dim"],
+    attn_mask: Tensor | None = None,
+) -> Float[Tensor, "batch heads length head_dim"]:
+    """Attention as two matrix products, for training on a CPU: the backward pass of SDPA there is slower (docs/log.md)."""
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+    if attn_mask is not None:
+        scores = scores.masked_fill(~attn_mask, -1e4)
+    return scores.softmax(dim=-1) @ value
+
+
+def visible(valid: Bool[Tensor, "batch length"], document: Int[Tensor, "batch length"]) -> Bool[Tensor, "batch 1 length length"] | None:
+    """Who attends to whom: valid cells of the same document, and every cell to itself, so that no row is empty.
+
+    Returns None where everybody sees everybody, which lets attention take its fastest path.
+    """
+    if not torch.compiler.is_compiling() and bool(valid.all()) and bool((document == document[:, :1]).all()):
+        return None
+    same = (document[:, :, None] == document[:, None, :]) & valid[:, None, :]
+    return (same | torch.eye(valid.shape[1], dtype=torch.bool, device=valid.device))[:, None]
+
+
+def rope_frequencies(config: TransformerConfig) -> Float[Tensor, "3 pairs"]:
+    """Angular frequency of every rotary pair for (time, row, column); a pair turns with one axis alone."""
+    pairs = config.head_dim // 2
+    shares = [pairs * share // sum(config.rope_split) for share in config.rope_split]
+    shares[-1] += pairs - sum(shares)
+    frequencies = torch.zeros(3, pairs)
+    start = 0
+    for axis, count in enumerate(shares):
+        frequencies[axis, start : start + count] = config.rope_base ** (-torch.arange(count) / max(count, 1))
+        start += count
+    return frequencies
+
+
+def rotate(
+    x: Float[Tensor, "batch heads length head_dim"], rotation: tuple[Tensor, Tensor]
+) -> Float[Tensor, "batch heads length head_dim"]:
+    """Turn each pair (first half, second half) of a head by the cell's angles. Source: RoFormer, arXiv:2104.09864."""
+    cosine, sine = (part.to(x.dtype) for part in rotation)
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cosine - second * sine, first * sine + second * cosine], dim=-1)
+
+
+def _initialise(module: nn.Module) -> None:
+    """Normal weights of standard deviation 0.02, padding rows zero."""
+    if isinstance(module, (nn.Linear, nn.Embedding)):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+        nn.init.zeros_(module.weight.data[module.padding_idx])

@@ -1,0 +1,144 @@
+"""The shared token space: which modality and level owns which ids."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+PAD = 0
+MASK = 1
+
+Kind = Literal["text", "image", "audio", "attribute"]
+KINDS: tuple[Kind, ...] = ("text", "image", "audio", "attribute")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Modality:
+    """One member of the shared space.
+
+    Args:
+        name: Key of the modality in samples and shards, for example "image".
+        kind: What the tokenizer turns into codes: text, image, audio or attribute.
+        num_levels: Residual levels a cell holds (1 for text and one-codebook images).
+        codebook_size: Codes per level.
+    """
+
+    name: str
+    kind: Kind
+    num_levels: int
+    codebook_size: int
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"modality {self.name!r} has kind {self.kind!r}; choose one of {', '.join(KINDS)}")
+        if self.num_levels < 1 or self.codebook_size < 1:
+            raise ValueError(
+                f"modality {self.name!r} needs num_levels and codebook_size of at least 1, got {self.num_levels} and {self.codebook_size}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """The ids of one level of one modality: `offset` to `offset + size - 1`.
+
+    Args:
+        modality: Name of the modality.
+        index: Number of the modality in its space, from 1 (0 is padding).
+        level: Residual level, 0 is the coarsest.
+        offset: First shared id.
+        size: Number of ids, the codebook size.
+    """
+
+    modality: str
+    index: int
+    level: int
+    offset: int
+    size: int
+
+
+class TokenSpace:
+    """Who owns which ids: PAD 0, MASK 1, then specials, then modalities in the order in which they joined.
+
+    Appending a modality never moves an old id. A modality with Q levels owns Q consecutive ranges.
+
+    Args:
+        modalities: Members in joining order.
+        specials: Names of further special ids, numbered from 2.
+
+    Raises:
+        ValueError: If two members or specials share a name.
+    """
+
+    def __init__(self, modalities: Iterable[Modality], specials: Iterable[str] = ()) -> None:
+        self.modalities = tuple(modalities)
+        self.specials = tuple(specials)
+        names = [modality.name for modality in self.modalities]
+        if len(set(names)) != len(names) or len(set(self.specials)) != len(self.specials):
+            raise ValueError(f"names in a token space must be unique, got modalities {names} and specials {list(self.specials)}")
+        self._segments: dict[str, list[Segment]] = {}
+        offset = 2 + len(self.specials)
+        for index, modality in enumerate(self.modalities, start=1):
+            self._segments[modality.name] = [
+                Segment(
+                    modality=modality.name,
+                    index=index,
+                    level=level,
+                    offset=offset + level * modality.codebook_size,
+                    size=modality.codebook_size,
+                )
+                for level in range(modality.num_levels)
+            ]
+            offset += modality.num_levels * modality.codebook_size
+        self.size = offset
+
+    def of(self, name: str) -> list[Segment]:
+        """Segments of a modality, coarse to fine.
+
+        Raises:
+            ValueError: If the space has no such modality.
+        """
+        if name not in self._segments:
+            raise ValueError(f"this token space has no modality {name!r}; it has {', '.join(self._segments) or 'none'}")
+        return self._segments[name]
+
+    def segment(self, name: str, level: int) -> Segment:
+        """Segment of one level of a modality.
+
+        Raises:
+            ValueError: If the modality or the level does not exist.
+        """
+        segments = self.of(name)
+        if not 0 <= level < len(segments):
+            raise ValueError(f"modality {name!r} has levels 0 to {len(segments) - 1}, got level {level}")
+        return segments[level]
+
+    def index(self, name: str) -> int:
+        """Number of a modality, from 1; 0 is padding."""
+        return self.of(name)[0].index
+
+    @property
+    def num_levels(self) -> int:
+        """Levels of the deepest modality."""
+        return max((modality.num_levels for modality in self.modalities), default=1)
+
+    def extended(self, modality: Modality) -> "TokenSpace":
+        """The same space with one more modality at its end; no old id moves."""
+        return TokenSpace((*self.modalities, modality), self.specials)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON: what `from_dict` reads."""
+        return {"specials": list(self.specials), "modalities": [asdict(modality) for modality in self.modalities]}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "TokenSpace":
+        """Rebuild a space from `to_dict`."""
+        return cls([Modality(**entry) for entry in data["modalities"]], data["specials"])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TokenSpace) and self.to_dict() == other.to_dict()
+
+    def __hash__(self) -> int:
+        return hash((self.modalities, self.specials))
+
+    def __repr__(self) -> str:
+        members = ", ".join(f"{m.name} {m.num_levels}x{m.codebook_size}" for m in self.modalities)
+        return f"TokenSpace({self.size} ids: {members})"
