@@ -1,0 +1,26 @@
+"""Decoding orders, one file each; this folder's listing is the catalogue."""
+
+import importlib
+import inspect
+import pkgutil
+
+from maskgen.sampling.base import Sampler
+
+
+def names() -> list[str]:
+    """Names of the samplers: the files beside this one."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "base")
+
+
+def by_name(name: str) -> type[Sampler]:
+    """The sampler class of a file of this folder, for the command line; a YAML gives the class_path.
+
+    Raises:
+        ValueError: If there is no such file; the message lists the names.
+    """
+    if name not in names():
+        raise ValueError(f"no sampler is called {name!r}; choose one of {', '.join(names())}")
+    module = importlib.import_module(f"{__name__}.{name}")
+    found = [value for value in vars(module).values() if inspect.isclass(value) and issubclass(value, Sampler) and value is not Sampler]
+    assert len(found) == 1, f"{module.__name__} must define exactly one sampler, it has {found}"
+    return found[0]

@@ -1,0 +1,298 @@
+"""Schedules: the share of cells still masked, and the guidance scale, as functions of progress."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import overload
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+ROUNDING_SLACK = 1e-8
+"""Counts closer than this to a whole number are that number: float64 leaves 1.9999999999999998 where the law says 2."""
+
+
+class MaskSchedule(ABC):
+    """A mask law: one object gives the training rate of a random u and the decoding count at a step.
+
+    Every law is 1 at progress 0, falls, and is 0 at progress 1.
+    """
+
+    @abstractmethod
+    def ratio(self, progress: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """The law itself, on progress already checked; rounding outside [0, 1] is mended by the caller."""
+
+    @overload
+    def __call__(self, progress: float) -> float: ...
+    @overload
+    def __call__(self, progress: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]: ...
+    def __call__(self, progress: float | Float[Tensor, "*shape"]) -> float | Float[Tensor, "*shape"]:
+        """Share of the target still masked when `progress` of the steps are done.
+
+        Args:
+            progress: Steps done over steps in all, in [0, 1]: a float, or a tensor of any shape (a training draw).
+
+        Returns:
+            Mask ratio in [0, 1], of the type, shape and dtype of `progress`.
+
+        Raises:
+            ValueError: If progress lies outside [0, 1].
+        """
+        if not isinstance(progress, Tensor):
+            return float(self(torch.tensor(progress, dtype=torch.float64)))
+        if not bool(((progress >= 0) & (progress <= 1)).all()):
+            raise ValueError(f"progress must lie in [0, 1], got {progress.tolist()}")
+        return self.ratio(progress).clamp(0, 1)  # cos(pi / 2) is -4e-8 in float32
+
+
+@dataclass(frozen=True)
+class Cosine(MaskSchedule):
+    """cos(pi r / 2): falls slowly at first, so few cells are fixed while the model knows least.
+
+    Source: MaskGIT, arXiv:2202.04200.
+    """
+
+    def ratio(self, progress: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        return torch.cos(progress * (math.pi / 2))
+
+
+@dataclass(frozen=True)
+class Arccos(MaskSchedule):
+    """(2 / pi) arccos(r): drops faster than cosine early and keeps more for the last steps.
+
+    Source: Halton-MaskGIT, arXiv:2503.17076; also TiTok and MaskBit.
+    """
+
+    def ratio(self, progress: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        return torch.arccos(progress) * (2 / math.pi)
+
+
+@dataclass(frozen=True)
+class Linear(MaskSchedule):
+    """1 - r: the same number of cells at every step; the law of masked diffusion language models."""
+
+    def ratio(self, progress: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        return 1 - progress
+
+
+@dataclass(frozen=True)
+class Power(MaskSchedule):
+    """1 - r ** exponent: above 1 concave like cosine, below 1 convex.
+
+    Args:
+        exponent: Larger than 0; 2 is MaskGIT's "square", 3 its "cubic".
+
+    Source: MaskGIT, arXiv:2202.04200.
+    """
+
+    exponent: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.exponent < math.inf:
+            raise ValueError(f"exponent must be a positive number, got {self.exponent}")
+
+    def ratio(self, progress: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        return 1 - progress**self.exponent
+
+
+def _check_length(length: int) -> None:
+    if length < 2:
+        raise ValueError(f"length must be at least 2, got {length}")
+
+
+@dataclass(frozen=True)
+class Log(MaskSchedule):
+    """-log(r) / log(length): most cells are fixed at once. Everything stays masked until r = 1 / length.
+
+    Args:
+        length: Cells for which the law is drawn, at least 2. It belongs to the law, not to the row at hand, so that one object
+            means the same in training and decoding, for rows of any size.
+
+    Source: MaskGIT's reference code. Differs: length is fixed here, there it is that of the batch at hand.
+    """
+
+    length: int = 256
+
+    def __post_init__(self) -> None:
+        _check_length(self.length)
+
+    def ratio(self, progress: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        return -torch.log(progress) / math.log(self.length)
+
+
+@dataclass(frozen=True)
+class Exp(MaskSchedule):
+    """(1 - length ** (r - 1)) / (1 - 1 / length): nearly all cells are fixed in the last steps.
+
+    Args:
+        length: Cells for which the law is drawn, at least 2; see `Log`.
+
+    Source: MaskGIT's reference code. Differs: divided by 1 - 1 / length, so that progress 0 masks everything and not all but one cell.
+    """
+
+    length: int = 256
+
+    def __post_init__(self) -> None:
+        _check_length(self.length)
+
+    def ratio(self, progress: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        return -torch.expm1((progress - 1) * math.log(self.length)) / (1 - 1 / self.length)
+
+
+def whole_floor(count: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Largest whole number not above `count`."""
+    return torch.floor(count + ROUNDING_SLACK)
+
+
+def whole_ceil(count: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Smallest whole number not below `count`."""
+    return torch.ceil(count - ROUNDING_SLACK)
+
+
+def masked_after(
+    schedule: MaskSchedule,
+    step: int,
+    steps: int,
+    total: Int[Tensor, " batch"],
+    rounding: Callable[[Tensor], Tensor] = whole_floor,
+) -> Int[Tensor, " batch"]:
+    """Cells of each row still masked after a step.
+
+    Every step takes at least one cell until the row has none, so a row with fewer cells than steps ends early.
+
+    Args:
+        schedule: Mask law.
+        step: Number of the step, from 0.
+        steps: Steps in all.
+        total: Cells of each row that were unknown at the start.
+        rounding: `whole_floor` rounds the masked count down (MaskGIT), `whole_ceil` up (Halton: floor of the *revealed* count).
+
+    Returns:
+        Counts that fall from step to step and end at 0. A step that is not one of the steps is a ValueError.
+
+    Source: MaskGIT, arXiv:2202.04200. Differs: the reference keeps one cell masked to the end and then writes all; here that is the 0.
+    """
+    if not 0 <= step < steps:
+        raise ValueError(f"step must lie in [0, steps), got step {step} of {steps}")
+    progress = torch.arange(step + 2, dtype=torch.float64, device=total.device) / steps
+    wanted = rounding(schedule(progress)[:, None] * total).to(total.dtype)
+    steps_since = torch.arange(step + 1, -1, -1, device=total.device)[:, None]
+    return (wanted - steps_since).amin(dim=0).clamp(min=0).to(total.dtype)
+
+
+class GuidanceSchedule(ABC):
+    """Guidance over a decode: logits = uncond + scale * (cond - uncond); 1 is off and costs nothing."""
+
+    @abstractmethod
+    def scale(self, progress: float) -> float:
+        """Scale of the step before which `progress` (steps done over steps in all, k / N) was reached."""
+
+
+def _check_scale(guidance_scale: float) -> None:
+    if not 0 <= guidance_scale < math.inf:
+        raise ValueError(f"guidance_scale must be a finite number of at least 0 (1 is off), got {guidance_scale}")
+
+
+@dataclass(frozen=True)
+class ConstantGuidance(GuidanceSchedule):
+    """The same scale at every step."""
+
+    guidance_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_scale(self.guidance_scale)
+
+    def scale(self, progress: float) -> float:
+        return self.guidance_scale
+
+
+@dataclass(frozen=True)
+class LinearGuidance(GuidanceSchedule):
+    """From 1 at the first step straight up to the scale.
+
+    Args:
+        guidance_scale: Scale at the end of the ramp.
+        reached_at: Progress at which the ramp ends: 1.0 gives 1 + (g - 1) k / N, (N - 1) / N gives 1 + (g - 1) k / (N - 1).
+
+    Source: Muse, arXiv:2301.00704; valeoai/Halton-MaskGIT's confidence sampler.
+    """
+
+    guidance_scale: float = 1.0
+    reached_at: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_scale(self.guidance_scale)
+        if not 0 < self.reached_at <= 1:
+            raise ValueError(f"reached_at must lie in (0, 1], got {self.reached_at}")
+
+    def scale(self, progress: float) -> float:
+        return 1 + (self.guidance_scale - 1) * min(progress / self.reached_at, 1.0)
+
+
+@dataclass(frozen=True)
+class CosineGuidance(GuidanceSchedule):
+    """1 + (g - 1) (1 - cos(pi progress ** power)) / 2: off while the layout forms, full at the end.
+
+    Args:
+        power: Larger starts later; TiTok uses 3. The scale itself is reached at progress 1.
+
+    Source: TiTok's power-cosine, arXiv:2406.07550.
+    """
+
+    guidance_scale: float = 1.0
+    power: float = 3.0
+
+    def __post_init__(self) -> None:
+        _check_scale(self.guidance_scale)
+        if not 0 < self.power < math.inf:
+            raise ValueError(f"power must be a positive number, got {self.power}")
+
+    def scale(self, progress: float) -> float:
+        return 1 + (self.guidance_scale - 1) * (1 - math.cos(math.pi * progress**self.power)) / 2
+
+
+@dataclass(frozen=True)
+class IntervalGuidance(GuidanceSchedule):
+    """The scale while start <= progress < stop, elsewhere 1, where the second pass is skipped.
+
+    Args:
+        guidance_scale: Scale inside the interval.
+        start: First progress that is guided.
+        stop: First progress that no longer is.
+
+    Source: eMIGM, arXiv:2503.07197, whose time t runs from 1 to 0: low < t <= high is start = 1 - high, stop = 1 - low here.
+    """
+
+    guidance_scale: float
+    start: float
+    stop: float
+
+    def __post_init__(self) -> None:
+        _check_scale(self.guidance_scale)
+        if not 0 <= self.start < self.stop <= 1:
+            raise ValueError(f"an interval needs 0 <= start < stop <= 1, got start {self.start} and stop {self.stop}")
+
+    def scale(self, progress: float) -> float:
+        return self.guidance_scale if self.start <= progress < self.stop else 1.0
+
+
+Laws = dict[str, Callable[[], MaskSchedule]]
+MASK_SCHEDULES: Laws = {"cosine": Cosine, "arccos": Arccos, "linear": Linear, "power": Power, "log": Log, "exp": Exp}
+GuidanceLaws = dict[str, Callable[[float], GuidanceSchedule]]
+GUIDANCE_SCHEDULES: GuidanceLaws = {"constant": ConstantGuidance, "linear": LinearGuidance, "cosine": CosineGuidance}
+
+
+def by_name(name: str) -> MaskSchedule:
+    """The mask law of that name with its default options, for the command line; a ValueError lists the names."""
+    if name not in MASK_SCHEDULES:
+        raise ValueError(f"no mask schedule is called {name!r}; choose one of {', '.join(MASK_SCHEDULES)}")
+    return MASK_SCHEDULES[name]()
+
+
+def guidance_by_name(name: str, guidance_scale: float) -> GuidanceSchedule:
+    """The guidance schedule of that name at that scale; an interval has no default ends and is given as an object."""
+    if name not in GUIDANCE_SCHEDULES:
+        raise ValueError(f"no guidance schedule is called {name!r}; choose one of {', '.join(GUIDANCE_SCHEDULES)}")
+    return GUIDANCE_SCHEDULES[name](guidance_scale)

@@ -1,0 +1,100 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from maskgen.batch import UNKNOWN, TokenBatch, pack
+from maskgen.logits import hide_condition
+from maskgen.masking import draw_masks, draw_rates, mask_level, random_cells
+from maskgen.schedule import Cosine
+from maskgen.space import MASK, Modality, TokenSpace
+
+SPACE = TokenSpace(
+    [
+        Modality(name="text", kind="text", num_levels=1, codebook_size=11),
+        Modality(name="image", kind="image", num_levels=3, codebook_size=5),
+    ]
+)
+SEGMENTS = SPACE.of("image")
+
+
+def batch_of(rows: int) -> TokenBatch:
+    generator = torch.Generator().manual_seed(rows)
+    return pack(
+        [
+            {
+                "text": torch.randint(0, 11, (1, 1 + row % 3), generator=generator),
+                "image": torch.randint(0, 5, (3, 2, 1 + row % 4), generator=generator),
+            }
+            for row in range(rows)
+        ],
+        SPACE,
+    )
+
+
+@given(seed=st.integers(0, 2**20))
+def test_levels_below_are_clean_and_levels_above_are_masked(seed: int) -> None:
+    batch = batch_of(9)
+    masked = draw_masks(batch, SEGMENTS, Cosine(), [1.0, 1.0, 1.0], 0.0, torch.Generator().manual_seed(seed))
+    target = batch.cells(2)
+    for row in range(9):
+        level = int(masked.level[row])
+        ids, clean = masked.batch.ids[row], batch.ids[row]
+        assert torch.equal(ids[:, :level], clean[:, :level])
+        assert bool((ids[target[row], level + 1 :] == MASK).all())
+        assert torch.equal(ids[:, level] == MASK, masked.cells[row])
+        assert torch.equal(masked.codes[row][masked.cells[row]] + SEGMENTS[level].offset, clean[masked.cells[row], level])
+        assert bool((masked.codes[row][~masked.cells[row]] == UNKNOWN).all())
+        assert int(masked.cells[row].sum()) == max(1, math.ceil(float(masked.rate[row]) * int(target[row].sum())))
+    assert torch.equal(masked.batch.ids[~target], batch.ids[~target]), "conditions stay"
+
+
+def test_the_dropped_share_is_the_probability_and_the_null_is_that_of_guidance() -> None:
+    batch = batch_of(2000)
+    masked = draw_masks(batch, SEGMENTS, Cosine(), [1.0, 0.0, 0.0], 0.3, torch.Generator().manual_seed(0))
+    seen = (masked.batch.valid & (batch.modality == 1)).any(dim=1)
+    assert torch.equal(seen, ~masked.dropped)
+    assert abs(float(masked.dropped.float().mean()) - 0.3) < 3 * math.sqrt(0.3 * 0.7 / 2000)
+    null = hide_condition((1,))(batch)
+    assert torch.equal(masked.batch.valid[masked.dropped], null.valid[masked.dropped])
+    assert torch.equal(masked.batch.valid[~masked.dropped], batch.valid[~masked.dropped])
+
+
+@pytest.mark.parametrize(("probability", "share"), [(0.0, 0.0), (1.0, 1.0)])
+def test_condition_dropout_reaches_its_ends(probability: float, share: float) -> None:
+    masked = draw_masks(batch_of(50), SEGMENTS, Cosine(), [1.0, 1.0, 1.0], probability, torch.Generator().manual_seed(0))
+    assert float(masked.dropped.float().mean()) == share
+
+
+def test_levels_come_with_their_weights() -> None:
+    masked = draw_masks(batch_of(3000), SEGMENTS, Cosine(), [2.0, 0.0, 1.0], 0.0, torch.Generator().manual_seed(0))
+    share = torch.bincount(masked.level, minlength=3) / 3000
+    assert share[1] == 0
+    assert abs(float(share[0]) - 2 / 3) < 0.03
+
+
+def test_rates_cover_the_law_evenly() -> None:
+    rates = draw_rates(64, Cosine(), torch.Generator().manual_seed(0)).sort().values
+    strata = torch.arccos(rates) * 2 / math.pi
+    assert bool(((strata.flip(0) * 64).floor() == torch.arange(64)).all())
+
+
+def test_a_row_without_target_has_nothing_to_guess() -> None:
+    target = torch.tensor([[True, True], [False, False]])
+    cells = random_cells(target, torch.tensor([0.0, 1.0]), torch.Generator().manual_seed(0))
+    assert cells.sum(dim=1).tolist() == [1, 0]
+
+
+def test_the_callers_batch_is_never_edited() -> None:
+    batch = batch_of(4)
+    before = batch.ids.clone()
+    mask_level(batch, SEGMENTS, torch.zeros(4, dtype=torch.long), batch.cells(2))
+    assert torch.equal(batch.ids, before)
+
+
+@pytest.mark.parametrize(("weights", "drop", "message"), [([1.0, 1.0], 0.0, "3 levels"), ([1.0, 1.0, 1.0], 1.5, "probability")])
+def test_wrong_options_are_refused(weights: list[float], drop: float, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        draw_masks(batch_of(2), SEGMENTS, Cosine(), weights, drop, torch.Generator())
