@@ -1,0 +1,134 @@
+"""Decides which emoji rows are held out, from the sha256 of the concept alone: no randomness, no row numbers.
+
+A concept is a label without its gender words and directions, so that a gender twin never leaks a held-out subject.
+"""
+
+import hashlib
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+FAMILIES = ("noto", "fluent", "twemoji")
+_GENDER_WORDS = """
+man woman person men women people boy girl child adult male female
+"""
+_GENDER = frozenset(_GENDER_WORDS.split())
+_DIRECTION = frozenset(
+    ["left", "right", "up", "down", "leftwards", "rightwards", "upwards", "downwards", "left-facing", "right-facing", "facing"]
+)
+_TWINS = {
+    "mermaid": "merperson",
+    "merman": "merperson",
+    "princess": "prince",
+    "santa claus": "claus",
+    "mrs. claus": "claus",
+    "mx claus": "claus",
+    "old man": "older person",
+    "old woman": "older person",
+}
+_MAN = re.compile(r"\b(man|merman)\b")
+_WOMAN = re.compile(r"\b(woman|mermaid)\b")
+
+
+def concept_of(base: str) -> str:
+    """Concept of an untoned label: gender and direction words stripped; "person" or "arrow" if nothing else is left.
+
+    Args:
+        base: Label without skin tone, such as "woman walking: facing right".
+
+    Returns:
+        Key such as "walking".
+    """
+    text = _TWINS.get(base.lower(), base.lower())
+    words = re.sub(r"[:,]", " ", text).split()
+    kept = [word for word in words if word not in _GENDER and not all(part in _DIRECTION for part in word.split("-"))]
+    while kept and kept[0] == "and":
+        kept = kept[1:]
+    return " ".join(kept) or "person"
+
+
+def gender_of(base: str) -> str:
+    """ "man", "woman" or "" for a label that names neither or both."""
+    man, woman = bool(_MAN.search(base.lower())), bool(_WOMAN.search(base.lower()))
+    return "" if man == woman else "man" if man else "woman"
+
+
+def digest(rule: str, concept: str) -> int:
+    """Integer from the sha256 of a rule's letter and a concept."""
+    return int.from_bytes(hashlib.sha256(f"{rule}:{concept}".encode()).digest()[:8], "big")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """What is held out, by rule.
+
+    Args:
+        tone: Rule A, base label to the tone 1..5 that is never trained on.
+        gender: Rule B, concept to the gender that is never trained on.
+        family: Rule C, concept to the drawing family that is never trained on.
+        concepts: Rule D, concepts that are never trained on.
+    """
+
+    tone: Mapping[str, int] = field(default_factory=dict)
+    gender: Mapping[str, str] = field(default_factory=dict)
+    family: Mapping[str, str] = field(default_factory=dict)
+    concepts: frozenset[str] = frozenset()
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> "HeldOut":
+        """Reads what `to_dict` gave."""
+        return cls(tone=plain["A"], gender=plain["B"], family=plain["C"], concepts=frozenset(plain["D"]))
+
+    def split_of(self, base: str, tone: int, family: str) -> str:
+        """Split of one row: the first of D, A, B, C that holds it out, else train."""
+        concept = concept_of(base)
+        if concept in self.concepts:
+            return "D"
+        if tone and self.tone.get(base) == tone:
+            return "A"
+        if concept in self.gender and self.gender[concept] == gender_of(base):
+            return "B"
+        return "C" if self.family.get(concept) == family else "train"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON, sorted."""
+        return {
+            "A": dict(sorted(self.tone.items())),
+            "B": dict(sorted(self.gender.items())),
+            "C": dict(sorted(self.family.items())),
+            "D": sorted(self.concepts),
+        }
+
+
+def held_out(rows: Iterable[tuple[str, int, str]]) -> HeldOut:
+    """Applies the four rules to a whole corpus.
+
+    B spares the bare person: "a woman" is a word that every other role needs.
+    D takes only concepts without skin tones, so that A keeps every toned base: each tone and each base is
+    trained on, the pair never.
+
+    Args:
+        rows: Base label, tone (0 for none or several) and family of every row.
+
+    Returns:
+        The held-out tones, genders, families and concepts.
+    """
+    tones, genders, families = defaultdict(set), defaultdict(set), defaultdict(set)
+    for base, tone, family in rows:
+        concept = concept_of(base)
+        tones[base].add(tone)
+        genders[concept].add(gender_of(base))
+        families[concept].add(family)
+    toned = {base for base, seen in tones.items() if seen >= {1, 2, 3, 4, 5}}
+    roles = {concept for concept, seen in genders.items() if seen >= {"man", "woman"} and concept != "person"}
+    with_tones = {concept_of(base) for base, seen in tones.items() if seen != {0}}
+    return HeldOut(
+        tone={base: digest("A", concept_of(base)) % 5 + 1 for base in toned},
+        gender={c: ("man", "woman")[digest("B", c) // 6 % 2] for c in roles if digest("B", c) % 6 == 0},
+        family={
+            c: FAMILIES[digest("C", c) // 20 % 3] for c, seen in families.items() if seen == set(FAMILIES) and digest("C", c) % 20 == 0
+        },
+        concepts=frozenset(c for c in families if c not in with_tones and digest("D", c) % 33 == 0),
+    )

@@ -1,0 +1,1 @@
+"""Modality tokenizers: the front doors between media and codes."""

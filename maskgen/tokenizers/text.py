@@ -1,0 +1,143 @@
+"""Text as byte-pair codes: any Unicode text goes in and the same text comes out."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from maskgen.batch import UNKNOWN, Codes
+from maskgen.bundle import fingerprint_of, load_bundle, save_bundle, write_atomic
+from maskgen.space import Kind
+from maskgen.tokenizers.base import Tokenizer
+from tokenizers import Tokenizer as Engine
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+BUNDLE_KIND = "text_tokenizer"
+VOCABULARY_FILE = "tokenizer.json"
+LARGEST_FILE_BYTES = 2**20
+
+
+class TextTokenizer(Tokenizer):
+    """Byte-level BPE over Hugging Face tokenizers.
+
+    Every text gets one space before it, so a word has the same code at the start as inside; decoding takes that space away.
+
+    Args:
+        vocabulary: Content of a tokenizer.json with a byte-level BPE model.
+        lowercase: Whether text is lower-cased first; then decoding gives lower case.
+    """
+
+    kind: ClassVar[Kind] = "text"
+
+    def __init__(self, vocabulary: str, lowercase: bool = True) -> None:
+        self._engine = Engine.from_str(vocabulary)
+        self._vocabulary, self.lowercase = vocabulary, lowercase
+        self.num_levels, self.codebook_size = 1, self._engine.get_vocab_size()
+
+    @classmethod
+    def from_bundle(cls, folder: Path | str) -> "TextTokenizer":
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: If the bundle is missing, of another kind or damaged.
+        """
+        bundle = load_bundle(folder, BUNDLE_KIND)
+        return cls((bundle.folder / VOCABULARY_FILE).read_text(encoding="utf-8"), **bundle.config)
+
+    @property
+    def _config(self) -> dict[str, Any]:
+        return {"lowercase": self.lowercase}
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of vocabulary and settings; equals the bundle's."""
+        digest = hashlib.sha256(self._vocabulary.encode()).hexdigest()
+        return fingerprint_of(BUNDLE_KIND, self._config, {VOCABULARY_FILE: digest})
+
+    def save(self, folder: Path | str) -> str:
+        """Write a bundle and return its fingerprint."""
+        return save_bundle(folder, BUNDLE_KIND, self._config, {}, {VOCABULARY_FILE: self._vocabulary.encode()})
+
+    def read(self, path: Path | str) -> str:
+        """Text of a UTF-8 file, without the line break at its end.
+
+        Raises:
+            ValueError: If the file is missing, over 1 MiB or not UTF-8.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise ValueError(f"{path} does not exist or is no file; give a text file")
+        if path.stat().st_size > LARGEST_FILE_BYTES:
+            raise ValueError(f"{path} has {path.stat().st_size} bytes, at most {LARGEST_FILE_BYTES} are read; give a shorter text")
+        try:
+            return path.read_bytes().decode("utf-8").removesuffix("\n")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is not UTF-8 text (byte {error.start}: {error.reason}); save it as UTF-8") from error
+
+    def write(self, media: str, path: Path | str) -> None:
+        """Write a text as UTF-8, with a line break at its end."""
+        write_atomic(Path(path), f"{media}\n".encode())
+
+    def encode(self, media: Sequence[str]) -> list[Codes]:
+        """Codes [1, n] of each text; the empty text has n = 0.
+
+        Raises:
+            ValueError: If a text holds half a surrogate pair, which is no Unicode text.
+        """
+        prepared = [self._prepared(text) for text in media]
+        found = self._engine.encode_batch([f" {text}" for text in prepared])
+        empty = torch.zeros(1, 0, dtype=torch.long)
+        return [torch.tensor([codes.ids]) if text else empty for text, codes in zip(prepared, found, strict=True)]
+
+    def _prepared(self, text: str) -> str:
+        """The text as it will come back."""
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ValueError(f"the text has a lone surrogate at character {error.start}, which is no Unicode text; remove it") from error
+        return text.lower() if self.lowercase else text
+
+    def decode(self, codes: Sequence[Codes]) -> list[str]:
+        """Text of each [1, n]; bytes that are no UTF-8 (a model may draw them) become U+FFFD.
+
+        Raises:
+            ValueError: If codes have another shape or are out of range or unknown.
+        """
+        return [self._engine.decode(self._checked(grid)).removeprefix(" ") for grid in codes]
+
+    def _checked(self, grid: Codes) -> list[int]:
+        """The ids of one text."""
+        if grid.ndim != 2 or grid.shape[0] != 1:
+            raise ValueError(f"text codes have shape {tuple(grid.shape)}, wanted [1, n]")
+        ids: list[int] = grid[0].tolist()
+        if any(not 0 <= code < self.codebook_size for code in ids):
+            raise ValueError(
+                f"text codes must lie in [0, {self.codebook_size}), got {min(ids)} to {max(ids)} ({UNKNOWN} is an unknown cell)"
+            )
+        return ids
+
+
+def train_bpe(lines: Iterable[str], codebook_size: int, lowercase: bool = True) -> TextTokenizer:
+    """Learns a byte-level BPE vocabulary; the same lines give the same vocabulary.
+
+    Args:
+        lines: Texts; a text that comes more often counts more.
+        codebook_size: Codes, at least 256 (one a byte).
+        lowercase: Whether text is lower-cased, here and in use.
+
+    Raises:
+        ValueError: If the size is below 256 or the texts give fewer codes than asked for.
+    """
+    if codebook_size < 256:
+        raise ValueError(f"codebook_size must be at least 256, one code a byte, got {codebook_size}")
+    engine = Engine(models.BPE())
+    engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    engine.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=codebook_size, initial_alphabet=alphabet, show_progress=False, min_frequency=2)
+    engine.train_from_iterator((f" {line.lower() if lowercase else line}" for line in lines), trainer)
+    if engine.get_vocab_size() != codebook_size:
+        raise ValueError(f"the texts give only {engine.get_vocab_size()} codes, wanted {codebook_size}; add text or ask for fewer")
+    return TextTokenizer(engine.to_str(), lowercase)
