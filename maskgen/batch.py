@@ -55,6 +55,11 @@ class TokenBatch:
         """The chosen rows, in that order."""
         return TokenBatch(*(getattr(self, field.name)[index] for field in dataclasses.fields(self)))
 
+    def alone(self, row: int) -> "TokenBatch":
+        """One row as a batch of its own, without the padding behind it."""
+        length = int((self.modality[row] != 0).sum())
+        return TokenBatch(*(getattr(self, field.name)[row : row + 1, :length] for field in dataclasses.fields(self)))
+
     def repeat(self, times: int) -> "TokenBatch":
         """Every row `times` times, copies side by side."""
         return self.rows(torch.arange(len(self), device=self.ids.device).repeat_interleave(times))

@@ -1,4 +1,4 @@
-"""A bundle: one folder with a config, safetensors weights and a hash of each, so that a flipped byte is found at load."""
+"""A bundle: one folder with a config, safetensors weights and a hash of everything, so that a flipped byte is found at load."""
 
 import hashlib
 import json
@@ -13,6 +13,7 @@ from torch import Tensor
 FORMAT = 1
 CONFIG_FILE = "bundle.json"
 WEIGHTS_FILE = "weights.safetensors"
+RECORD_KEYS = {"format", "kind", "config", "files", "fingerprint"}
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,15 @@ def fingerprint_of(kind: str, config: Mapping[str, Any], files: Mapping[str, str
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a file so that it is either whole or absent: temporary name in the same folder, fsync, rename."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as handle:
-        handle.write(data)
-        handle.flush()
-        os.fsync(handle.fileno())
-    os.replace(temporary, path)
+    try:
+        with temporary.open("wb") as handle:
+            handle.write(data)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    except BaseException:  # a full disk or Ctrl-C: leave nothing behind
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def save_bundle(
@@ -81,16 +86,17 @@ def save_bundle(
     for name, data in contents.items():
         write_atomic(folder / name, data)
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(contents.items())}
-    record = {"format": FORMAT, "kind": kind, "config": dict(config), "files": hashes}
+    fingerprint = fingerprint_of(kind, config, hashes)
+    record = {"format": FORMAT, "kind": kind, "config": dict(config), "files": hashes, "fingerprint": fingerprint}
     write_atomic(folder / CONFIG_FILE, (json.dumps(record, indent=1, sort_keys=True) + "\n").encode())
-    return fingerprint_of(kind, config, hashes)
+    return fingerprint
 
 
 def read_record(folder: Path | str) -> dict[str, Any]:
     """The parsed `bundle.json` of a folder.
 
     Raises:
-        ValueError: If the folder is no bundle, or its `bundle.json` cannot be read.
+        ValueError: If the folder is no bundle, or its `bundle.json` is damaged or of another format.
     """
     path = Path(folder) / CONFIG_FILE
     if not path.is_file():
@@ -99,13 +105,13 @@ def read_record(folder: Path | str) -> dict[str, Any]:
         )
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        complete = {"format", "kind", "config", "files"} <= set(record)
-    except (ValueError, TypeError):
-        complete = False
-    if not complete:
-        raise ValueError(f"{path} is damaged: it is not the JSON that maskgen writes; copy the bundle again")
-    if record["format"] != FORMAT:
-        raise ValueError(f"{path} has format {record['format']}, this maskgen reads format {FORMAT}; update maskgen")
+        found_format = record["format"]
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: it is not the JSON that maskgen writes; copy the bundle again") from error
+    if found_format != FORMAT:
+        raise ValueError(f"{path} has format {found_format}, this maskgen reads format {FORMAT}; update maskgen")
+    if set(record) != RECORD_KEYS or fingerprint_of(record["kind"], record["config"], record["files"]) != record["fingerprint"]:
+        raise ValueError(f"{path} is damaged: its content does not give the fingerprint that stands in it; copy the bundle again")
     return dict(record)
 
 
@@ -133,8 +139,7 @@ def load_bundle(folder: Path | str, kind: str) -> Bundle:
         if found != wanted:
             raise ValueError(f"{path} is damaged: sha256 {found[:12]}…, {CONFIG_FILE} says {wanted[:12]}…; copy the bundle again")
     tensors = load((folder / WEIGHTS_FILE).read_bytes()) if WEIGHTS_FILE in record["files"] else {}
-    fingerprint = fingerprint_of(kind, record["config"], record["files"])
-    return Bundle(kind, record["config"], tensors, fingerprint, folder)
+    return Bundle(kind, record["config"], tensors, record["fingerprint"], folder)
 
 
 def shipped(group: str) -> Path:

@@ -36,6 +36,10 @@ def read_checkpoint(path: Path | str, kind: str) -> dict[str, Any]:
 
 
 def weights(checkpoint: dict[str, Any], prefix: str) -> dict[str, Tensor]:
-    """Weights under a prefix, without it. Where weights were averaged, `state_dict` holds the average."""
-    state = checkpoint["state_dict"]
+    """Weights under a prefix, without it: averaged ones where averaging had begun.
+
+    Lightning's WeightAveraging puts the average into `state_dict`; before its first update that is the untrained model.
+    """
+    begun = int(checkpoint.get("averaging_state", {}).get("n_averaged", 1)) > 0
+    state = checkpoint["state_dict" if begun else "current_model_state"]
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}

@@ -106,7 +106,7 @@ class TokenRows(Dataset[dict[str, Codes]]):
         folder: Token shards with index.json.
         split: Split to read.
         canonical_share: Share of training draws that take the first caption; the other captions share the rest.
-        longest_text: Other captions with more codes than this give way to the first one; 0 takes all.
+        longest_text: In training a caption with more codes than this gives way to the row's shortest; 0 takes all.
         seed: With draw and key, decides which caption is taken.
 
     Raises:
@@ -138,9 +138,11 @@ class TokenRows(Dataset[dict[str, Codes]]):
         return found
 
     def caption(self, array: Any, row: int, number: int) -> Codes:
-        """Codes of the caption that a draw takes, the first one where that is too long."""
+        """Codes of the caption that a draw takes; in training the shortest one where that is too long."""
         codes = caption_codes(array, self.alternative(row, number, len(array)))
-        return caption_codes(array, 0) if self.longest_text and codes.shape[1] > self.longest_text else codes
+        if number < 0 or not self.longest_text or codes.shape[1] <= self.longest_text:
+            return codes
+        return min((caption_codes(array, place) for place in range(len(array))), key=lambda caption: caption.shape[1])
 
     def alternative(self, row: int, number: int, count: int) -> int:
         """Which of a row's captions a draw takes: the first in validation, else by chance of (seed, draw, key)."""
@@ -165,7 +167,7 @@ class TokenData(lightning.LightningDataModule):
         validation_splits: Splits to validate on, a loader each; "train" is a fixed subset of the training rows.
         validation_rows: Samples of each, the same ones always.
         canonical_share: Share of training draws that take the first caption.
-        longest_text: Other captions with more codes than this give way to the first one; 0 takes all.
+        longest_text: In training a caption with more codes than this gives way to the row's shortest; 0 takes all.
         length_multiple: Rows are padded up to a multiple of this, so that a compiled model sees few shapes.
         seed: Decides the order of training and the captions taken.
     """

@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 import torch
 from PIL import Image
-from torch import Tensor
 
 from maskgen.batch import UNKNOWN, Codes
 from maskgen.bundle import load_bundle, save_bundle
@@ -20,6 +19,7 @@ from maskgen.nets.quantize import BinaryQuantizer, FiniteScalarQuantizer, Quanti
 from maskgen.pictures import read_picture, to_pictures, to_pixels, write_picture
 from maskgen.space import Kind
 from maskgen.tokenizers.base import Tokenizer
+from maskgen.tokenizers.picture_batches import check_grids, check_sides, in_batches
 
 BUNDLE_KIND = "image_tokenizer"
 QUANTIZERS: dict[str, type[Quantizer]] = {
@@ -155,18 +155,8 @@ class ImageTokenizer(Tokenizer):
         Raises:
             ValueError: If a side is no multiple of `pixels_per_cell`.
         """
-        for picture in media:
-            if picture.width % self.pixels_per_cell or picture.height % self.pixels_per_cell:
-                raise ValueError(
-                    f"a picture has {picture.width} x {picture.height} pixels; both sides must be multiples of {self.pixels_per_cell}"
-                )
-        found: dict[int, Codes] = {}
-        for size in sorted({picture.size for picture in media}):
-            places = [place for place, picture in enumerate(media) if picture.size == size]
-            for start in range(0, len(places), self.batch_size):
-                part = places[start : start + self.batch_size]
-                found.update(zip(part, self._encode_batch([media[place] for place in part]), strict=True))
-        return [found[place] for place in range(len(media))]
+        check_sides(media, self.pixels_per_cell)
+        return in_batches(media, lambda picture: picture.size, self.batch_size, self._encode_batch)
 
     def decode(self, codes: Sequence[Codes]) -> list[Image.Image]:
         """Pictures of code grids [level, rows, columns]; fewer levels than `num_levels` give a coarser picture.
@@ -174,25 +164,17 @@ class ImageTokenizer(Tokenizer):
         Raises:
             ValueError: If a grid has another shape, unknown cells or codes out of range.
         """
-        for grid in codes:
-            if grid.ndim != 3 or not 1 <= grid.shape[0] <= self.num_levels:
-                raise ValueError(f"image codes have shape {tuple(grid.shape)}, wanted [1 to {self.num_levels} levels, rows, columns]")
-            if not bool(((grid >= 0) & (grid < self.codebook_size)).all()):
-                raise ValueError(f"image codes must lie in [0, {self.codebook_size}), got {int(grid.min())} to {int(grid.max())}")
-        found: dict[int, Image.Image] = {}
-        for shape in sorted({tuple(grid.shape) for grid in codes}):
-            places = [place for place, grid in enumerate(codes) if tuple(grid.shape) == shape]
-            for start in range(0, len(places), self.batch_size):
-                part = places[start : start + self.batch_size]
-                found.update(zip(part, self._decode_batch(torch.stack([codes[place] for place in part])), strict=True))
-        return [found[place] for place in range(len(codes))]
+        check_grids(codes, self.num_levels, self.codebook_size)
+        return in_batches(codes, lambda grid: tuple(grid.shape), self.batch_size, self._decode_batch)
 
     @torch.no_grad()
     def preview(self, codes: Codes) -> Image.Image:
-        """Picture of a grid that is partly unknown: levels without a known cell add nothing, cells unknown at the coarsest are grey."""
+        """Picture of a grid that is partly unknown: an unknown level adds nothing to its cell, cells unknown at the coarsest are grey."""
         known = codes != UNKNOWN
-        levels = int(known.flatten(1).any(dim=1).sum())
-        values = self.network.quantizer.lookup(codes[: max(levels, 1)].clamp(min=0).flatten(1)[None])
+        flat, depth = codes.clamp(min=0).flatten(1)[None], known.long().cumprod(dim=0).sum(dim=0).flatten()
+        values = torch.zeros(1, flat.shape[-1], self.network.quantizer.dim)
+        for level in range(len(codes)):
+            values = torch.where((depth > level)[:, None], self.network.quantizer.lookup(flat[:, : level + 1]), values)
         picture = to_pictures(self.network.decode(values, (codes.shape[1], codes.shape[2])))[0]
         seen = Image.fromarray(known[0].byte().mul(255).numpy()).resize(picture.size, Image.Resampling.NEAREST)
         return Image.composite(picture, Image.new("RGB", picture.size, (200, 200, 200)), seen)
@@ -201,9 +183,9 @@ class ImageTokenizer(Tokenizer):
     def _encode_batch(self, pictures: list[Image.Image]) -> list[Codes]:
         pixels = to_pixels(pictures).to(memory_format=torch.channels_last)
         codes = self.network.codes(pixels)
-        return list(codes.unflatten(-1, self.network.grid(pixels)).cpu())
+        return list(codes.reshape(*codes.shape[:2], *self.network.grid(pixels)).cpu())
 
     @torch.no_grad()
-    def _decode_batch(self, codes: Tensor) -> list[Image.Image]:
-        grid = (codes.shape[-2], codes.shape[-1])
-        return to_pictures(self.network.decode(self.network.quantizer.lookup(codes.flatten(2)), grid))
+    def _decode_batch(self, codes: list[Codes]) -> list[Image.Image]:
+        grid = (codes[0].shape[-2], codes[0].shape[-1])
+        return to_pictures(self.network.decode(self.network.quantizer.lookup(torch.stack(codes).flatten(2)), grid))

@@ -1,0 +1,68 @@
+"""Distance to the nearest training picture: the first suspicion in a small corpus is memorisation."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+
+THUMBNAIL = 32
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """For each picture the place of its nearest training picture, and how far that is."""
+
+    distance: Float[Tensor, " batch"]
+    index: Int[Tensor, " batch"]
+
+
+def nearest_pixels(
+    pixels: UInt8[Tensor, "batch channels rows columns"], training: UInt8[Tensor, "other channels rows columns"], batch_size: int = 256
+) -> Nearest:
+    """Nearest training picture by root-mean-square difference of pixels in [0, 1].
+
+    Both are averaged down to 32 x 32 first, so that a shift below a pixel or a codec's noise does not hide a copy.
+    """
+    known = _thumbnails(training)
+    return _nearest([_thumbnails(part) for part in torch.split(pixels, batch_size)], known, scale=known.shape[1])
+
+
+def nearest_features(features: Float[Tensor, "batch dim"], training: Float[Tensor, "other dim"], batch_size: int = 256) -> Nearest:
+    """Nearest training picture by Euclidean distance of unit-length features, in [0, 2]."""
+    known = nn.functional.normalize(training, dim=-1)
+    return _nearest([nn.functional.normalize(part, dim=-1) for part in torch.split(features, batch_size)], known, scale=1)
+
+
+def _nearest(parts: list[Tensor], known: Float[Tensor, "other dim"], scale: int) -> Nearest:
+    """Nearest row of `known` for every row; distances are divided by the root of `scale`."""
+    length = known.square().sum(dim=1)
+    # The search needs no |row|^2, and the distance is taken from the difference itself: |a|^2 - 2ab + |b|^2 cancels near zero.
+    index = torch.cat([(length - 2 * part @ known.T).argmin(dim=1) for part in parts])
+    distance = (torch.cat(parts) - known[index]).square().sum(dim=1).div(scale).sqrt()
+    return Nearest(distance, index)
+
+
+def _thumbnails(pixels: UInt8[Tensor, "batch channels rows columns"]) -> Float[Tensor, "batch dim"]:
+    """Small flat pictures in [0, 1]."""
+    return nn.functional.adaptive_avg_pool2d(pixels.float() / 255, THUMBNAIL).flatten(start_dim=1)
+
+
+def nearest_scores(found: Float[Tensor, " batch"], real: Float[Tensor, " batch"], near_copy: float) -> dict[str, float]:
+    """How near a row set lies to the training pictures, beside the real held-out pictures of the same rows.
+
+    Args:
+        found: Nearest distance of each picture of the row set.
+        real: Nearest distance of the real held-out picture of the same row.
+        near_copy: Distance below which a picture counts as a near copy.
+
+    Returns:
+        `mean`, `median`, `share_nearer_than_real` (the real row says 0; a half means no more memorised than reality) and
+        `share_near_copy`.
+    """
+    return {
+        "mean": float(found.mean()),
+        "median": float(found.median()),
+        "share_nearer_than_real": float((found < real).float().mean()),
+        "share_near_copy": float((found < near_copy).float().mean()),
+    }

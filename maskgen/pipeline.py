@@ -1,0 +1,400 @@
+"""The pipeline: known media in, media out."""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from maskgen.batch import UNKNOWN, Codes, TokenBatch, pack, unpack
+from maskgen.bundle import load_bundle, read_record, save_bundle, shipped
+from maskgen.checkpoint import read_checkpoint, weights
+from maskgen.editing import Edit, make_edit
+from maskgen.generation import GenerationSettings
+from maskgen.logits import against, guided_model, hide_condition, row_by_row
+from maskgen.model import MaskTransformer, TransformerConfig
+from maskgen.sampling.base import State, Trajectory
+from maskgen.space import TokenSpace
+from maskgen.tokenizers.base import Tokenizer
+from maskgen.tokenizers.image import ImageTokenizer
+from maskgen.tokenizers.text import TextTokenizer
+
+logger = logging.getLogger(__name__)
+BUNDLE_KIND = "pipeline"
+DEFAULT_MODEL = "emoji-64"
+TOKENIZER_KINDS: dict[str, Any] = {"text_tokenizer": TextTokenizer, "image_tokenizer": ImageTokenizer}
+LONGEST_PROMPT = 64
+"""Text cells of the longest prompt that is taken."""
+
+StepCallback = Callable[[State], None]
+
+
+@dataclass(frozen=True)
+class GenerationOutput:
+    """What a call made, one entry a row.
+
+    Args:
+        media: Decoded media of the target.
+        codes: Codes [level, *grid] of the target.
+        seeds: Seed of each row; the same seed alone gives the same row.
+        trajectories: What each step did, one entry a batch and level, in the order of decoding.
+        passes: Model passes of one row, guided steps counted twice.
+        elapsed_s: Seconds in the model and the sampler, without loading and decoding.
+    """
+
+    media: list[Any]
+    codes: list[Codes]
+    seeds: list[int]
+    trajectories: list[Trajectory]
+    passes: int
+    elapsed_s: float
+
+    @property
+    def images(self) -> list[Image.Image]:
+        """The media, under the name that diffusers gives them."""
+        return self.media
+
+
+def load_tokenizer(folder: Path | str) -> Tokenizer:
+    """The tokenizer in a bundle, whatever its kind.
+
+    Raises:
+        ValueError: If the folder is no tokenizer bundle, or damaged.
+    """
+    kind = read_record(folder)["kind"]
+    if kind not in TOKENIZER_KINDS:
+        raise ValueError(f"{folder} holds a bundle of kind {kind!r}, wanted a tokenizer: {' or '.join(TOKENIZER_KINDS)}")
+    tokenizer: Tokenizer = TOKENIZER_KINDS[kind].from_bundle(folder)
+    return tokenizer
+
+
+def find_model(name: Path | str) -> Path:
+    """Folder of a model: a path, or the name of a model that ships with maskgen.
+
+    Raises:
+        ValueError: If there is neither.
+    """
+    for folder in (Path(name), shipped("models") / str(name)):
+        if (folder / "bundle.json").is_file():
+            return folder
+    known = sorted(path.parent.name for path in shipped("models").glob("*/bundle.json"))
+    raise ValueError(
+        f"there is no model {str(name)!r}: no such folder with a bundle.json, and the shipped models are {', '.join(known) or 'none'}"
+    )
+
+
+def _require_fingerprint(modality: str, found: str, wanted: str, model: str) -> None:
+    """Refuse a tokenizer other than the one the model was trained with."""
+    if found != wanted:
+        raise ValueError(
+            f"the {modality} tokenizer has fingerprint {found[:12]}…, {model} was trained with {wanted[:12]}…; "
+            f"restore that tokenizer, or rebuild with this one: maskgen data tokenize, then maskgen fit"
+        )
+
+
+class Pipeline:
+    """A model with its tokenizers.
+
+    Args:
+        model: The masked transformer.
+        space: Its token space.
+        tokenizers: Tokenizer of each modality.
+        settings: How each target modality is decoded unless a call says otherwise.
+        grids: Default code grid of each target modality.
+    """
+
+    def __init__(
+        self,
+        model: MaskTransformer,
+        space: TokenSpace,
+        tokenizers: Mapping[str, Tokenizer],
+        settings: Mapping[str, GenerationSettings] | None = None,
+        grids: Mapping[str, Sequence[int]] | None = None,
+    ) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.space, self.tokenizers = space, dict(tokenizers)
+        self.settings, self.grids = dict(settings or {}), {name: tuple(grid) for name, grid in (grids or {}).items()}
+        self.device = torch.device("cpu")
+
+    @classmethod
+    def from_pretrained(cls, name: Path | str = DEFAULT_MODEL) -> "Pipeline":
+        """Load a model by its folder or its shipped name, without network.
+
+        Raises:
+            ValueError: If it is missing or damaged, or was trained with other tokenizers than lie beside it.
+        """
+        bundle = load_bundle(find_model(name), BUNDLE_KIND)
+        config = bundle.config
+        space = TokenSpace.from_dict(config["space"])
+        tokenizers = {}
+        for modality, place in config["tokenizers"].items():
+            tokenizers[modality] = load_tokenizer(bundle.folder / place)
+            _require_fingerprint(modality, tokenizers[modality].fingerprint, config["fingerprints"][modality], str(bundle.folder))
+        model = MaskTransformer(TransformerConfig(**config["transformer"]), space.size, len(space.modalities))
+        tensors = {key: tensor.float() for key, tensor in bundle.tensors.items()}
+        if model.config.tie_head:
+            tensors["head.weight"] = tensors["embed.weight"]
+        model.load_state_dict(tensors)
+        settings = {target: GenerationSettings.from_dict(entry) for target, entry in config["generation"].items()}
+        return cls(model, space, tokenizers, settings, config["grids"])
+
+    @classmethod
+    def from_checkpoint(
+        cls, path: Path | str, tokenizers: Mapping[str, Tokenizer], settings: Mapping[str, GenerationSettings] | None = None
+    ) -> "Pipeline":
+        """A pipeline around the transformer in a checkpoint of MaskedTokenModule (its averaged weights where there are any).
+
+        Raises:
+            ValueError: If the checkpoint is damaged or of another module, or was trained with other tokenizers.
+        """
+        checkpoint = read_checkpoint(path, "masked_transformer")
+        made = checkpoint["maskgen"]
+        for name, tokenizer in tokenizers.items():
+            _require_fingerprint(name, tokenizer.fingerprint, made["fingerprints"].get(name, "none"), str(path))
+        space = TokenSpace.from_dict(made["space"])
+        model = MaskTransformer(TransformerConfig(**made["transformer"]), space.size, len(space.modalities))
+        model.load_state_dict(weights(checkpoint, "model."))
+        target = made["target"]
+        return cls(model, space, tokenizers, {target: GenerationSettings(), **(settings or {})}, {target: made["grid"]})
+
+    def save_pretrained(self, folder: Path | str, half: bool = True, tokenizers: Mapping[str, Path | str] | None = None) -> str:
+        """Write model, settings and tokenizers as one folder and return the fingerprint.
+
+        Args:
+            folder: Made if missing.
+            half: Store weights in half precision.
+            tokenizers: Bundles to refer to by relative path instead of writing the tokenizers inside the folder.
+        """
+        folder = Path(folder)
+        places = {}
+        for name, tokenizer in self.tokenizers.items():
+            given = (tokenizers or {}).get(name)
+            places[name] = os.path.relpath(given, folder) if given else f"tokenizers/{name}"
+            if not given:
+                tokenizer.save(folder / places[name])
+        state = {key: tensor.half() if half else tensor for key, tensor in self.model.state_dict().items()}
+        if self.model.config.tie_head:
+            state.pop("head.weight")
+        config = {
+            "space": self.space.to_dict(),
+            "transformer": asdict(self.model.config),
+            "tokenizers": places,
+            "fingerprints": {name: tokenizer.fingerprint for name, tokenizer in self.tokenizers.items()},
+            "generation": {target: entry.to_dict() for target, entry in self.settings.items()},
+            "grids": {name: list(grid) for name, grid in self.grids.items()},
+        }
+        return save_bundle(folder, BUNDLE_KIND, config, state)
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Pipeline":
+        """Move the model or change its precision; sampling noise stays float64 on the CPU, so seeds mean the same everywhere."""
+        self.device = self.device if device is None else torch.device(device)
+        self.model.to(device=self.device, dtype=dtype)
+        return self
+
+    def generate(
+        self,
+        known: Sequence[Mapping[str, Any]],
+        target: str,
+        seeds: Sequence[int],
+        settings: GenerationSettings | None = None,
+        negative: Sequence[Mapping[str, Any]] | None = None,
+        callback: StepCallback | None = None,
+        batch_size: int = 32,
+    ) -> GenerationOutput:
+        """Fill what is unknown of one modality, given everything else.
+
+        Args:
+            known: One entry a row: modality to media or Codes. Codes of the target may hold UNKNOWN (-1) cells; without an entry
+                for the target all of its default grid is unknown.
+            target: Modality to generate.
+            seeds: One a row, in [0, 2**63); a row's result depends on its own seed alone, on a CPU to the last bit.
+            settings: How to decode; the bundle's own if None.
+            negative: Per row what guidance leads away from; None leads away from no condition at all.
+            callback: Called after every step with the state of the decode.
+            batch_size: Rows decoded at once.
+
+        Returns:
+            Media, codes and trajectories.
+
+        Raises:
+            ValueError: If a modality is unknown or an argument is out of range.
+        """
+        for seed in seeds:
+            if not 0 <= seed < 2**63:
+                raise ValueError(f"a seed must lie in [0, 2**63), got {seed}")
+        if len(seeds) != len(known) or (negative is not None and len(negative) != len(known)):
+            raise ValueError(f"{len(known)} rows need as many seeds and negatives, got {len(seeds)} and {len(negative or known)}")
+        settings = settings or self.settings.get(target) or GenerationSettings()
+        rows = [self._with_target(self._encoded(row), target) for row in known]
+        others = None if negative is None else [self._with_target(self._encoded(row), target) for row in negative]
+        codes: list[Codes] = []
+        trajectories: list[Trajectory] = []
+        started_s = time.perf_counter()
+        for start in range(0, len(rows), batch_size):
+            part = slice(start, start + batch_size)
+            generators = [torch.Generator().manual_seed(seed) for seed in seeds[part]]
+            batch = pack(rows[part], self.space).to(self.device)
+            against_batch = None if others is None else pack(others[part], self.space).to(self.device)
+            made, steps = self._decode(batch, against_batch, target, settings, generators, callback)
+            codes += [sample[target] for sample in unpack(made.to("cpu"), self.space)]
+            trajectories += steps
+        elapsed_s = time.perf_counter() - started_s
+        media = [self.tokenizers[target].decode([made])[0] for made in codes]  # one at a time: a batch rounds differently
+        return GenerationOutput(media, codes, list(seeds), trajectories, passes(settings, self.space.of(target)), elapsed_s)
+
+    def _decode(
+        self,
+        batch: TokenBatch,
+        negative: TokenBatch | None,
+        target: str,
+        settings: GenerationSettings,
+        generators: list[torch.Generator],
+        callback: StepCallback | None,
+    ) -> tuple[TokenBatch, list[Trajectory]]:
+        """Level after level, coarse to fine."""
+        index = self.space.index(target)
+        hidden = hide_condition(tuple(self.space.index(m.name) for m in self.space.modalities if m.name != target))
+        guidance = settings.guidance()
+        if self.device.type == "cpu":
+            views = [hidden if negative is None else against(negative.alone(row), index) for row in range(len(batch))]
+            logits_fn = row_by_row([guided_model(self.model, view, guidance) for view in views])
+        else:
+            logits_fn = guided_model(self.model, hidden if negative is None else against(negative, index), guidance)
+        trajectories = []
+        for segment in self.space.of(target):
+            batch, trajectory = settings.at(segment.level).sample(logits_fn, batch, segment, generators, callback)
+            trajectories.append(trajectory)
+        return batch, trajectories
+
+    def _encoded(self, row: Mapping[str, Any]) -> dict[str, Codes]:
+        """Codes of a row's media; what is a tensor already stays."""
+        codes = {}
+        for name, media in row.items():
+            self.space.of(name)
+            codes[name] = media if isinstance(media, Tensor) else self.tokenizers[name].encode([media])[0]
+        return codes
+
+    def _with_target(self, row: dict[str, Codes], target: str) -> dict[str, Codes]:
+        """The row with a blank target where it has none."""
+        if target in row:
+            return row
+        if target not in self.grids:
+            raise ValueError(f"the model has no default grid for {target!r}; give codes of the wanted shape with -1 in every cell")
+        return {**row, target: torch.full((len(self.space.of(target)), *self.grids[target]), UNKNOWN)}
+
+    def __call__(
+        self,
+        prompt: str | Sequence[str] = "",
+        *,
+        image: Image.Image | None = None,
+        mask_image: Image.Image | None = None,
+        strength: float | None = None,
+        outpaint: tuple[int, int, int, int] | None = None,
+        negative_prompt: str | None = None,
+        num_images_per_prompt: int = 1,
+        seed: int = 0,
+        num_inference_steps: int | Sequence[int] | None = None,
+        guidance_scale: float | None = None,
+        guidance_schedule: str | None = None,
+        temperature: float | Sequence[float] | None = None,
+        choice_temperature: float | Sequence[float] | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        sampler: str | None = None,
+        callback_on_step_end: StepCallback | None = None,
+    ) -> GenerationOutput:
+        """Text to image, and with `image` inpainting, outpainting or variation: one decode with other known cells.
+
+        Argument names follow diffusers where the meaning is the same.
+
+        Args:
+            prompt: One caption or several; may be empty only where `image` is given.
+            image: Picture to edit; other sizes than the model's are letterboxed, never stretched.
+            mask_image: White where the picture is made anew; as large as `image`. Pixels outside come back exactly.
+            strength: Share of random cells made anew, in [0, 1]; 0 gives the picture back, 1 makes a new one.
+            outpaint: Pixels to add (left, top, right, bottom), multiples of the cell.
+            negative_prompt: What guidance leads away from.
+            num_images_per_prompt: Pictures a prompt; picture i has seed `seed + i`, whatever the prompt.
+            seed: First seed.
+            num_inference_steps: Steps of the coarsest level, or one number a level.
+            guidance_scale: 1 is off.
+            guidance_schedule: constant, linear or cosine.
+            temperature: Divides the logits, per level.
+            choice_temperature: Noise of the confidence order, per level.
+            top_k: Codes that may be drawn.
+            top_p: Share of probability that may be drawn.
+            sampler: Name of the decoding order.
+            callback_on_step_end: Called after every step with the state of the decode.
+
+        Raises:
+            ValueError: If an argument is out of range or two contradict each other.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        if num_images_per_prompt < 1:
+            raise ValueError(f"num_images_per_prompt must be at least 1, got {num_images_per_prompt}")
+        settings = self.settings.get("image", GenerationSettings()).changed(
+            steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            guidance_schedule=guidance_schedule,
+            temperature=temperature,
+            choice_temperature=choice_temperature,
+            top_k=top_k,
+            top_p=top_p,
+            sampler=sampler,
+        )
+        texts = [self.text_codes(text, allow_empty=image is not None) for text in prompts for _ in range(num_images_per_prompt)]
+        seeds = [seed + number for _ in prompts for number in range(num_images_per_prompt)]
+        edit = self._edit(image, mask_image, strength, outpaint)
+        known = [{**text, **({} if edit is None else {"image": edit.codes(one)})} for text, one in zip(texts, seeds, strict=True)]
+        negative = None if negative_prompt is None else [self._negative(row, negative_prompt) for row in known]
+        output = self.generate(known, "image", seeds, settings, negative, callback_on_step_end)
+        return output if edit is None else replace(output, media=[edit.finish(made) for made in output.media])
+
+    def text_codes(self, text: str, allow_empty: bool = False) -> dict[str, Codes]:
+        """Known cells of a prompt.
+
+        Raises:
+            ValueError: If the prompt is empty or has more than `LONGEST_PROMPT` cells.
+        """
+        if not text.strip():
+            if allow_empty:
+                return {}
+            raise ValueError("the prompt is empty; say what the picture shows, for example: a red heart, flat style")
+        codes = self.tokenizers["text"].encode([text.strip()])[0]
+        if codes.shape[1] > LONGEST_PROMPT:
+            raise ValueError(f"the prompt has {codes.shape[1]} text tokens, at most {LONGEST_PROMPT} are taken; shorten it")
+        return {"text": codes}
+
+    def _negative(self, row: Mapping[str, Codes], text: str) -> dict[str, Codes]:
+        """A row with another text, or none, and the same target."""
+        return {**{name: codes for name, codes in row.items() if name != "text"}, **self.text_codes(text, allow_empty=True)}
+
+    def _edit(
+        self, image: Image.Image | None, mask: Image.Image | None, strength: float | None, outpaint: tuple[int, int, int, int] | None
+    ) -> "Edit | None":
+        """The edit that the arguments ask for."""
+        asked = [name for name, value in (("mask_image", mask), ("strength", strength), ("outpaint", outpaint)) if value is not None]
+        if image is None:
+            if asked:
+                raise ValueError(f"{asked[0]} needs image, the picture to edit")
+            return None
+        if len(asked) != 1:
+            raise ValueError(f"an edit takes exactly one of mask_image, strength and outpaint, got {' and '.join(asked) or 'none'}")
+        tokenizer = self.tokenizers["image"]
+        assert isinstance(tokenizer, ImageTokenizer), "editing pictures needs the learned image tokenizer"
+        return make_edit(tokenizer, image, mask, strength, outpaint)
+
+
+def passes(settings: GenerationSettings, segments: Sequence[Any]) -> int:
+    """Model passes of one row: steps over all levels, a guided step counted twice."""
+    guidance, total = settings.guidance(), 0
+    for level in range(len(segments)):
+        steps = settings.at(level).steps
+        total += sum(1 if guidance.scale(step / steps) == 1 else 2 for step in range(steps))
+    return total

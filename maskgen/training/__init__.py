@@ -1,0 +1,1 @@
+"""Lightning modules, losses of the generator and callbacks."""

@@ -1,0 +1,148 @@
+"""Lightning module that trains an image tokenizer."""
+
+import dataclasses
+from typing import Any
+
+import lightning as L
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from maskgen.nets.image import ImageAutoencoder, ImageAutoencoderConfig, PatchDiscriminator
+from maskgen.nets.losses import FeatureLoss, discriminator_hinge, generator_hinge, pyramid_l1
+from maskgen.nets.quantize import Quantizer
+from maskgen.training.optim import warmup_cosine
+
+
+class ImageAutoencoderModule(L.LightningModule):
+    """Trains an ImageAutoencoder; every loss but the reconstruction has a switch.
+
+    Args:
+        autoencoder: Sizes of encoder and decoder.
+        quantizer: What sits between them.
+        max_steps: Length of the learning-rate schedule, in autoencoder steps.
+        lr: Highest learning rate.
+        warmup_steps: Steps of linear warm-up.
+        weight_decay: Of AdamW.
+        clip: Largest gradient norm.
+        pyramid_levels: Scales of the reconstruction loss.
+        perceptual: Network of the perceptual loss, or none.
+        perceptual_weight: Its weight.
+        discriminator: Network of the adversarial loss, or none.
+        adversarial_weight: Its weight.
+        adversarial_from: Step at which the adversarial loss sets in.
+        compile: Compile encoder and decoder with torch.compile.
+
+    Source: VQGAN, arXiv:2012.09841, with a constant adversarial weight.
+    """
+
+    def __init__(
+        self,
+        autoencoder: ImageAutoencoderConfig,
+        quantizer: Quantizer,
+        max_steps: int = 20_000,
+        lr: float = 1e-3,
+        warmup_steps: int = 200,
+        weight_decay: float = 0.01,
+        clip: float = 1.0,
+        pyramid_levels: int = 3,
+        perceptual: FeatureLoss | None = None,
+        perceptual_weight: float = 0.1,
+        discriminator: PatchDiscriminator | None = None,
+        adversarial_weight: float = 0.05,
+        adversarial_from: int = 10_000,
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.network = ImageAutoencoder(autoencoder, quantizer)
+        self.network.to(memory_format=torch.channels_last)
+        self.perceptual, self.discriminator = perceptual, discriminator
+        self.max_steps, self.lr, self.warmup_steps, self.weight_decay, self.clip = max_steps, lr, warmup_steps, weight_decay, clip
+        self.pyramid_levels, self.perceptual_weight = pyramid_levels, perceptual_weight
+        self.adversarial_weight, self.adversarial_from = adversarial_weight, adversarial_from
+        self._encode: Any = torch.compile(self.network.encode) if compile else self.network.encode
+        self._decode: Any = torch.compile(self.network.decode) if compile else self.network.decode
+
+    def configure_optimizers(self) -> Any:
+        """AdamW for the autoencoder and, where there is one, for the discriminator."""
+        trained = [list(self.network.parameters())]
+        if self.discriminator is not None:
+            trained.append(list(self.discriminator.parameters()))
+        optimizers = [
+            torch.optim.AdamW(part, lr=self.lr, betas=(0.9, 0.99), weight_decay=self.weight_decay, fused=True) for part in trained
+        ]
+        return optimizers, [torch.optim.lr_scheduler.LambdaLR(o, warmup_cosine(self.warmup_steps, self.max_steps)) for o in optimizers]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what `maskgen export` needs beside the weights."""
+        quantizer = self.network.quantizer
+        config = dataclasses.asdict(self.network.config)
+        checkpoint["maskgen"] = {
+            "kind": "image_tokenizer",
+            "autoencoder": config,
+            "quantizer": type(quantizer).__name__,
+            "quantizer_args": quantizer.args,
+        }
+
+    def training_step(self, batch: Float[Tensor, "batch 3 rows columns"], batch_index: int) -> None:
+        """One step of the autoencoder, then one of the discriminator once it has set in."""
+        optimizers, schedulers = _as_list(self.optimizers()), _as_list(self.lr_schedulers())
+        pixels = batch.to(memory_format=torch.channels_last)
+        adversarial = self.discriminator is not None and schedulers[0].last_epoch >= self.adversarial_from
+        rebuilt = self._autoencoder_step(pixels, optimizers[0], adversarial)
+        schedulers[0].step()
+        if adversarial:
+            self._discriminator_step(pixels, rebuilt, optimizers[1])
+            schedulers[1].step()
+
+    def _autoencoder_step(self, pixels: Tensor, optimizer: Any, adversarial: bool) -> Tensor:
+        """Update encoder, quantizer and decoder; give the reconstruction back without gradient."""
+        quantized = self.network.quantizer(self._encode(pixels))
+        rebuilt = self._decode(quantized.values, self.network.grid(pixels)).float()
+        reconstruction = pyramid_l1(rebuilt, pixels, self.pyramid_levels)
+        loss = reconstruction + quantized.loss
+        self.log_dict({"train/reconstruction": reconstruction, "train/commitment": quantized.loss}, prog_bar=True)
+        if self.perceptual is not None:
+            perceptual = self.perceptual(rebuilt, pixels)
+            loss = loss + self.perceptual_weight * perceptual
+            self.log("train/perceptual", perceptual)
+        if adversarial:
+            assert self.discriminator is not None, "an adversarial step needs a discriminator"
+            fooled = generator_hinge(self.discriminator(rebuilt))
+            loss = loss + self.adversarial_weight * fooled
+            self.log("train/adversarial", fooled)
+        self._update(loss, optimizer, self.network)
+        return rebuilt.detach()
+
+    def _discriminator_step(self, pixels: Tensor, rebuilt: Tensor, optimizer: Any) -> None:
+        """Update the discriminator."""
+        assert self.discriminator is not None, "a discriminator step needs a discriminator"
+        loss = discriminator_hinge(self.discriminator(pixels), self.discriminator(rebuilt))
+        self.log("train/discriminator", loss)
+        self._update(loss, optimizer, self.discriminator)
+
+    def _update(self, loss: Tensor, optimizer: Any, network: nn.Module) -> None:
+        """Backward, clip, step, clear."""
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        torch.nn.utils.clip_grad_norm_(network.parameters(), self.clip)
+        optimizer.step()
+
+    def validation_step(self, batch: Float[Tensor, "batch 3 rows columns"], batch_index: int, dataloader_idx: int = 0) -> None:
+        """Reconstruction error and code usage on held-out pictures."""
+        quantized = self.network.quantizer(self.network.encode(batch))
+        rebuilt = self.network.decode(quantized.values, self.network.grid(batch)).float().clamp(0, 1)
+        mse = (rebuilt - batch).square().mean(dim=(1, 2, 3)).clamp(min=1e-10)
+        self.log_dict(
+            {"val/l1": (rebuilt - batch).abs().mean(), "val/psnr_db": (-10 * mse.log10()).mean()}, prog_bar=True, batch_size=len(batch)
+        )
+        for level in range(quantized.codes.shape[1]):
+            counts = torch.bincount(quantized.codes[:, level].flatten(), minlength=self.network.quantizer.codebook_size).float()
+            share = counts / counts.sum()
+            self.log(f"val/code_perplexity_level{level}", torch.exp(-(share * share.clamp(min=1e-10).log()).sum()), batch_size=len(batch))
+
+
+def _as_list(value: Any) -> list[Any]:
+    """Lightning hands over a bare object where there is one."""
+    return list(value) if isinstance(value, (list, tuple)) else [value]

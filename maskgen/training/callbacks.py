@@ -1,0 +1,109 @@
+"""Callbacks: sample sheets from fixed prompts and seeds, with an alarm on collapse."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from maskgen.batch import UNKNOWN, Codes, pack, unpack
+from maskgen.generation import GenerationSettings
+from maskgen.logits import guided_model, hide_condition
+from maskgen.pictures import contact_sheet, to_pixels
+from maskgen.tokenizers.image import ImageTokenizer
+from maskgen.tokenizers.text import TextTokenizer
+from maskgen.training.masked import MaskedTokenModule
+
+logger = logging.getLogger(__name__)
+LEAST_PERPLEXITY_SHARE = 0.02
+"""Samples whose codes use less than this share of what the codebook offers count as collapsed."""
+
+
+def perplexity(codes: Tensor, size: int) -> float:
+    """exp of the entropy of the codes' frequencies: how many codes are in even use."""
+    share = torch.bincount(codes.flatten(), minlength=size).double()
+    share = share / share.sum()
+    return float(torch.exp(-(share * share.clamp(min=1e-12).log()).sum()))
+
+
+class SampleSheet(L.Callback):
+    """Generates the same prompts with the same seeds now and then, writes a PNG and logs it to TensorBoard.
+
+    It runs at the first batch of a validation: only between the start and the end of its epoch are averaged weights in place,
+    whatever the order of the callbacks. Codes in too little variety raise a warning.
+
+    Args:
+        prompts: Captions.
+        text_tokenizer: Folder of the text tokenizer bundle.
+        image_tokenizer: Folder of the image tokenizer bundle.
+        folder: Where the PNGs go.
+        variants: Pictures a prompt.
+        guidance_scale: Of the samples.
+        steps: Per level.
+    """
+
+    def __init__(
+        self,
+        prompts: Sequence[str],
+        text_tokenizer: str,
+        image_tokenizer: str,
+        folder: str,
+        variants: int = 4,
+        guidance_scale: float = 3.0,
+        steps: Sequence[int] = (12, 4, 2, 1),
+    ) -> None:
+        super().__init__()
+        self.text, self.image = TextTokenizer.from_bundle(text_tokenizer), ImageTokenizer.from_bundle(image_tokenizer)
+        self.prompts, self.folder, self.variants = list(prompts), Path(folder), variants
+        self.settings = GenerationSettings(steps=tuple(steps), guidance_scale=guidance_scale)
+
+    def on_validation_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Draw the sheet with the weights that are being validated."""
+        if trainer.sanity_checking or batch_idx or dataloader_idx:
+            return
+        assert isinstance(pl_module, MaskedTokenModule), f"SampleSheet draws from a MaskedTokenModule, not {type(pl_module).__name__}"
+        codes = self.sample(pl_module)
+        segments = pl_module.segments
+        used = [perplexity(torch.stack([grid[segment.level] for grid in codes]), segment.size) for segment in segments]
+        _log_scalars(trainer, {f"samples/perplexity_level{level}": value for level, value in enumerate(used)})
+        for level, value in enumerate(used):
+            if value < LEAST_PERPLEXITY_SHARE * min(segments[level].size, codes[0][0].numel() * len(codes)):
+                logger.warning(
+                    "samples at step %d use only %.1f codes of level %d: the model may have collapsed", trainer.global_step, value, level
+                )
+        sheet = contact_sheet(self.image.decode(codes), self.variants)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        sheet.save(self.folder / f"step-{trainer.global_step:06d}.png")
+        writer = getattr(pl_module.logger, "experiment", None)
+        if writer is not None and hasattr(writer, "add_image"):
+            writer.add_image("samples", to_pixels([sheet])[0], trainer.global_step)
+
+    @torch.no_grad()
+    def sample(self, module: MaskedTokenModule) -> list[Codes]:
+        """Codes for every prompt and variant; variant i has seed i."""
+        space, index = module.space, module.segments[0].index
+        blank = torch.full((len(module.segments), *self._grid()), UNKNOWN)
+        texts = self.text.encode([prompt for prompt in self.prompts for _ in range(self.variants)])
+        batch = pack([{"text": text, module.target: blank} for text in texts], space).to(module.device)
+        generators = [torch.Generator().manual_seed(row % self.variants) for row in range(len(texts))]
+        conditions = tuple(space.index(m.name) for m in space.modalities if space.index(m.name) != index)
+        logits_fn = guided_model(module.model, hide_condition(conditions), self.settings.guidance())
+        for segment in module.segments:
+            batch, _ = self.settings.at(segment.level).sample(logits_fn, batch, segment, generators)
+        return [sample[module.target] for sample in unpack(batch.to("cpu"), space)]
+
+    def _grid(self) -> tuple[int, int]:
+        """Rows and columns of the tokenizer's own picture size."""
+        side = self.image.pixels_per_cell
+        return self.image.size[1] // side, self.image.size[0] // side
+
+
+def _log_scalars(trainer: L.Trainer, values: dict[str, Any]) -> None:
+    """Scalars outside a step, where `self.log` does not reach."""
+    if trainer.logger is not None:
+        trainer.logger.log_metrics(values, step=trainer.global_step)

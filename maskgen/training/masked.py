@@ -1,0 +1,170 @@
+"""Lightning module that trains the masked transformer on token batches."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from maskgen.batch import TokenBatch
+from maskgen.data.manifest import read_index
+from maskgen.masking import Masked, draw_masks
+from maskgen.model import MaskTransformer, TransformerConfig
+from maskgen.schedule import Cosine, MaskSchedule
+from maskgen.space import TokenSpace
+from maskgen.training.optim import MuonAdamW, split_parameters, warmup_cosine
+
+RATE_BUCKETS = 4
+"""Validation losses are also given per quarter of the mask rate."""
+
+
+class MaskedTokenModule(L.LightningModule):
+    """Learns to guess masked codes of one modality at a time, given everything else in the row.
+
+    Args:
+        shards: Folder of token shards; its index.json names the token space.
+        transformer: Sizes of the model.
+        grid: Code grid of the target, which generation fills by default.
+        target: Modality whose codes are guessed.
+        schedule: Mask law; None is cosine.
+        level_weights: How often each level of the target is learned; None weighs all alike.
+        drop_condition: Share of rows that learn without their condition, for guidance.
+        label_smoothing: Of the cross-entropy.
+        weight: "maskgit" is the mean over masked cells; "elbo" weighs each row by 1 / rate.
+        max_steps: Length of the learning-rate schedule.
+        lr: Highest learning rate.
+        warmup_steps: Steps of linear warm-up.
+        weight_decay: Of the hidden matrices.
+        clip: Largest gradient norm.
+        seed: Every mask is drawn from (seed, step, rank).
+        compile: Compile the transformer with torch.compile.
+
+    Source: MaskGIT, arXiv:2202.04200; Muse, arXiv:2301.00704.
+    """
+
+    def __init__(
+        self,
+        shards: str,
+        transformer: TransformerConfig,
+        grid: Sequence[int],
+        target: str = "image",
+        schedule: MaskSchedule | None = None,
+        level_weights: Sequence[float] | None = None,
+        drop_condition: float = 0.1,
+        label_smoothing: float = 0.0,
+        weight: Literal["maskgit", "elbo"] = "maskgit",
+        max_steps: int = 10_000,
+        lr: float = 1e-3,
+        warmup_steps: int = 200,
+        weight_decay: float = 0.05,
+        clip: float = 1.0,
+        seed: int = 0,
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        index = read_index(Path(shards))
+        self.space, self.fingerprints = TokenSpace.from_dict(dict(index.space or {})), dict(index.fingerprints)
+        self.model = MaskTransformer(transformer, self.space.size, len(self.space.modalities))
+        self.target, self.segments, self.grid = target, self.space.of(target), list(grid)
+        self.schedule = schedule or Cosine()
+        self.level_weights = tuple(level_weights or [1.0] * len(self.segments))
+        self.drop_condition, self.label_smoothing, self.weight = drop_condition, label_smoothing, weight
+        self.max_steps, self.lr, self.warmup_steps = max_steps, lr, warmup_steps
+        self.weight_decay, self.clip, self.seed = weight_decay, clip, seed
+        self._forward = (torch.compile(self.model, dynamic=False) if compile else self.model,)
+        """In a tuple, so that the compiled copy is no submodule and its weights do not stand in the checkpoint twice."""
+
+    def configure_optimizers(self) -> Any:
+        """Muon and AdamW with warm-up and cosine, stepped per batch."""
+        optimizer = MuonAdamW(*split_parameters(self.model), lr=self.lr, weight_decay=self.weight_decay)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_cosine(self.warmup_steps, self.max_steps, floor=0.02))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        """Clip in the module: Lightning's own clipping refuses fused AdamW under mixed precision."""
+        self.log("train/gradient_norm", torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what `maskgen export` needs beside the weights."""
+        checkpoint["maskgen"] = {
+            "kind": "masked_transformer",
+            "space": self.space.to_dict(),
+            "fingerprints": self.fingerprints,
+            "transformer": dataclasses.asdict(self.model.config),
+            "target": self.target,
+            "grid": self.grid,
+        }
+
+    def training_step(self, batch: TokenBatch, batch_index: int) -> Tensor:
+        """Weighted cross-entropy at the masked cells."""
+        generator = torch.Generator().manual_seed(_mixed_seed(self.seed, self.global_step, self.global_rank))
+        masked = draw_masks(batch, self.segments, self.schedule, self.level_weights, self.drop_condition, generator)
+        losses = self.losses(masked, self.label_smoothing)
+        loss = self.reduced(masked, losses["loss"])
+        self.log(f"train/loss_{self.target}", loss, prog_bar=True)
+        self.log(f"train/accuracy_{self.target}", losses["correct"].mean(), prog_bar=True)
+        self.log("train/lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
+        if self.global_step % 50 == 0:
+            self._log_parts("train", masked, losses, buckets=False)
+        return loss
+
+    def validation_step(self, batch: TokenBatch, batch_index: int, dataloader_idx: int = 0) -> None:
+        """Loss and accuracy with the same masks at every validation: each level in turn, all rates, condition shown."""
+        for segment in self.segments:
+            weights = [float(segment.level == other.level) for other in self.segments]
+            generator = torch.Generator().manual_seed(_mixed_seed(batch_index, segment.level, 7))
+            masked = draw_masks(batch, self.segments, self.schedule, weights, 0.0, generator)
+            self._log_parts(f"val{dataloader_idx or ''}", masked, self.losses(masked, 0.0), buckets=segment.level == 0)
+
+    def losses(self, masked: Masked, label_smoothing: float) -> dict[str, Tensor]:
+        """Cross-entropy and correctness of every masked cell, rows in row-major order of the cells, plus row and level of each."""
+        seen = masked.batch
+        hidden = self._forward[0](seen.ids, seen.modality, seen.coords, seen.valid, seen.document)
+        row = masked.cells.nonzero()[:, 0]
+        level, wanted = masked.level[row], masked.codes[masked.cells]
+        chosen = hidden[masked.cells]
+        loss, correct = torch.zeros(len(row), device=row.device), torch.zeros(len(row), device=row.device)
+        for segment in self.segments:
+            here = (level == segment.level).nonzero()[:, 0]
+            logits = self.model.logits(chosen[here], segment.offset, segment.size).float()
+            loss = loss.index_put(
+                (here,), functional.cross_entropy(logits, wanted[here], reduction="none", label_smoothing=label_smoothing)
+            )
+            correct[here] = (logits.argmax(dim=-1) == wanted[here]).float()
+        return {"loss": loss, "correct": correct, "row": row, "level": level}
+
+    def reduced(self, masked: Masked, loss: Float[Tensor, " cells"]) -> Float[Tensor, ""]:
+        """One number from the cells' losses, by the weighting of the paper that `weight` names."""
+        if self.weight == "maskgit":
+            return loss.mean()
+        target = masked.batch.cells(self.segments[0].index).sum()
+        return (loss / masked.rate[masked.cells.nonzero()[:, 0]].clamp(min=1e-3)).sum() / target
+
+    def _log_parts(self, stage: str, masked: Masked, losses: Mapping[str, Tensor], buckets: bool) -> None:
+        """Loss and accuracy per level, and loss per quarter of the mask rate."""
+        for segment in self.segments:
+            here = losses["level"] == segment.level
+            if bool(here.any()):
+                self._log_mean(f"{stage}/loss_{self.target}_level{segment.level}", losses["loss"][here])
+                self._log_mean(f"{stage}/accuracy_{self.target}_level{segment.level}", losses["correct"][here])
+        bucket = (masked.rate[losses["row"]] * RATE_BUCKETS).long().clamp(max=RATE_BUCKETS - 1)
+        for number in range(RATE_BUCKETS) if buckets else ():
+            if bool((bucket == number).any()):
+                self._log_mean(f"{stage}/loss_{self.target}_rate{number}of{RATE_BUCKETS}", losses["loss"][bucket == number])
+
+    def _log_mean(self, name: str, values: Tensor) -> None:
+        """Log a mean, weighted by its number of cells over a validation."""
+        self.log(name, values.mean(), batch_size=len(values), add_dataloader_idx=False)
+
+
+def _mixed_seed(*parts: int) -> int:
+    """One seed from several small numbers."""
+    seed = 0
+    for part in parts:
+        seed = (seed * 1_000_003 + part + 1) % 2**63
+    return seed
