@@ -128,8 +128,6 @@ class MaskTransformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.norm = nn.RMSNorm(config.dim)
         self.head = self.embed if config.tie_head else nn.Embedding(vocab_size, config.dim)
-        self.frequencies: Tensor
-        self.register_buffer("frequencies", rope_frequencies(config), persistent=False)
         self.apply(_initialise)
         for block in self.blocks:
             assert isinstance(block, Block)
@@ -154,7 +152,8 @@ class MaskTransformer(nn.Module):
             document: Cells attend only inside one document.
         """
         x = self.embed_norm(self.embed(ids).sum(dim=2) + self.embed_modality(modality))
-        angles = torch.einsum("bla,ap->blp", coords.to(self.frequencies.dtype), self.frequencies)
+        # A product and a sum, not a matrix product: autocast would round the angles to bfloat16.
+        angles = (coords[..., None].float() * rope_frequencies(self.config).to(coords.device)).sum(dim=2)
         rotation = angles.cos()[:, None], angles.sin()[:, None]
         seen = visible(valid, document)
         for block in self.blocks:

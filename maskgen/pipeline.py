@@ -261,7 +261,7 @@ class Pipeline:
         index = self.space.index(target)
         hidden = hide_condition(tuple(self.space.index(m.name) for m in self.space.modalities if m.name != target))
         guidance = settings.guidance()
-        if self.device.type == "cpu":
+        if self.device.type == "cpu" and self.model.embed.weight.dtype == torch.float32:
             views = [hidden if negative is None else against(negative.alone(row), index) for row in range(len(batch))]
             logits_fn = row_by_row([guided_model(self.model, view, guidance) for view in views])
         else:

@@ -16,7 +16,7 @@ from maskgen.evaluation.corpus import Corpus, Row, read_corpus
 from maskgen.evaluation.features import image_features
 from maskgen.evaluation.frechet import Basis, frechet_distance, principal
 from maskgen.evaluation.judges import Panel, Verdict, load_panel
-from maskgen.evaluation.nearest import Nearest, nearest_features, nearest_pixels, nearest_scores
+from maskgen.evaluation.nearest import Nearest, nearest_features, nearest_pixels, nearest_scores, thumbnails
 from maskgen.evaluation.pixels import to_pictures, to_pixels
 from maskgen.evaluation.report import ReportRow, write_report
 from maskgen.evaluation.scores import right, summary
@@ -47,6 +47,7 @@ class References:
     Args:
         training: Training rows.
         features: EfficientNet-Lite0 features of the training pictures.
+        thumbnails: The training pictures as the search for the nearest one sees them.
         basis: Directions of FD-EffLite0.
         panel: The judges.
         cache: Folder for features; None keeps none.
@@ -54,6 +55,7 @@ class References:
 
     training: Corpus
     features: Float[Tensor, "batch dim"]
+    thumbnails: Float[Tensor, "batch small"]
     basis: Basis
     panel: Panel
     cache: Path | None = None
@@ -68,8 +70,9 @@ def load_references(corpora: dict[str, Corpus], seeds: Sequence[int] = (0, 1, 2)
         cache: Folder for both; with it a second evaluation needs no training.
     """
     panel = load_panel(corpora, seeds, cache)
-    features = image_features(corpora["train"].pixels, cache)
-    return References(corpora["train"], features, principal(features), panel, cache)
+    training = corpora["train"]
+    features = image_features(training.pixels, cache)
+    return References(training, features, thumbnails(training.pixels), principal(features), panel, cache)
 
 
 def evaluate_images(
@@ -191,7 +194,7 @@ def _judged(rows: list[Row], pixels: UInt8[Tensor, "batch channels rows columns"
     """Features, verdicts and nearest training pictures of a row set."""
     features = image_features(pixels, references.cache)
     verdicts = references.panel.verdicts(rows, pixels, features)
-    pixel = nearest_pixels(pixels, references.training.pixels)
+    pixel = nearest_pixels(thumbnails(pixels), references.thumbnails)
     return Judged(pixels, features, verdicts, pixel, nearest_features(features, references.features))
 
 

@@ -7,6 +7,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 THUMBNAIL = 32
+BATCH_SIZE = 512
 
 
 @dataclass(frozen=True)
@@ -17,35 +18,28 @@ class Nearest:
     index: Int[Tensor, " batch"]
 
 
-def nearest_pixels(
-    pixels: UInt8[Tensor, "batch channels rows columns"], training: UInt8[Tensor, "other channels rows columns"], batch_size: int = 256
-) -> Nearest:
-    """Nearest training picture by root-mean-square difference of pixels in [0, 1].
-
-    Both are averaged down to 32 x 32 first, so that a shift below a pixel or a codec's noise does not hide a copy.
-    """
-    known = _thumbnails(training)
-    return _nearest([_thumbnails(part) for part in torch.split(pixels, batch_size)], known, scale=known.shape[1])
+def thumbnails(pixels: UInt8[Tensor, "batch channels rows columns"]) -> Float[Tensor, "batch dim"]:
+    """Flat pictures of 32 x 32 in [0, 1], by averaging: a shift below a pixel or a codec's noise does not hide a copy."""
+    parts = torch.split(pixels, BATCH_SIZE)
+    return torch.cat([nn.functional.adaptive_avg_pool2d(part.float() / 255, THUMBNAIL).flatten(start_dim=1) for part in parts])
 
 
-def nearest_features(features: Float[Tensor, "batch dim"], training: Float[Tensor, "other dim"], batch_size: int = 256) -> Nearest:
+def nearest_pixels(pictures: Float[Tensor, "batch dim"], training: Float[Tensor, "other dim"]) -> Nearest:
+    """Nearest training picture by root-mean-square difference of `thumbnails`, in [0, 1]."""
+    return _nearest(pictures, training, scale=training.shape[1])
+
+
+def nearest_features(features: Float[Tensor, "batch dim"], training: Float[Tensor, "other dim"]) -> Nearest:
     """Nearest training picture by Euclidean distance of unit-length features, in [0, 2]."""
-    known = nn.functional.normalize(training, dim=-1)
-    return _nearest([nn.functional.normalize(part, dim=-1) for part in torch.split(features, batch_size)], known, scale=1)
+    return _nearest(nn.functional.normalize(features, dim=-1), nn.functional.normalize(training, dim=-1), scale=1)
 
 
-def _nearest(parts: list[Tensor], known: Float[Tensor, "other dim"], scale: int) -> Nearest:
+def _nearest(rows: Float[Tensor, "batch dim"], known: Float[Tensor, "other dim"], scale: int) -> Nearest:
     """Nearest row of `known` for every row; distances are divided by the root of `scale`."""
     length = known.square().sum(dim=1)
     # The search needs no |row|^2, and the distance is taken from the difference itself: |a|^2 - 2ab + |b|^2 cancels near zero.
-    index = torch.cat([(length - 2 * part @ known.T).argmin(dim=1) for part in parts])
-    distance = (torch.cat(parts) - known[index]).square().sum(dim=1).div(scale).sqrt()
-    return Nearest(distance, index)
-
-
-def _thumbnails(pixels: UInt8[Tensor, "batch channels rows columns"]) -> Float[Tensor, "batch dim"]:
-    """Small flat pictures in [0, 1]."""
-    return nn.functional.adaptive_avg_pool2d(pixels.float() / 255, THUMBNAIL).flatten(start_dim=1)
+    index = torch.cat([(length - 2 * part @ known.T).argmin(dim=1) for part in torch.split(rows, BATCH_SIZE)])
+    return Nearest((rows - known[index]).square().sum(dim=1).div(scale).sqrt(), index)
 
 
 def nearest_scores(found: Float[Tensor, " batch"], real: Float[Tensor, " batch"], near_copy: float) -> dict[str, float]:

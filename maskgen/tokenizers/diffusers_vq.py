@@ -53,7 +53,7 @@ class DiffusersVQTokenizer(Tokenizer):
             )
         # Without this switch diffusers takes the ids that `decode` is given for latents.
         model.register_to_config(lookup_from_codebook=True)
-        self.model = model.float().eval().requires_grad_(False)
+        self.model = model.float().eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self.batch_size, self.codebook_size = batch_size, int(model.config.num_vq_embeddings)
         self._fingerprint = ""
 
