@@ -126,10 +126,10 @@ def pack(samples: Sequence[Mapping[str, Codes]], space: TokenSpace, multiple: in
     rows = []
     for sample in samples:
         names = [modality.name for modality in space.modalities if modality.name in sample]
-        ids = [_shared_ids(sample[name], space, name) for name in names]
-        coords = [coordinates(sample[name].shape[1:]) for name in names]
-        index = [torch.full((len(part),), space.index(name)) for name, part in zip(names, ids, strict=True)]
-        rows.append((torch.cat([empty[0], *ids]), torch.cat([empty[1], *index]), torch.cat([empty[2], *coords])))
+        parts = [_shared_ids(sample[name], space, name) for name in names]
+        places = [coordinates(sample[name].shape[1:]) for name in names]
+        index = [torch.full((len(part),), space.index(name)) for name, part in zip(names, parts, strict=True)]
+        rows.append((torch.cat([empty[0], *parts]), torch.cat([empty[1], *index]), torch.cat([empty[2], *places])))
     lengths = torch.tensor([len(index) for _, index, _ in rows])
     length = -(-int(lengths.max()) // multiple) * multiple
     ids = torch.full((len(rows), length, space.num_levels), PAD, dtype=torch.long)

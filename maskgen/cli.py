@@ -175,12 +175,14 @@ def generate_image(args: argparse.Namespace) -> None:
 
 
 class _StepBar:
-    """A progress bar over the steps of a decode, shown once it takes longer than a second."""
+    """A progress bar over the steps of a decode, on a terminal only."""
 
     def __init__(self) -> None:
+        from rich.console import Console
         from rich.progress import Progress
 
-        self.bar = Progress(transient=True)
+        console = Console(stderr=True)
+        self.bar = Progress(console=console, transient=True, disable=not console.is_terminal)
 
     def __enter__(self) -> "_StepBar":
         self.bar.start()
@@ -365,6 +367,7 @@ def _add_export(verbs: Any) -> None:
     model.add_argument("--out", type=Path, required=True)
     model.add_argument("--text", type=Path, default=Path("tokenizers/text-bpe/bundle"))
     model.add_argument("--image", type=Path, default=Path("tokenizers/image-emoji64/bundle"))
+    model.add_argument("--generation", type=Path, help="YAML of generation settings: target modality to GenerationSettings")
     model.set_defaults(verb=export_model)
 
 
@@ -379,9 +382,11 @@ def export_image_tokenizer(args: argparse.Namespace) -> None:
 
 def export_model(args: argparse.Namespace) -> None:
     """A model bundle that refers to its tokenizers' bundles."""
+    from maskgen.generation import read_settings
     from maskgen.pipeline import Pipeline, load_tokenizer
 
     places = {"text": args.text, "image": args.image}
-    pipeline = Pipeline.from_checkpoint(args.checkpoint, {name: load_tokenizer(place) for name, place in places.items()})
+    settings = read_settings(args.generation) if args.generation else {}
+    pipeline = Pipeline.from_checkpoint(args.checkpoint, {name: load_tokenizer(place) for name, place in places.items()}, settings)
     fingerprint = pipeline.save_pretrained(args.out, tokenizers=places)
     print(f"wrote {args.out}, fingerprint {fingerprint[:12]}")

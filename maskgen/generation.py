@@ -3,7 +3,10 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from maskgen.sampling import by_name
 from maskgen.sampling.base import Sampler
@@ -62,7 +65,8 @@ class GenerationSettings:
         if unknown:
             raise ValueError(f"unknown generation settings {', '.join(sorted(unknown))}; there are {', '.join(sorted(fields))}")
         per_level = ("steps", "temperature", "choice_temperature", "guidance_interval")
-        return cls(**{name: _as_tuple(value) if name in per_level else value for name, value in data.items()})
+        values: dict[str, Any] = {name: _as_tuple(value) if name in per_level else value for name, value in data.items()}
+        return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -98,6 +102,23 @@ class GenerationSettings:
         if "choice_temperature" in {field.name for field in dataclasses.fields(kind)}:
             options["choice_temperature"] = _entry(self.choice_temperature, level)
         return kind(**options)
+
+
+def read_settings(path: Path) -> dict[str, GenerationSettings]:
+    """Settings of each target modality from a YAML file.
+
+    Raises:
+        ValueError: If the file is missing or no mapping of mappings, or a setting is unknown or out of range.
+    """
+    if not path.is_file():
+        raise ValueError(f"generation settings {path} do not exist; see configs/generation_emoji64.yaml for one")
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no YAML: {error}") from error
+    if not isinstance(found, dict) or not all(isinstance(entry, dict) for entry in found.values()):
+        raise ValueError(f"{path} must map each target modality to its settings, for example image: {{guidance_scale: 3.0}}")
+    return {target: GenerationSettings.from_dict(entry) for target, entry in found.items()}
 
 
 def _as_tuple(value: Any) -> tuple[Any, ...]:

@@ -176,7 +176,8 @@ def explicit_attention(
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
     if attn_mask is not None:
         scores = scores.masked_fill(~attn_mask, -1e4)
-    return scores.softmax(dim=-1) @ value
+    mixed: Tensor = scores.softmax(dim=-1) @ value
+    return mixed
 
 
 def visible(valid: Bool[Tensor, "batch length"], document: Int[Tensor, "batch length"]) -> Bool[Tensor, "batch 1 length length"] | None:

@@ -17,6 +17,8 @@ FLOORS: list[list[str]] = [
     ["training/*", "pipeline", "evaluation/*", "interop/*"],
     ["animation"],
     ["cli", "ui"],
+    ["__main__"],
+    ["__main__"],
 ]
 INSIDE_FOLDER = {"nets", "data", "training", "evaluation", "tokenizers"}
 """Folders whose files build on each other; there the imports must only be free of circles."""

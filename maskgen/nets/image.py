@@ -71,7 +71,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch channels rows columns"]) -> Float[Tensor, "batch channels rows columns"]:
         hidden = self.conv1(functional.silu(self.norm1(x)))
-        return x + self.conv2(functional.silu(self.norm2(hidden)))
+        change: Tensor = self.conv2(functional.silu(self.norm2(hidden)))
+        return x + change
 
 
 def _enlarge(source: int, target: int) -> nn.Module:
@@ -101,7 +102,8 @@ class ImageAutoencoder(nn.Module):
         Args:
             pixels: RGB in [0, 1]; rows and columns must be multiples of `pixels_per_cell`.
         """
-        return rearrange(self.encoder(pixels * 2.0 - 1.0), "b d h w -> b (h w) d")
+        grid: Tensor = self.encoder(pixels * 2.0 - 1.0)
+        return rearrange(grid, "b d h w -> b (h w) d")
 
     def decode(self, values: Float[Tensor, "batch cells dim"], grid: tuple[int, int]) -> Float[Tensor, "batch 3 rows columns"]:
         """RGB around [0, 1] (not clamped) from quantized vectors of a (rows, columns) grid."""

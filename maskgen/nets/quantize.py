@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -275,7 +275,8 @@ class ResidualQuantizer(Quantizer):
 
     def lookup(self, codes: Int[Tensor, "batch level cells"]) -> Float[Tensor, "batch cells dim"]:
         """Sum over the given levels; fewer levels than `num_levels` give the coarser vector."""
-        parts = [quantizer.lookup(codes[:, level : level + 1]) for level, quantizer in enumerate(self.quantizers) if level < codes.shape[1]]
+        levels = [cast(VectorQuantizer, quantizer) for quantizer in self.quantizers][: codes.shape[1]]
+        parts = [quantizer.lookup(codes[:, level : level + 1]) for level, quantizer in enumerate(levels)]
         return torch.stack(parts).sum(dim=0)
 
     def prefix(self, num_levels: int) -> "ResidualQuantizer":

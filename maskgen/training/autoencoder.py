@@ -99,7 +99,7 @@ class ImageAutoencoderModule(L.LightningModule):
     def _autoencoder_step(self, pixels: Tensor, optimizer: Any, adversarial: bool) -> Tensor:
         """Update encoder, quantizer and decoder; give the reconstruction back without gradient."""
         quantized = self.network.quantizer(self._encode(pixels))
-        rebuilt = self._decode(quantized.values, self.network.grid(pixels)).float()
+        rebuilt: Tensor = self._decode(quantized.values, self.network.grid(pixels)).float()
         reconstruction = pyramid_l1(rebuilt, pixels, self.pyramid_levels)
         loss = reconstruction + quantized.loss
         self.log_dict({"train/reconstruction": reconstruction, "train/commitment": quantized.loss}, prog_bar=True)

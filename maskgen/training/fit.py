@@ -3,6 +3,7 @@
 import sys
 from argparse import ArgumentError
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +47,15 @@ def run(args: Sequence[str]) -> Any:
 
 
 def _innermost(message: str) -> str:
-    """The sentence that matters of jsonargparse's nested ones."""
-    lines = [line.strip(" -") for line in message.splitlines() if line.strip(" -")]
-    return " ".join(lines)
+    """The sentence that matters of jsonargparse's nested ones: the last problem named, without the type that it is not either."""
+    text = " ".join(line.strip(" -") for line in message.splitlines() if line.strip(" -"))
+    problem = text[max(text.rfind("Problem with given class_path"), 0) :]
+    return problem.split(" Expected a <class 'NoneType'>")[0]
 
 
 def _check_config_files(args: Sequence[str]) -> None:
     """A missing configuration file gets a sentence of its own."""
-    named = [value for flag, value in zip(args, args[1:], strict=False) if flag in ("--config", "-c")]
+    named = [value for flag, value in pairwise(args) if flag in ("--config", "-c")]
     named += [flag.removeprefix("--config=") for flag in args if flag.startswith("--config=")]
     for path in named:
         if not Path(path).is_file():

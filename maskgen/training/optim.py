@@ -57,14 +57,14 @@ class MuonAdamW(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.98),
         momentum: float = 0.95,
     ) -> None:
-        self.inner = (
+        self.inner: tuple[Any, ...] = (
             torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay, momentum=momentum, adjust_lr_fn="match_rms_adamw"),
             torch.optim.AdamW(others, lr=lr, weight_decay=0.0, betas=betas, fused=True),
         )
         super().__init__([{"params": matrices}, {"params": others}], {"lr": lr})
         self.param_groups = [group for optimizer in self.inner for group in optimizer.param_groups]
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One update of both."""
         loss = None
         if closure is not None:

@@ -1,0 +1,73 @@
+"""One tiny bundle a session: random weights, real files."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from maskgen.generation import GenerationSettings
+from maskgen.model import MaskTransformer, TransformerConfig
+from maskgen.nets.image import ImageAutoencoder, ImageAutoencoderConfig
+from maskgen.nets.quantize import ResidualQuantizer
+from maskgen.pipeline import Pipeline
+from maskgen.space import Modality, TokenSpace
+from maskgen.tokenizers.image import ImageTokenizer
+from maskgen.tokenizers.text import TextTokenizer, train_bpe
+
+CAPTIONS = ["a red heart, flat style", "a blue square, 3d style", "a green circle with dark skin", "a yellow star, noto style"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_threads() -> Iterator[None]:
+    """Tiny networks gain nothing from threads, and a training beside the tests loses by them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def tiny_text() -> TextTokenizer:
+    return train_bpe(CAPTIONS * 4, 300)
+
+
+@pytest.fixture(scope="session")
+def tiny_image() -> ImageTokenizer:
+    """2 levels of 16 codes, 8 pixels a cell, 32 x 32 pixels; weights large enough that codes and pixels vary."""
+    config = ImageAutoencoderConfig(patch=4, encoder_channels=[16, 16], decoder_channels=[16, 16, 16], encoder_blocks=1, decoder_blocks=1)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = ImageAutoencoder(config, ResidualQuantizer(num_levels=2, dim=4, codebook_size=16))
+        for parameter in network.parameters():
+            if parameter.ndim > 1:
+                torch.nn.init.normal_(parameter, std=0.15)
+    return ImageTokenizer(network, (32, 32))
+
+
+@pytest.fixture(scope="session")
+def tiny_space(tiny_text: TextTokenizer) -> TokenSpace:
+    text = Modality(name="text", kind="text", num_levels=1, codebook_size=tiny_text.codebook_size)
+    return TokenSpace([text, Modality(name="image", kind="image", num_levels=2, codebook_size=16)])
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(
+    tmp_path_factory: pytest.TempPathFactory, tiny_text: TextTokenizer, tiny_image: ImageTokenizer, tiny_space: TokenSpace
+) -> Path:
+    """Folder of a saved pipeline; read only."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model = MaskTransformer(TransformerConfig(dim=32, num_layers=2, num_heads=2), tiny_space.size, len(tiny_space.modalities))
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                torch.nn.init.normal_(parameter, std=0.3)
+    settings = GenerationSettings(steps=(4, 2), guidance_scale=2.0)
+    folder = tmp_path_factory.mktemp("tiny") / "bundle"
+    Pipeline(model, tiny_space, {"text": tiny_text, "image": tiny_image}, {"image": settings}, {"image": (4, 4)}).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_pipeline(tiny_bundle: Path) -> Pipeline:
+    return Pipeline.from_pretrained(tiny_bundle)

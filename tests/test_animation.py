@@ -1,0 +1,75 @@
+"""The film of a decode shows what was known after each step."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from maskgen.animation import decode_frames, partial_codes
+from maskgen.batch import UNKNOWN
+from maskgen.pipeline import Pipeline
+from maskgen.tokenizers.image import ImageTokenizer
+
+GREY = (200, 200, 200)
+
+
+def test_there_is_a_frame_a_step_and_the_last_one_is_the_picture(tiny_pipeline: Pipeline) -> None:
+    output = tiny_pipeline("a red heart", num_inference_steps=[5, 3], num_images_per_prompt=2)
+    frames = decode_frames(tiny_pipeline, output)
+    assert len(frames) == 5 + 3 + 1
+    assert {frame.size for frame in frames} == {(32, 32)}
+    assert frames[-1] is output.images[0]
+    assert np.array_equal(np.asarray(frames[-2]), np.asarray(frames[-1]))
+
+
+def test_known_cells_only_grow_and_keep_their_codes(tiny_pipeline: Pipeline) -> None:
+    output = tiny_pipeline("a red heart", num_inference_steps=[5, 3])
+    before = torch.full((2, 4, 4), UNKNOWN)
+    for codes in partial_codes(output):
+        known = before != UNKNOWN
+        assert torch.equal(codes[known], before[known])
+        assert int((codes != UNKNOWN).sum()) > int(known.sum())
+        before = codes
+    assert torch.equal(before, output.codes[0])
+
+
+def test_unknown_cells_are_grey_and_unknown_levels_add_nothing(tiny_image: ImageTokenizer) -> None:
+    codes = torch.randint(0, 16, (2, 4, 4), generator=torch.Generator().manual_seed(0))
+    coarse = codes.clone()
+    coarse[1] = UNKNOWN
+    assert np.array_equal(np.asarray(tiny_image.preview(coarse)), np.asarray(tiny_image.decode([codes[:1]])[0]))
+    coarse[0, 1, 2] = UNKNOWN
+    assert (np.asarray(tiny_image.preview(coarse))[8:16, 16:24] == GREY).all()
+    assert (np.asarray(tiny_image.preview(torch.full((2, 4, 4), UNKNOWN))) == GREY).all()
+    assert np.array_equal(np.asarray(tiny_image.preview(codes)), np.asarray(tiny_image.decode([codes])[0]))
+
+
+def test_a_finer_level_that_is_partly_known_adds_nothing_to_the_other_cells(tiny_image: ImageTokenizer) -> None:
+    """Judged before the decoder, whose convolutions spread every cell: the vectors it is handed."""
+    codes = torch.randint(1, 16, (2, 4, 4), generator=torch.Generator().manual_seed(1))
+    codes[1].flatten()[1:] = UNKNOWN
+    handed: list[torch.Tensor] = []
+    watch = tiny_image.network.decoder.register_forward_pre_hook(lambda module, inputs: handed.append(inputs[0]))
+    try:
+        tiny_image.preview(codes)
+    finally:
+        watch.remove()
+    vectors = handed[0].flatten(2)[0].T
+    lookup = tiny_image.network.quantizer.lookup
+    assert torch.equal(vectors[0], lookup(codes[None, :, 0, :1])[0, 0])
+    assert torch.equal(vectors[1:], lookup(codes.flatten(1)[None, :1])[0, 1:])
+
+
+def test_a_film_of_an_edit_starts_from_the_known_cells(tiny_pipeline: Pipeline) -> None:
+    mask = Image.new("L", (32, 32), 0)
+    mask.paste(255, (0, 0, 8, 32))
+    output = tiny_pipeline("a", image=Image.new("RGB", (32, 32), "red"), mask_image=mask, num_inference_steps=[2, 1])
+    assert [int((codes[0] != UNKNOWN).sum()) for codes in partial_codes(output)][:1] >= [12]
+    assert len(decode_frames(tiny_pipeline, output)) == 2 + 1 + 1
+
+
+def test_a_tokenizer_that_cannot_show_blanks_is_refused(tiny_pipeline: Pipeline) -> None:
+    output = tiny_pipeline("a")
+    other = Pipeline(tiny_pipeline.model, tiny_pipeline.space, {**tiny_pipeline.tokenizers, "image": tiny_pipeline.tokenizers["text"]})
+    with pytest.raises(ValueError, match="TextTokenizer"):
+        decode_frames(other, output)

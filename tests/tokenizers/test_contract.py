@@ -1,0 +1,314 @@
+"""One contract for every tokenizer: what an adapter of a new codec has to pass. A tokenizer is one line in CASES."""
+
+import io
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from maskgen.batch import UNKNOWN, pack, unpack
+from maskgen.bundle import WEIGHTS_FILE, save_bundle
+from maskgen.nets.image import ImageAutoencoder, ImageAutoencoderConfig
+from maskgen.nets.quantize import BinaryQuantizer, FiniteScalarQuantizer, Quantizer, ResidualQuantizer, VectorQuantizer
+from maskgen.space import TokenSpace
+from maskgen.tokenizers.base import Tokenizer
+from maskgen.tokenizers.diffusers_vq import DiffusersVQTokenizer
+from maskgen.tokenizers.image import ImageTokenizer
+from maskgen.tokenizers.text import TextTokenizer, train_bpe
+
+TINY = ImageAutoencoderConfig(patch=2, encoder_channels=(16, 16), decoder_channels=(16, 16), encoder_blocks=1, decoder_blocks=1)
+
+
+def texts() -> list[str]:
+    return ["a red heart", "", "flat style héart", "a", "a red heart, a red heart, a red heart"]
+
+
+def pictures() -> list[Image.Image]:
+    """Pictures of mixed sizes, all multiples of 4."""
+    generator = np.random.default_rng(0)
+    sizes = [(16, 12), (24, 16), (16, 12), (16, 12), (12, 16), (24, 16)]
+    return [Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8)) for width, height in sizes]
+
+
+def text_tokenizer(change: float) -> TextTokenizer:
+    return train_bpe(["a red heart, flat style", "a blue cat" if change else "a blue dog"] * 3, 275, lowercase=False)
+
+
+def image_tokenizer(quantizer: Callable[[], Quantizer]) -> Callable[[float], ImageTokenizer]:
+    def make(change: float) -> ImageTokenizer:
+        torch.manual_seed(0)
+        network = ImageAutoencoder(TINY, quantizer())
+        _spread(network.encoder)
+        _change(network.decoder, change)
+        return ImageTokenizer(network, (16, 16), batch_size=2)
+
+    return make
+
+
+def tiny_vq_model() -> Any:
+    from diffusers import VQModel
+
+    torch.manual_seed(0)
+    model = VQModel(
+        block_out_channels=(16, 32, 16),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        latent_channels=5,
+        num_vq_embeddings=40,
+        vq_embed_dim=6,
+        norm_num_groups=8,
+    ).eval()
+    nn.init.normal_(model.quantize.embedding.weight, std=0.5)
+    return model
+
+
+def diffusers_tokenizer(change: float) -> DiffusersVQTokenizer:
+    pytest.importorskip("diffusers")
+    model = tiny_vq_model()
+    _change(model.decoder, change)
+    return DiffusersVQTokenizer(model, batch_size=2)
+
+
+@torch.no_grad()
+def _spread(encoder: nn.Sequential) -> None:
+    """Let an untrained encoder reach many codes."""
+    encoder[-1].weight.mul_(4.0)
+
+
+@torch.no_grad()
+def _change(network: nn.Module, change: float) -> None:
+    """Move one weight."""
+    next(iter(network.parameters())).view(-1)[0] += change
+
+
+@dataclass(frozen=True)
+class Case:
+    """A tokenizer under test.
+
+    Args:
+        make: Builds it, always the same; with a number other than 0 one weight (or merge) differs.
+        reload: Reads its bundle.
+        media: Media of mixed sizes, some alike.
+        ending: File ending of a lossless file.
+        damaged: Bytes of a file that no tokenizer should read.
+    """
+
+    make: Callable[[float], Tokenizer]
+    reload: Callable[[Path], Tokenizer]
+    media: Callable[[], list[Any]]
+    ending: str = ".png"
+    damaged: bytes = b"\x89PNG\r\n\x1a\n no picture"
+
+
+CASES = {
+    "text": Case(text_tokenizer, TextTokenizer.from_bundle, texts, ".txt", b"caf\xe9"),
+    "image vector": Case(image_tokenizer(lambda: VectorQuantizer(8, 20)), ImageTokenizer.from_bundle, pictures),
+    "image finite scalar": Case(image_tokenizer(lambda: FiniteScalarQuantizer((5, 4, 2))), ImageTokenizer.from_bundle, pictures),
+    "image binary": Case(image_tokenizer(lambda: BinaryQuantizer(6)), ImageTokenizer.from_bundle, pictures),
+    "image residual": Case(image_tokenizer(lambda: ResidualQuantizer(3, 8, 20)), ImageTokenizer.from_bundle, pictures),
+    "diffusers": Case(diffusers_tokenizer, DiffusersVQTokenizer.from_bundle, pictures),
+}
+IMAGES = [name for name in CASES if name != "text"]
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request: pytest.FixtureRequest) -> Case:
+    return CASES[request.param]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(case: Case) -> Tokenizer:
+    return case.make(0.0)
+
+
+@pytest.fixture(scope="module")
+def image(request: pytest.FixtureRequest) -> Tokenizer:
+    return CASES[request.param].make(0.0)
+
+
+def same_media(first: Sequence[Any], second: Sequence[Any]) -> bool:
+    return len(first) == len(second) and all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(first, second, strict=True))
+
+
+def same_codes(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
+    return len(first) == len(second) and all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_codes_are_what_levels_and_codebook_size_say(case: Case, tokenizer: Tokenizer) -> None:
+    codes = tokenizer.encode(case.media())
+    assert len(codes) == len(case.media())
+    for grid in codes:
+        assert grid.dtype == torch.long
+        assert grid.device.type == "cpu"
+        assert grid.shape[0] == tokenizer.num_levels
+        assert bool(((grid >= 0) & (grid < tokenizer.codebook_size)).all())
+    assert len(torch.cat([grid.flatten() for grid in codes]).unique()) > 5
+
+
+def test_every_code_can_be_decoded(case: Case, tokenizer: Tokenizer) -> None:
+    every = torch.arange(tokenizer.codebook_size).expand(tokenizer.num_levels, -1)
+    grid = every if tokenizer.kind == "text" else every[:, :, None]
+    assert len(tokenizer.decode([grid])) == 1
+
+
+def test_decoding_gives_media_of_the_same_size(case: Case, tokenizer: Tokenizer) -> None:
+    media = case.media()
+    found = tokenizer.decode(tokenizer.encode(media))
+    if tokenizer.kind == "text":
+        assert found == media
+    else:
+        assert [picture.size for picture in found] == [picture.size for picture in media]
+        assert {picture.mode for picture in found} == {"RGB"}
+
+
+def test_a_batch_of_mixed_sizes_equals_one_by_one_in_order(case: Case, tokenizer: Tokenizer) -> None:
+    media = case.media()
+    codes = tokenizer.encode(media)
+    assert same_codes(codes, [tokenizer.encode([one])[0] for one in media])
+    assert same_codes(codes[::-1], tokenizer.encode(media[::-1]))
+    assert same_media(tokenizer.decode(codes), [tokenizer.decode([grid])[0] for grid in codes])
+
+
+def test_nothing_gives_nothing(tokenizer: Tokenizer) -> None:
+    assert tokenizer.encode([]) == []
+    assert tokenizer.decode([]) == []
+
+
+def test_encoding_and_decoding_leave_their_input_alone(case: Case, tokenizer: Tokenizer) -> None:
+    media = case.media()
+    codes = tokenizer.encode(media)
+    copies = [grid.clone() for grid in codes]
+    tokenizer.decode(codes)
+    assert same_media(media, case.media())
+    assert same_codes(codes, copies)
+
+
+def test_codes_fit_their_place_in_a_token_space(case: Case, tokenizer: Tokenizer) -> None:
+    modality = tokenizer.modality("mine")
+    assert (modality.name, modality.kind) == ("mine", tokenizer.kind)
+    space = TokenSpace([modality])
+    codes = [grid for grid in tokenizer.encode(case.media()) if grid.numel()]
+    back = unpack(pack([{"mine": grid} for grid in codes], space), space)
+    assert same_codes(codes, [sample["mine"] for sample in back])
+
+
+@pytest.mark.parametrize("code", [UNKNOWN, "size"])
+def test_unknown_and_foreign_codes_are_refused(case: Case, tokenizer: Tokenizer, code: int | str) -> None:
+    grid = tokenizer.encode(case.media()[:1])[0]
+    grid.view(-1)[0] = tokenizer.codebook_size if code == "size" else code
+    with pytest.raises(ValueError, match=rf"codes must lie in \[0, {tokenizer.codebook_size}\)"):
+        tokenizer.decode([grid])
+
+
+def test_grids_of_another_shape_are_refused(case: Case, tokenizer: Tokenizer) -> None:
+    grid = tokenizer.encode(case.media()[:1])[0]
+    for other in (grid[0], grid[None], grid.repeat(tokenizer.num_levels + 1, *[1] * (grid.ndim - 1))):
+        with pytest.raises(ValueError, match="codes have shape"):
+            tokenizer.decode([other])
+
+
+def test_the_fingerprint_is_stable_and_tells_one_changed_weight(case: Case, tokenizer: Tokenizer) -> None:
+    assert tokenizer.fingerprint == tokenizer.fingerprint == case.make(0.0).fingerprint
+    assert tokenizer.fingerprint != case.make(1e-3).fingerprint
+
+
+def test_a_saved_tokenizer_comes_back(case: Case, tmp_path: Path) -> None:
+    tokenizer = case.make(0.0)
+    codes = tokenizer.encode(case.media())
+    saved = tokenizer.save(tmp_path / "bundle")
+    loaded = case.reload(tmp_path / "bundle")
+    assert loaded.fingerprint == saved == tokenizer.fingerprint
+    assert (loaded.num_levels, loaded.codebook_size) == (tokenizer.num_levels, tokenizer.codebook_size)
+    assert same_codes(loaded.encode(case.media()), codes)
+    assert same_media(loaded.decode(codes), tokenizer.decode(codes))
+    assert loaded.save(tmp_path / "again") == saved
+    assert case.make(1e-3).save(tmp_path / "other") != saved
+
+
+def test_a_missing_damaged_or_foreign_bundle_is_refused(case: Case, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no bundle in"):
+        case.reload(tmp_path)
+    tokenizer.save(tmp_path)
+    largest = tmp_path / (WEIGHTS_FILE if (tmp_path / WEIGHTS_FILE).exists() else "tokenizer.json")
+    content = bytearray(largest.read_bytes())
+    content[-9] ^= 1
+    largest.write_bytes(content)
+    with pytest.raises(ValueError, match="is damaged"):
+        case.reload(tmp_path)
+    save_bundle(tmp_path, "house", {}, {})
+    with pytest.raises(ValueError, match="holds a bundle of kind"):
+        case.reload(tmp_path)
+
+
+def test_media_survive_a_file(case: Case, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    for number, one in enumerate(case.media()):
+        path = tmp_path / f"{number}{case.ending}"
+        tokenizer.write(one, path)
+        assert same_media([tokenizer.read(path)], [one])
+        assert same_codes(tokenizer.encode([tokenizer.read(path)]), tokenizer.encode([one]))
+
+
+def test_missing_and_damaged_files_are_refused(case: Case, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    path = tmp_path / f"one{case.ending}"
+    with pytest.raises(ValueError, match="does not exist"):
+        tokenizer.read(path)
+    path.write_bytes(case.damaged)
+    with pytest.raises(ValueError, match=str(path)):
+        tokenizer.read(path)
+
+
+# Pictures
+
+
+@pytest.mark.parametrize("image", IMAGES, indirect=True)
+def test_a_truncated_picture_is_refused(image: Tokenizer, tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    pictures()[0].save(buffer, "PNG")
+    path = tmp_path / "cut.png"
+    path.write_bytes(buffer.getvalue()[:200])
+    with pytest.raises(ValueError, match="is damaged or no picture"):
+        image.read(path)
+
+
+@pytest.mark.parametrize("image", IMAGES, indirect=True)
+def test_sides_that_do_not_divide_into_cells_are_refused(image: Tokenizer) -> None:
+    assert image.pixels_per_cell == 4  # type: ignore[attr-defined]
+    for size in ((18, 16), (16, 18)):
+        with pytest.raises(ValueError, match=rf"{size[0]} x {size[1]} pixels; both sides must be multiples of 4"):
+            image.encode([*pictures(), Image.new("RGB", size)])
+
+
+@pytest.mark.parametrize("image", IMAGES, indirect=True)
+def test_the_grid_is_the_picture_over_the_cells(image: Tokenizer) -> None:
+    for picture, grid in zip(pictures(), image.encode(pictures()), strict=True):
+        assert grid.shape == (image.num_levels, picture.height // 4, picture.width // 4)
+
+
+@pytest.mark.parametrize("name", ["image vector", "image finite scalar", "image binary", "image residual"])
+def test_a_half_precision_bundle_gives_the_same_codes_at_every_load(name: str, tmp_path: Path) -> None:
+    tokenizer = CASES[name].make(0.0)
+    assert isinstance(tokenizer, ImageTokenizer)
+    saved = tokenizer.save(tmp_path, half=True)
+    first, second = ImageTokenizer.from_bundle(tmp_path), ImageTokenizer.from_bundle(tmp_path)
+    assert first.fingerprint == second.fingerprint == saved
+    assert same_codes(first.encode(pictures()), second.encode(pictures()))
+    assert same_media(first.decode(first.encode(pictures())), second.decode(second.encode(pictures())))
+
+
+def test_fewer_levels_keep_the_coarse_codes() -> None:
+    tokenizer = CASES["image residual"].make(0.0)
+    assert isinstance(tokenizer, ImageTokenizer)
+    codes = [grid[:2] for grid in tokenizer.encode(pictures())]
+    coarser = tokenizer.coarser(2)
+    assert same_codes(coarser.encode(pictures()), codes)
+    assert same_media(coarser.decode(codes), tokenizer.decode(codes))
+    for levels, other in itertools.product((0, 4), (tokenizer,)):
+        with pytest.raises(ValueError, match="levels were asked for"):
+            other.coarser(levels)
