@@ -22,13 +22,18 @@ from maskgen.model import MaskTransformer, TransformerConfig
 from maskgen.sampling.base import State, Trajectory
 from maskgen.space import TokenSpace
 from maskgen.tokenizers.base import Tokenizer
+from maskgen.tokenizers.diffusers_vq import DiffusersVQTokenizer
 from maskgen.tokenizers.image import ImageTokenizer
 from maskgen.tokenizers.text import TextTokenizer
 
 logger = logging.getLogger(__name__)
 BUNDLE_KIND = "pipeline"
 DEFAULT_MODEL = "emoji-64"
-TOKENIZER_KINDS: dict[str, Any] = {"text_tokenizer": TextTokenizer, "image_tokenizer": ImageTokenizer}
+TOKENIZER_KINDS: dict[str, Any] = {
+    "text_tokenizer": TextTokenizer,
+    "image_tokenizer": ImageTokenizer,
+    "diffusers_vq_tokenizer": DiffusersVQTokenizer,
+}
 LONGEST_PROMPT = 64
 """Text cells of the longest prompt that is taken."""
 

@@ -12,6 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from maskgen.generation import GenerationSettings
+from maskgen.model import MaskTransformer, TransformerConfig
+from maskgen.nets.image import ImageAutoencoder, ImageAutoencoderConfig
+from maskgen.nets.quantize import ResidualQuantizer
 from maskgen.pipeline import GenerationOutput, Pipeline, find_model, load_tokenizer
 from maskgen.sampling.base import State
 from maskgen.tokenizers.image import ImageTokenizer
@@ -75,13 +78,36 @@ def test_neighbours_of_other_lengths_change_nothing(tiny_pipeline: Pipeline, neg
         assert all(same_row(mixed, 2 * place + number, alone, number) for number in range(2))
 
 
-def test_logits_of_a_row_are_the_same_to_the_last_bit_whatever_stands_beside_it(tiny_pipeline: Pipeline) -> None:
+@pytest.fixture(scope="module")
+def wide_pipeline(tiny_pipeline: Pipeline) -> Pipeline:
+    """Networks as wide as the shipped ones: there, unlike in tiny ones, a batch rounds differently from a row alone."""
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        network = ImageAutoencoder(ImageAutoencoderConfig(), ResidualQuantizer(num_levels=2, dim=32, codebook_size=16))
+        for parameter in network.parameters():
+            if parameter.ndim > 1:
+                torch.nn.init.normal_(parameter, std=0.1)
+        config = TransformerConfig(dim=384, num_layers=2, num_heads=6)
+        model = MaskTransformer(config, tiny_pipeline.space.size, len(tiny_pipeline.space.modalities))
+    tokenizers = {**tiny_pipeline.tokenizers, "image": ImageTokenizer(network, (64, 64))}
+    return Pipeline(model, tiny_pipeline.space, tokenizers, tiny_pipeline.settings, {"image": (8, 8)})
+
+
+def test_logprobs_of_a_row_are_the_same_to_the_last_bit_whatever_stands_beside_it(wide_pipeline: Pipeline) -> None:
     """Equal codes could be luck: the log-probabilities of every step must be equal too."""
-    together = tiny_pipeline([PROMPT, "a"], num_images_per_prompt=4, seed=0)
-    alone = tiny_pipeline(PROMPT, seed=2)
-    for ours, theirs in zip(together.trajectories, alone.trajectories, strict=True):
-        length = theirs.logprobs.shape[-1]
-        assert torch.equal(ours.logprobs[:, 2, :length], theirs.logprobs[:, 0])
+    together = wide_pipeline([PROMPT, "a"], num_images_per_prompt=4, seed=0)
+    for row, prompt in ((2, PROMPT), (6, "a")):
+        alone = wide_pipeline(prompt, seed=2)
+        for ours, theirs in zip(together.trajectories, alone.trajectories, strict=True):
+            length = theirs.logprobs.shape[-1]
+            assert torch.equal(ours.logprobs[:, row, :length], theirs.logprobs[:, 0])
+
+
+def test_pixels_of_the_same_codes_are_the_same_alone_and_among_eight(wide_pipeline: Pipeline) -> None:
+    codes = torch.randint(0, 16, (8, 2, 8, 8), generator=torch.Generator().manual_seed(0))
+    known = [{"text": PROMPT, "image": grid} for grid in codes]
+    together = wide_pipeline.generate(known, "image", list(range(8)))
+    assert all(same_row(together, row, wide_pipeline.generate([known[row]], "image", [row]), 0) for row in range(8))
 
 
 def test_rows_decoded_in_several_batches_are_the_same(tiny_pipeline: Pipeline) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from maskgen.evaluation.cache import digest, remembered
 
 IMAGE_SIZE = 128
+IMAGE_WIDTH = 1280
 IMAGE_VERSION = f"EfficientNet-Lite0 57934424, bicubic {IMAGE_SIZE}, mean-pooled, fp32, 1"
 TEXT_VERSION = "all-MiniLM-L6-v2, mean-pooled, normalised, fp32, 1"
 

@@ -1,6 +1,6 @@
 """The trained evaluators: one judge a seed, trained on real training pictures only, frozen and cached."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from maskgen.evaluation import retrieval, style, tone
 from maskgen.evaluation.cache import cached, digest
 from maskgen.evaluation.corpus import Corpus, Row
-from maskgen.evaluation.features import IMAGE_VERSION, TEXT_VERSION, image_features, text_features
+from maskgen.evaluation.features import IMAGE_VERSION, IMAGE_WIDTH, TEXT_VERSION, image_features, text_features
+from maskgen.evaluation.probe import Probe
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,8 @@ class Judge:
 
     seed: int
     heads: retrieval.RetrievalHeads
-    tone: nn.Linear
-    style: style.StyleNet
+    tone: Probe
+    style: Probe
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Panel:
         labels: The gallery: every label of the corpus, held-out ones included.
         gallery: Embeddings of the labels.
         styles: Styles in the order of the style network's outputs.
-        split_key: Digest of the training rows, their pictures and the evaluators' versions.
+        split_key: Digest of the training rows and their pictures.
     """
 
     judges: list[Judge]
@@ -63,15 +64,14 @@ class Panel:
         for judge in self.judges:
             rank, label = retrieval.retrieval_ranks(judge.heads, features, self.gallery, target)
             tones = tone.predicted_tone(judge.tone, histograms)
-            found.append(Verdict(rank, label, tones, style.predicted_style(judge.style, pixels)))
+            found.append(Verdict(rank, label, tones, judge.style.predict(style.style_inputs(features, histograms))))
         return found
 
 
 def split_key(training: Corpus) -> str:
-    """Digest of everything that a judge depends on, its seed apart: 16 hex digits."""
-    versions = (IMAGE_VERSION, TEXT_VERSION, retrieval.VERSION, tone.VERSION, style.VERSION)
+    """Digest of the training rows and their pictures: 16 hex digits."""
     facts = (f"{row.key}|{row.label}|{row.style}|{row.tone}" for row in training.rows)
-    return digest(*versions, *facts, training.pixels)[:16]
+    return digest(*facts, training.pixels)[:16]
 
 
 def load_panel(corpora: dict[str, Corpus], seeds: Sequence[int], cache: Path | None = None) -> Panel:
@@ -91,14 +91,18 @@ def load_panel(corpora: dict[str, Corpus], seeds: Sequence[int], cache: Path | N
 
 
 def _judge(training: Corpus, styles: list[str], seed: int, key: str, cache: Path | None) -> Judge:
-    """One judge, trained or from the cache."""
+    """One judge, trained or from the cache; each part's name tells the rows, the features and the version that it stands on."""
+
+    def part(kind: str, version: str, make: Callable[[], nn.Module]) -> dict[str, Tensor]:
+        name = f"{kind}-{digest(key, IMAGE_VERSION, TEXT_VERSION, version)[:16]}-{seed}"
+        return cached(cache, name, lambda: dict(make().state_dict()))
+
     heads = retrieval.RetrievalHeads()
-    heads.load_state_dict(cached(cache, f"retrieval-{key}-{seed}", lambda: dict(_heads(training, seed, cache).state_dict())))
-    layer = nn.Linear(512, tone.TONES)
-    layer.load_state_dict(cached(cache, f"tone-{key}-{seed}", lambda: dict(_tone(training, seed).state_dict())))
-    network = style.StyleNet(len(styles))
-    network.load_state_dict(cached(cache, f"style-{key}-{seed}", lambda: dict(_style(training, styles, seed).state_dict())))
-    return Judge(seed, heads.eval(), layer.eval(), network.eval())
+    heads.load_state_dict(part("retrieval", retrieval.VERSION, lambda: _heads(training, seed, cache)))
+    tones, strokes = Probe(tone.BINS, tone.TONES), Probe(IMAGE_WIDTH + tone.BINS, len(styles))
+    tones.load_state_dict(part("tone", tone.VERSION, lambda: _tone(training, seed)))
+    strokes.load_state_dict(part("style", style.VERSION, lambda: _style(training, styles, seed, cache)))
+    return Judge(seed, heads.eval(), tones.eval(), strokes.eval())
 
 
 def _heads(training: Corpus, seed: int, cache: Path | None) -> retrieval.RetrievalHeads:
@@ -109,13 +113,14 @@ def _heads(training: Corpus, seed: int, cache: Path | None) -> retrieval.Retriev
     return retrieval.train_retrieval(image_features(training.pixels, cache), text_features(labels, cache), target, seed)
 
 
-def _tone(training: Corpus, seed: int) -> nn.Linear:
-    """Tone layer of a seed, on toned rows."""
+def _tone(training: Corpus, seed: int) -> Probe:
+    """Tone probe of a seed, on toned rows."""
     toned = training.pick([place for place, row in enumerate(training.rows) if row.tone])
     return tone.train_tone(tone.colour_histogram(toned.pixels), torch.tensor([row.tone for row in toned.rows]), seed)
 
 
-def _style(training: Corpus, styles: list[str], seed: int) -> style.StyleNet:
-    """Style network of a seed."""
+def _style(training: Corpus, styles: list[str], seed: int, cache: Path | None) -> Probe:
+    """Style probe of a seed."""
     target = torch.tensor([styles.index(row.style) for row in training.rows])
-    return style.train_style(training.pixels, target, len(styles), seed)
+    inputs = style.style_inputs(image_features(training.pixels, cache), tone.colour_histogram(training.pixels))
+    return style.train_style(inputs, target, len(styles), seed)

@@ -106,20 +106,26 @@ def retrieval_ranks(
 
 
 class Standardise(nn.Module):
-    """Fixed mean and spread of a feature, taken once from training rows."""
+    """Fixed mean and spread of a feature, taken once from training rows.
+
+    Args:
+        width: Width of the feature.
+        smallest: Lowest spread that is divided by.
+    """
 
     mean: Tensor
     spread: Tensor
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, smallest: float = 1e-6) -> None:
         super().__init__()
+        self.smallest = smallest
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("spread", torch.ones(width))
 
     def fit(self, features: Float[Tensor, "batch dim"]) -> None:
         """Take the statistics of these rows."""
         self.mean.copy_(features.mean(dim=0))
-        self.spread.copy_(features.std(dim=0).clamp(min=1e-6))
+        self.spread.copy_(features.std(dim=0).clamp(min=self.smallest))
 
     def forward(self, features: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
         """Features with mean 0 and spread 1 over the training rows."""

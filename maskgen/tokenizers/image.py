@@ -138,8 +138,10 @@ class ImageTokenizer(Tokenizer):
             half: Store floating-point weights in half precision.
         """
         tensors = {name: t.half() if half and t.is_floating_point() else t for name, t in self.network.state_dict().items()}
-        self._fingerprint = save_bundle(folder, BUNDLE_KIND, self._config(), tensors)
-        return self._fingerprint
+        fingerprint = save_bundle(folder, BUNDLE_KIND, self._config(), tensors)
+        if not half:  # half precision makes another tokenizer of it; this one keeps its own fingerprint
+            self._fingerprint = fingerprint
+        return fingerprint
 
     def read(self, path: Path | str) -> Image.Image:
         """See `read_picture`."""

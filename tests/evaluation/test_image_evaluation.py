@@ -13,7 +13,7 @@ from PIL import Image
 
 from maskgen.data.manifest import Index, write_index
 from maskgen.data.shards import json_bytes, png_bytes, write_shard
-from maskgen.evaluation import baselines, image, judges, retrieval, tone
+from maskgen.evaluation import baselines, image, judges, probe, retrieval
 from maskgen.evaluation.corpus import Corpus, read_corpus
 from maskgen.evaluation.frechet import principal
 from maskgen.evaluation.image import evaluate_image_model
@@ -75,7 +75,7 @@ def _planted() -> Iterator[pytest.MonkeyPatch]:
             patch.setattr(module, "text_features", _text_features)
         patch.setattr(image, "principal", lambda features: principal(features[:, :16]))
         patch.setattr(image.Basis, "__call__", lambda basis, features: (features[:, :16].double() - basis.mean) @ basis.components)
-        for module in (retrieval, tone):
+        for module in (retrieval, probe):
             patch.setattr(module, "BATCH_SIZE", 8)
         yield patch
 

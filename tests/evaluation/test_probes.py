@@ -4,19 +4,19 @@ import pytest
 import torch
 
 from maskgen.evaluation.retrieval import RetrievalHeads, retrieval_ranks, train_retrieval
-from maskgen.evaluation.style import predicted_style, train_style
+from maskgen.evaluation.style import style_inputs, train_style
 from maskgen.evaluation.tone import colour_histogram, predicted_tone, train_tone
 
 FACES = torch.tensor([[247, 222, 206], [243, 210, 162], [213, 171, 136], [175, 126, 87], [124, 83, 62]], dtype=torch.uint8)
 
 
 def _faces(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """A square of skin on white beside a square of a random colour."""
+    """A square of skin on white beside a square of one of 27 dark colours."""
     generator = torch.Generator().manual_seed(seed)
     tones = torch.randint(1, 6, (count,), generator=generator)
     pixels = torch.full((count, 3, 64, 64), 255, dtype=torch.uint8)
     pixels[:, :, 8:24, 8:24] = FACES[tones - 1][:, :, None, None]
-    pixels[:, :, 40:56, 30:60] = torch.randint(0, 256, (count, 3, 1, 1), generator=generator, dtype=torch.uint8)
+    pixels[:, :, 40:56, 30:60] = 32 * torch.randint(0, 3, (count, 3, 1, 1), generator=generator, dtype=torch.uint8)
     return pixels, tones
 
 
@@ -41,21 +41,20 @@ def test_tone_probe_separates_planted_colours() -> None:
 
 def test_tone_probe_of_one_seed_is_one_probe_and_another_seed_is_another() -> None:
     histograms, tones = colour_histogram(_faces(80, 2)[0]), _faces(80, 2)[1]
-    weights = [train_tone(histograms, tones, seed).weight for seed in (0, 0, 1)]
+    weights = [next(train_tone(histograms, tones, seed).parameters()) for seed in (0, 0, 1)]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
 
 
-def test_style_network_separates_planted_textures_and_leaves_the_global_generator(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("maskgen.evaluation.style.BATCH_SIZE", 16)
+def test_style_probe_separates_planted_features_and_leaves_the_global_generator() -> None:
     generator = torch.Generator().manual_seed(3)
-    styles = torch.randint(0, 2, (256,), generator=generator)
-    stripes = (torch.arange(64) % 4 < 2).expand(3, 64, 64)
-    pixels = torch.where((styles == 0)[:, None, None, None], stripes, stripes.mT) * torch.tensor(200, dtype=torch.uint8)
+    styles = torch.randint(0, 2, (512,), generator=generator)
+    features = torch.randn(512, 6, generator=generator) + 4 * styles[:, None]
+    inputs = style_inputs(features, torch.zeros(512, 512))
     state = torch.random.get_rng_state()
-    network = train_style(pixels, styles, num_styles=2, seed=0, epochs=5)
+    probe = train_style(inputs, styles, num_styles=2, seed=0)
     assert torch.equal(torch.random.get_rng_state(), state)
-    assert (predicted_style(network, pixels) == styles).float().mean() > 0.98
+    assert (probe.predict(inputs) == styles).float().mean() > 0.98
 
 
 def test_planted_heads_rank_the_own_label_where_it_is_planted() -> None:
