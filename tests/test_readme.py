@@ -10,7 +10,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = [line.strip() for block in re.findall(r"```(?:bash)?\n(.*?)```", README, re.S) for line in block.splitlines() if "maskgen " in line]
+COMMANDS = [
+    line.strip() for block in re.findall(r"```(?:bash)?\n(.*?)```", README, re.S) for line in block.splitlines() if "maskgen " in line
+]
 
 
 def test_the_first_screen_has_claim_picture_and_two_commands() -> None:
@@ -21,7 +23,9 @@ def test_the_first_screen_has_claim_picture_and_two_commands() -> None:
 
 
 def test_every_file_that_the_readme_names_exists() -> None:
-    named = set(re.findall(r"\]\(([^)#:]+)\)", README)) | set(re.findall(r"`((?:configs|docs|data|tokenizers|models|maskgen|tests)/[\w./-]+)`", README))
+    named = set(re.findall(r"\]\(([^)#:]+)\)", README)) | set(
+        re.findall(r"`((?:configs|docs|data|tokenizers|models|maskgen|tests)/[\w./-]+)`", README)
+    )
     missing = [name for name in sorted(named) if "/build/" not in name and not (ROOT / name).exists()]
     assert not missing, f"README names what does not exist: {missing}"
 

@@ -4,7 +4,9 @@ from hypothesis import strategies as st
 
 from maskgen.space import MASK, PAD, Modality, TokenSpace
 
-modalities = st.lists(st.tuples(st.sampled_from(["text", "image", "audio", "attribute"]), st.integers(1, 4), st.integers(1, 50)), max_size=5)
+modalities = st.lists(
+    st.tuples(st.sampled_from(["text", "image", "audio", "attribute"]), st.integers(1, 4), st.integers(1, 50)), max_size=5
+)
 
 
 def space_of(rows: list[tuple[str, int, int]], specials: tuple[str, ...] = ()) -> TokenSpace:
