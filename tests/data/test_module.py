@@ -149,10 +149,19 @@ def test_captions_follow_their_share_and_only_the_draw_decides(tokens: Path) -> 
     picks = Counter(rows.alternative(1, draw, 6) for draw in range(4000))
     assert abs(picks[0] / 4000 - 0.4) < 0.04
     assert all(abs(picks[other] / 4000 - 0.12) < 0.03 for other in range(1, 6))
-    assert [rows.alternative(1, n, 6) for n in range(20)] == [TokenRows(tokens, "train", 0.4, 3).alternative(1, n, 6) for n in range(20)]
+    assert [rows.alternative(1, n, 6) for n in range(20)] == [
+        TokenRows(tokens, "train", canonical_share=0.4, seed=3).alternative(1, n, 6) for n in range(20)
+    ]
     assert {rows.alternative(row, -1, 6) for row in range(9)} == {0}
     assert rows.alternative(1, 7, 1) == 0
     assert {TokenRows(tokens, "train", 1.0).alternative(0, draw, 6) for draw in range(50)} == {0}
+
+
+def test_a_long_caption_gives_way_to_the_shortest_in_training_only(tokens: Path) -> None:
+    rows = TokenRows(tokens, "train", canonical_share=0.0, longest_text=1)
+    array = np.array([[1, 2, 3], [4, 5, -1], [6, 7, 8]])
+    assert rows.caption(array, 0, 0).tolist() == [[4, 5]]
+    assert rows.caption(array, 0, -1).tolist() == [[1, 2, 3]]
 
 
 def test_padding_marks_the_end_of_each_caption() -> None:
