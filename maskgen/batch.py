@@ -102,7 +102,7 @@ def _shared_ids(codes: Codes, space: TokenSpace, name: str) -> Int[Tensor, "cell
 
 
 def pack(samples: Sequence[Mapping[str, Codes]], space: TokenSpace, multiple: int = 1) -> TokenBatch:
-    """Lay samples out as rows of cells, padded to the longest.
+    """Lay samples out as rows of cells, one a row, padded to the longest.
 
     Inside a row the modalities follow the order of the space. One function serves training and generation.
 
@@ -117,28 +117,66 @@ def pack(samples: Sequence[Mapping[str, Codes]], space: TokenSpace, multiple: in
     Raises:
         ValueError: If a modality is unknown, or codes have a wrong shape or range.
     """
-    if not samples:
+    return pack_rows([[sample] for sample in samples], space, multiple)
+
+
+def pack_rows(rows: Sequence[Sequence[Mapping[str, Codes]]], space: TokenSpace, multiple: int = 1) -> TokenBatch:
+    """Lay rows of samples out, the samples of a row behind each other as documents 0, 1, ... that never see each other.
+
+    Args:
+        rows: Samples of each row, as for `pack`.
+        space: Who owns which ids.
+        multiple: The length is padded up to a multiple of this.
+
+    Returns:
+        A TokenBatch; padding belongs to document 0 and is not valid.
+
+    Raises:
+        ValueError: If there is no row, a modality is unknown, or codes have a wrong shape or range.
+    """
+    if not rows:
         raise ValueError("pack needs at least one sample, got none")
-    for sample in samples:
-        for name in sample:
-            space.of(name)
-    empty = (torch.zeros(0, space.num_levels, dtype=torch.long), torch.zeros(0, dtype=torch.long), torch.zeros(0, 3, dtype=torch.long))
-    rows = []
-    for sample in samples:
-        names = [modality.name for modality in space.modalities if modality.name in sample]
-        parts = [_shared_ids(sample[name], space, name) for name in names]
-        places = [coordinates(sample[name].shape[1:]) for name in names]
-        index = [torch.full((len(part),), space.index(name)) for name, part in zip(names, parts, strict=True)]
-        rows.append((torch.cat([empty[0], *parts]), torch.cat([empty[1], *index]), torch.cat([empty[2], *places])))
-    lengths = torch.tensor([len(index) for _, index, _ in rows])
+    filled = [_row([_cells(sample, space) for sample in row], space.num_levels) for row in rows]
+    lengths = torch.tensor([len(modality) for _, modality, _, _ in filled])
     length = -(-int(lengths.max()) // multiple) * multiple
-    ids = torch.full((len(rows), length, space.num_levels), PAD, dtype=torch.long)
-    modality = torch.zeros(len(rows), length, dtype=torch.long)
-    coords = torch.zeros(len(rows), length, 3, dtype=torch.long)
-    for row, (row_ids, row_modality, row_coords) in enumerate(rows):
-        ids[row, : len(row_ids)], modality[row, : len(row_ids)], coords[row, : len(row_ids)] = row_ids, row_modality, row_coords
-    valid = torch.arange(length)[None] < lengths[:, None]
-    return TokenBatch(ids, modality, coords, valid, torch.zeros(len(rows), length, dtype=torch.long))
+    ids, modality, coords, document = (_padded(fields, length) for fields in zip(*filled, strict=True))
+    return TokenBatch(ids, modality, coords, torch.arange(length)[None] < lengths[:, None], document)
+
+
+Cells = tuple[Tensor, Tensor, Tensor]
+"""Ids `[cells level]`, modality `[cells]` and coordinates `[cells 3]`."""
+
+
+def _cells(sample: Mapping[str, Codes], space: TokenSpace) -> Cells:
+    """The cells of one sample."""
+    for name in sample:
+        space.of(name)
+    parts: list[Cells] = [_nothing(space.num_levels)]
+    for name in [modality.name for modality in space.modalities if modality.name in sample]:
+        ids = _shared_ids(sample[name], space, name)
+        parts.append((ids, torch.full((len(ids),), space.index(name)), coordinates(sample[name].shape[1:])))
+    ids, modality, coords = (torch.cat(list(field)) for field in zip(*parts, strict=True))
+    return ids, modality, coords
+
+
+def _nothing(num_levels: int) -> Cells:
+    """No cells at all."""
+    return torch.zeros(0, num_levels, dtype=torch.long), torch.zeros(0, dtype=torch.long), torch.zeros(0, 3, dtype=torch.long)
+
+
+def _row(samples: Sequence[Cells], num_levels: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The cells of several samples behind each other, and the document of each."""
+    documents = [torch.full((len(modality),), number) for number, (_, modality, _) in enumerate(samples)]
+    ids, modality, coords = (torch.cat(list(field)) for field in zip(*(samples or [_nothing(num_levels)]), strict=True))
+    return ids, modality, coords, torch.cat(documents or [torch.zeros(0, dtype=torch.long)])
+
+
+def _padded(rows: Sequence[Tensor], length: int) -> Tensor:
+    """Rows of cells as one tensor, zeros behind the shorter ones."""
+    batch = rows[0].new_zeros(len(rows), length, *rows[0].shape[1:])
+    for place, row in zip(batch, rows, strict=True):
+        place[: len(row)] = row
+    return batch
 
 
 def _codes_of(ids: Int[Tensor, "cells level"], coords: Int[Tensor, "cells 3"], space: TokenSpace, name: str) -> Codes:
@@ -153,18 +191,19 @@ def _codes_of(ids: Int[Tensor, "cells level"], coords: Int[Tensor, "cells 3"], s
 
 
 def unpack(batch: TokenBatch, space: TokenSpace) -> list[dict[str, Codes]]:
-    """The samples of a batch: the inverse of `pack`; what is still MASK becomes UNKNOWN.
+    """The samples of a batch: the inverse of `pack` and `pack_rows`; what is still MASK becomes UNKNOWN.
 
     Hidden cells count as absent.
     """
     samples = []
     for row in range(len(batch)):
-        sample = {}
-        for modality in space.modalities:
-            cells = batch.valid[row] & (batch.modality[row] == space.index(modality.name))
-            if bool(cells.any()):
-                sample[modality.name] = _codes_of(batch.ids[row][cells], batch.coords[row][cells], space, modality.name)
-        samples.append(sample)
+        for document in range(int(batch.document[row].max()) + 1 if batch.document.shape[1] else 1):
+            sample = {}
+            for modality in space.modalities:
+                cells = batch.valid[row] & (batch.document[row] == document) & (batch.modality[row] == space.index(modality.name))
+                if bool(cells.any()):
+                    sample[modality.name] = _codes_of(batch.ids[row][cells], batch.coords[row][cells], space, modality.name)
+            samples.append(sample)
     return samples
 
 

@@ -2,13 +2,14 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+
+from maskgen.files import file_sha256, write_atomic
 
 FORMAT = 1
 CONFIG_FILE = "bundle.json"
@@ -35,30 +36,10 @@ class Bundle:
     folder: Path = field(compare=False)
 
 
-def file_sha256(path: Path) -> str:
-    """Hex sha256 of a file's bytes."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
 def fingerprint_of(kind: str, config: Mapping[str, Any], files: Mapping[str, str]) -> str:
     """Hash that identifies a bundle: its kind, its config and the sha256 of its files."""
     text = json.dumps([kind, dict(config), dict(files)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file so that it is either whole or absent: temporary name in the same folder, fsync, rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as handle:
-            handle.write(data)
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(temporary, path)
-    except BaseException:  # a full disk or Ctrl-C: leave nothing behind
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def save_bundle(

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from maskgen.batch import UNKNOWN, Codes
-from maskgen.pictures import letterbox
+from maskgen.canvas import letterbox
 from maskgen.tokenizers.image import ImageTokenizer
 
 logger = logging.getLogger(__name__)

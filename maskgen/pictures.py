@@ -1,4 +1,4 @@
-"""Pictures as data: reading files safely, fitting them, laying them out."""
+"""Pictures as data: reading files safely, as numbers and back, laying them out."""
 
 import warnings
 from collections.abc import Sequence
@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
+
+from maskgen.canvas import on_white
 
 LARGEST_PICTURE_PIXELS = 50_000_000
 
@@ -43,29 +45,6 @@ def read_picture(path: Path | str, max_pixels: int = LARGEST_PICTURE_PIXELS) -> 
         raise ValueError(f"{path} has too many pixels, at most {max_pixels:,} are read; give a smaller picture") from error
     except (UnidentifiedImageError, OSError, SyntaxError, EOFError) as error:
         raise ValueError(f"{path} is damaged or no picture ({error}); give a whole PNG, JPEG or WebP file") from error
-
-
-def on_white(picture: Image.Image) -> Image.Image:
-    """RGB picture with transparency laid on white; 16-bit grey is scaled, where Pillow's own conversion would clip it."""
-    if picture.mode.startswith("I"):
-        picture = Image.fromarray((np.asarray(picture).clip(0, 65535) // 257).astype(np.uint8))
-    if "A" in picture.getbands() or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(white, picture)
-    return picture.convert("RGB")
-
-
-def letterbox(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The whole picture, never stretched, centred on white.
-
-    Args:
-        picture: RGB.
-        size: (width, height) wanted.
-    """
-    if picture.size == size:
-        return picture
-    return ImageOps.pad(picture, size, Image.Resampling.LANCZOS, color="white")
 
 
 def to_pixels(pictures: Sequence[Image.Image]) -> Float[Tensor, "batch 3 rows columns"]:

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from maskgen.batch import UNKNOWN, Codes, TokenBatch, pack, unpack
-from maskgen.bundle import load_bundle, read_record, save_bundle, shipped
+from maskgen.bundle import load_bundle, save_bundle, shipped
 from maskgen.checkpoint import read_checkpoint, weights
 from maskgen.editing import Edit, make_edit
 from maskgen.generation import GenerationSettings
@@ -22,18 +22,12 @@ from maskgen.model import MaskTransformer, TransformerConfig
 from maskgen.sampling.base import State, Trajectory
 from maskgen.space import TokenSpace
 from maskgen.tokenizers.base import Tokenizer
-from maskgen.tokenizers.diffusers_vq import DiffusersVQTokenizer
 from maskgen.tokenizers.image import ImageTokenizer
-from maskgen.tokenizers.text import TextTokenizer
+from maskgen.tokenizers.load import load_tokenizer as load_tokenizer
 
 logger = logging.getLogger(__name__)
 BUNDLE_KIND = "pipeline"
 DEFAULT_MODEL = "emoji-64"
-TOKENIZER_KINDS: dict[str, Any] = {
-    "text_tokenizer": TextTokenizer,
-    "image_tokenizer": ImageTokenizer,
-    "diffusers_vq_tokenizer": DiffusersVQTokenizer,
-}
 LONGEST_PROMPT = 64
 """Text cells of the longest prompt that is taken."""
 
@@ -64,19 +58,6 @@ class GenerationOutput:
     def images(self) -> list[Image.Image]:
         """The media, under the name that diffusers gives them."""
         return self.media
-
-
-def load_tokenizer(folder: Path | str) -> Tokenizer:
-    """The tokenizer in a bundle, whatever its kind.
-
-    Raises:
-        ValueError: If the folder is no tokenizer bundle, or damaged.
-    """
-    kind = read_record(folder)["kind"]
-    if kind not in TOKENIZER_KINDS:
-        raise ValueError(f"{folder} holds a bundle of kind {kind!r}, wanted a tokenizer: {' or '.join(TOKENIZER_KINDS)}")
-    tokenizer: Tokenizer = TOKENIZER_KINDS[kind].from_bundle(folder)
-    return tokenizer
 
 
 def find_model(name: Path | str) -> Path:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from maskgen.generation import GenerationSettings
 from maskgen.model import MaskTransformer, TransformerConfig
@@ -14,6 +15,10 @@ from maskgen.pipeline import Pipeline
 from maskgen.space import Modality, TokenSpace
 from maskgen.tokenizers.image import ImageTokenizer
 from maskgen.tokenizers.text import TextTokenizer, train_bpe
+
+# A busy machine is no wrong answer.
+settings.register_profile("maskgen", deadline=None)
+settings.load_profile("maskgen")
 
 CAPTIONS = ["a red heart, flat style", "a blue square, 3d style", "a green circle with dark skin", "a yellow star, noto style"]
 

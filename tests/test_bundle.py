@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from maskgen.bundle import CONFIG_FILE, FORMAT, WEIGHTS_FILE, fingerprint_of, load_bundle, read_record, save_bundle, write_atomic
+from maskgen.bundle import CONFIG_FILE, FORMAT, WEIGHTS_FILE, fingerprint_of, load_bundle, read_record, save_bundle
 from maskgen.checkpoint import weights
+from maskgen.files import write_atomic
 
 CONFIG = {"sizes": [1, 2.5], "name": "ünit", "nested": {"flag": True, "none": None}}
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1, -2])}

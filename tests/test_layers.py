@@ -9,18 +9,21 @@ import maskgen
 
 ROOT = Path(maskgen.__file__).parent
 FLOORS: list[list[str]] = [
-    ["space", "schedule", "model", "nets/*", "bundle", "checkpoint", "pictures"],
+    ["files", "canvas"],
+    ["bundle"],
+    ["space", "schedule", "model", "nets/*", "checkpoint", "pictures"],
     ["batch", "draw"],
     ["tokenizers/*"],
     ["masking", "sampling/*", "logits", "data/*", "editing"],
     ["generation"],
     ["training/*", "pipeline", "evaluation/*", "interop/*"],
     ["animation"],
+    ["verbs/*"],
     ["cli", "ui"],
     ["__main__"],
     ["__main__"],
 ]
-INSIDE_FOLDER = {"nets", "data", "training", "evaluation", "tokenizers"}
+INSIDE_FOLDER = {"nets", "data", "training", "evaluation", "tokenizers", "verbs"}
 """Folders whose files build on each other; there the imports must only be free of circles."""
 
 

@@ -13,7 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from maskgen.pictures import contact_sheet, letterbox, read_picture, to_pictures, to_pixels, write_picture
+from maskgen.canvas import letterbox
+from maskgen.pictures import contact_sheet, read_picture, to_pictures, to_pixels, write_picture
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 

@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
-from maskgen.bundle import write_atomic
 from maskgen.data import npm
 from maskgen.data.captions import captions
 from maskgen.data.drawings import Drawing, Source, code_points, drawings, render
 from maskgen.data.emoji_splits import HeldOut, concept_of, held_out
 from maskgen.data.manifest import Index, write_index
 from maskgen.data.shards import json_bytes, png_bytes, write_shard
+from maskgen.files import write_atomic
 
 logger = logging.getLogger(__name__)
 SPLITS = ("train", "A", "B", "C", "D", "E")

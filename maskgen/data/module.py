@@ -1,8 +1,7 @@
 """Lightning data modules over shards: raw pictures for the autoencoder, token samples for the generator."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import lightning
@@ -11,44 +10,33 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from maskgen.batch import Codes, pack
-from maskgen.data.manifest import read_index
-from maskgen.data.order import BalancedOrder, Draw, chance, family_weights, fixed_subset
-from maskgen.data.shards import Sample, read_split
+from maskgen.batch import Codes, TokenBatch, pack, pack_rows
+from maskgen.data.grouping import Grouping
+from maskgen.data.loader import ResumableLoader, Share
+from maskgen.data.manifest import Index
+from maskgen.data.order import BalancedOrder, Draw, MixtureOrder, Order, ShuffledOrder, balanced_weights, fixed_subset
+from maskgen.data.rows import ShardRows
+from maskgen.data.samples import ImageRows, Joined, TokenRows, open_rows
+from maskgen.data.store import Check, Damage, ShardStore
 from maskgen.space import TokenSpace
 
-Rows = list[tuple[str, Sample]]
+
+def fixed_loader(data: Dataset[Any], order: Sequence[Draw], batch_size: int, collate: Callable[[Any], Any]) -> DataLoader[Any]:
+    """A loader of given draws, in this process."""
+    return DataLoader(data, batch_size=batch_size, sampler=order, collate_fn=collate, generator=torch.Generator())
 
 
-def loader(data: Dataset[Any], order: Any, batch_size: int, collate: Callable[[Any], Any], drop_last: bool) -> DataLoader[Any]:
-    """A loader in this process: rows lie in memory, so workers would only copy them."""
-    return DataLoader(data, batch_size=batch_size, sampler=order, collate_fn=collate, drop_last=drop_last)
+def training_order(rows: ShardRows, balance: Sequence[str], window: int, seed: int) -> Order:
+    """Rows balanced by their metadata where fields are named, else shuffled shard window by shard window."""
+    if balance:
+        return BalancedOrder(balanced_weights([rows.meta(row) for row in range(len(rows))], balance), seed)
+    return ShuffledOrder([entry.count for entry in rows.shards], seed, window)
 
 
-class ImageRows(Dataset[Tensor]):
-    """Pictures of one split in memory as uint8.
-
-    Args:
-        folder: Raw shards with index.json.
-        split: Split to read.
-        flip_share: Share of draws that are mirrored.
-        seed: With draw and key, decides which.
-    """
-
-    def __init__(self, folder: Path, split: str, flip_share: float = 0.0, seed: int = 0) -> None:
-        rows: Rows = [(key, sample) for key, sample in read_split(folder, read_index(folder), split)]
-        self.keys = [key for key, _ in rows]
-        self.meta = [sample["json"] for _, sample in rows]
-        self.pixels = torch.stack([torch.from_numpy(sample["png"].copy()).permute(2, 0, 1) for _, sample in rows]).contiguous()
-        self.flip_share, self.seed = flip_share, seed
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def __getitem__(self, draw: Draw) -> Tensor:
-        row, number = draw
-        mirrored = number >= 0 and chance(self.seed, "flip", number, self.keys[row]) < self.flip_share
-        return self.pixels[row].flip(-1) if mirrored else self.pixels[row]
+def share_of(module: lightning.LightningDataModule) -> Share:
+    """Number of this process and of all, as the trainer has them."""
+    trainer = module.trainer
+    return Share() if trainer is None else Share(trainer.global_rank, trainer.world_size)
 
 
 def to_unit(pictures: Sequence[Tensor]) -> Float[Tensor, "batch 3 rows columns"]:
@@ -56,15 +44,28 @@ def to_unit(pictures: Sequence[Tensor]) -> Float[Tensor, "batch 3 rows columns"]
     return torch.stack(list(pictures)).float() / 255
 
 
+def first_of(rows: Sequence[Sequence[Any]]) -> list[Any]:
+    """The samples of rows that hold one each."""
+    return [sample for (sample,) in rows]
+
+
+def pictures_of(rows: Sequence[Sequence[Tensor]]) -> Float[Tensor, "batch 3 rows columns"]:
+    """Rows of one picture each as one batch."""
+    return to_unit(first_of(rows))
+
+
 class RawImages(lightning.LightningDataModule):
     """Batches of pictures, float32 [batch 3 rows columns] in [0, 1], for training an image tokenizer.
 
     Args:
-        folder: Raw shards with index.json.
-        batch_size: Pictures a batch.
+        folder: Raw shards with index.json; a local folder or a URL for fsspec.
+        batch_size: Pictures a batch on each process.
         validation_splits: Splits to validate on, a loader each; "train" is a fixed subset of the training rows.
         validation_rows: Pictures of each, the same ones always.
         flip_share: Share of training pictures that are mirrored.
+        balance: Fields of the rows' json whose values come equally often, outer to inner; empty takes every row once an epoch.
+        window: Shards that are shuffled together where nothing is balanced; 0 is all.
+        num_workers: Worker processes.
         seed: Decides the order of training.
     """
 
@@ -75,139 +76,153 @@ class RawImages(lightning.LightningDataModule):
         validation_splits: Sequence[str] = ("A",),
         validation_rows: int = 256,
         flip_share: float = 0.0,
+        balance: Sequence[str] = (),
+        window: int = 0,
+        num_workers: int = 0,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.folder, self.batch_size, self.seed = Path(folder), batch_size, seed
+        self.folder, self.batch_size, self.seed = folder, batch_size, seed
         self.validation_splits, self.validation_rows, self.flip_share = tuple(validation_splits), validation_rows, flip_share
+        self.balance, self.window, self.num_workers = tuple(balance), window, num_workers
         self.rows: dict[str, ImageRows] = {}
 
     def setup(self, stage: str) -> None:
-        """Reads the splits that are not in memory yet."""
+        """Opens the splits that are not open yet."""
+        store = ShardStore(self.folder)
+        index = store.index()
         for split in ("train", *self.validation_splits):
             if split not in self.rows:
-                self.rows[split] = ImageRows(self.folder, split, self.flip_share, self.seed)
+                self.rows[split] = ImageRows(open_rows(store, index, split), self.flip_share, self.seed)
 
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Training rows, drawing families equally often."""
-        rows = self.rows["train"]
-        return loader(rows, BalancedOrder(family_weights(rows.meta), self.seed), self.batch_size, to_unit, drop_last=True)
+    def train_dataloader(self) -> ResumableLoader:
+        """Training rows without end."""
+        data = self.rows["train"]
+        order = training_order(data.rows, self.balance, self.window, self.seed)
+        return ResumableLoader(data, order, self.batch_size, pictures_of, share=share_of(self), num_workers=self.num_workers)
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """A fixed subset of each validation split."""
-        subsets = {split: fixed_subset(self.rows[split].keys, self.validation_rows) for split in self.validation_splits}
-        return [loader(self.rows[split], order, self.batch_size, to_unit, drop_last=False) for split, order in subsets.items()]
-
-
-class TokenRows(Dataset[dict[str, Codes]]):
-    """Token samples of one split in memory.
-
-    Args:
-        folder: Token shards with index.json.
-        split: Split to read.
-        canonical_share: Share of training draws that take the first caption; the other captions share the rest.
-        longest_text: In training a caption with more codes than this gives way to the row's shortest; 0 takes all.
-        seed: With draw and key, decides which caption is taken.
-
-    Raises:
-        ValueError: If the folder holds no token shards.
-    """
-
-    def __init__(self, folder: Path, split: str, canonical_share: float = 0.5, longest_text: int = 0, seed: int = 0) -> None:
-        index = read_index(folder)
-        if index.space is None:
-            raise ValueError(f"{folder} holds {index.kind} shards, wanted tokens; build them: maskgen data tokenize")
-        if not 0.0 <= canonical_share <= 1.0:
-            raise ValueError(f"canonical_share must lie in [0, 1], got {canonical_share}")
-        self.space = TokenSpace.from_dict(dict(index.space))
-        self.rows: Rows = list(read_split(folder, index, split))
-        self.keys = [key for key, _ in self.rows]
-        self.meta = [sample["json"] for _, sample in self.rows]
-        self.canonical_share, self.longest_text, self.seed = canonical_share, longest_text, seed
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, draw: Draw) -> dict[str, Codes]:
-        row, number = draw
-        found = {}
-        for modality in self.space.modalities:
-            array = self.rows[row][1][f"{modality.name}.npy"]
-            text = modality.kind == "text"
-            found[modality.name] = self.caption(array, row, number) if text else torch.from_numpy(array).long()
-        return found
-
-    def caption(self, array: Any, row: int, number: int) -> Codes:
-        """Codes of the caption that a draw takes; in training the shortest one where that is too long."""
-        codes = caption_codes(array, self.alternative(row, number, len(array)))
-        if number < 0 or not self.longest_text or codes.shape[1] <= self.longest_text:
-            return codes
-        return min((caption_codes(array, place) for place in range(len(array))), key=lambda caption: caption.shape[1])
-
-    def alternative(self, row: int, number: int, count: int) -> int:
-        """Which of a row's captions a draw takes: the first in validation, else by chance of (seed, draw, key)."""
-        luck = chance(self.seed, "caption", number, self.keys[row])
-        if number < 0 or count == 1 or luck < self.canonical_share:
-            return 0
-        return 1 + int((luck - self.canonical_share) / (1 - self.canonical_share) * (count - 1))
-
-
-def caption_codes(array: Any, alternative: int) -> Codes:
-    """Codes [1, n] of one caption out of [alternatives longest]."""
-    caption = torch.from_numpy(array[alternative]).long()
-    return caption[caption >= 0][None]
+        return [
+            fixed_loader(
+                data, fixed_subset([data.rows.key(row) for row in range(len(data))], self.validation_rows), self.batch_size, to_unit
+            )
+            for data in (self.rows[split] for split in self.validation_splits)
+        ]
 
 
 class TokenData(lightning.LightningDataModule):
     """Packed batches of token samples for training the generator.
 
     Args:
-        folder: Token shards with index.json.
-        batch_size: Samples a batch.
-        validation_splits: Splits to validate on, a loader each; "train" is a fixed subset of the training rows.
+        folder: Token shards with index.json, a local folder or a URL for fsspec; or several, each with its mixing weight.
+        batch_size: Rows a batch on each process.
+        validation_splits: Splits to validate on, a loader each, of the first folder; "train" is a fixed subset of the training rows.
         validation_rows: Samples of each, the same ones always.
         canonical_share: Share of training draws that take the first caption.
         longest_text: In training a caption with more codes than this gives way to the row's shortest; 0 takes all.
         length_multiple: Rows are padded up to a multiple of this, so that a compiled model sees few shapes.
+        balance: Fields of the rows' json whose values come equally often, outer to inner; empty takes every row once an epoch.
+        window: Shards that are shuffled together where nothing is balanced; 0 is all.
+        grouping: How samples become rows: one by one (None), by length, packed.
+        num_workers: Worker processes; 0 reads in this process.
+        check: "hash" reads all shards once at the start and compares; "size" looks at their length alone.
+        damage: At a damaged shard "stop", or "skip" it with a warning and a count.
         seed: Decides the order of training and the captions taken.
+
+    Raises:
+        ValueError: If a folder holds no token shards, or the token spaces or tokenizers of several differ.
     """
 
     def __init__(
         self,
-        folder: str,
+        folder: str | dict[str, float],
         batch_size: int = 64,
         validation_splits: Sequence[str] = ("A", "train"),
         validation_rows: int = 256,
         canonical_share: float = 0.5,
         longest_text: int = 0,
         length_multiple: int = 1,
+        balance: Sequence[str] = (),
+        window: int = 0,
+        grouping: Grouping | None = None,
+        num_workers: int = 0,
+        check: Check = "hash",
+        damage: Damage = "stop",
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.folder, self.batch_size, self.seed = Path(folder), batch_size, seed
+        self.folders = {folder: 1.0} if isinstance(folder, str) else dict(folder)
+        self.batch_size, self.seed, self.num_workers = batch_size, seed, num_workers
         self.validation_splits, self.validation_rows, self.canonical_share = tuple(validation_splits), validation_rows, canonical_share
         self.longest_text, self.length_multiple = longest_text, length_multiple
+        self.balance, self.window, self.grouping = tuple(balance), window, grouping
+        self.check, self.damage = check, damage
         self.rows: dict[str, TokenRows] = {}
+        self.train: list[TokenRows] = []
 
     @property
     def space(self) -> TokenSpace:
         """The token space of the shards."""
-        return TokenSpace.from_dict(dict(read_index(self.folder).space or {}))
+        return self.train[0].space if self.train else token_space(ShardStore(next(iter(self.folders))))[1]
 
     def setup(self, stage: str) -> None:
-        """Reads the splits that are not in memory yet."""
-        for split in ("train", *self.validation_splits):
-            if split not in self.rows:
-                self.rows[split] = TokenRows(self.folder, split, self.canonical_share, self.longest_text, self.seed)
+        """Opens the training split of every folder and the validation splits of the first."""
+        if self.train:
+            return
+        stores = [ShardStore(folder) for folder in self.folders]
+        opened = [token_space(store) for store in stores]
+        require_same_space(stores, [index for index, _ in opened])
+        self.train = [self._open(store, index, "train", space) for store, (index, space) in zip(stores, opened, strict=True)]
+        others = [split for split in self.validation_splits if split != "train"]
+        self.rows = {"train": self.train[0], **{split: self._open(stores[0], opened[0][0], split, opened[0][1]) for split in others}}
 
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Training rows, drawing families equally often."""
-        rows = self.rows["train"]
-        order = BalancedOrder(family_weights(rows.meta), self.seed)
-        return loader(rows, order, self.batch_size, partial(pack, space=rows.space, multiple=self.length_multiple), drop_last=True)
+    def _open(self, store: ShardStore, index: Index, split: str, space: TokenSpace) -> TokenRows:
+        rows = open_rows(store, index, split, self.check, self.damage)
+        return TokenRows(rows, space, self.canonical_share, self.longest_text, self.seed)
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Training rows without end, folders mixed by weight."""
+        orders = [training_order(part.rows, self.balance, self.window, self.seed) for part in self.train]
+        order = orders[0] if len(orders) == 1 else MixtureOrder(orders, list(self.folders.values()), self.seed)
+        data = Joined(self.train)
+        collate = partial(pack_rows, space=self.space, multiple=self.length_multiple)
+        return ResumableLoader(
+            data, order, self.batch_size, collate, self.grouping, data.length, share=share_of(self), num_workers=self.num_workers
+        )
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """A fixed subset of each validation split, with first captions."""
-        subsets = {split: fixed_subset(self.rows[split].keys, self.validation_rows) for split in self.validation_splits}
-        collate = partial(pack, space=self.rows["train"].space, multiple=self.length_multiple)
-        return [loader(self.rows[split], order, self.batch_size, collate, drop_last=False) for split, order in subsets.items()]
+        collate: Callable[[Sequence[Mapping[str, Codes]]], TokenBatch] = partial(pack, space=self.space, multiple=self.length_multiple)
+        return [
+            fixed_loader(
+                data, fixed_subset([data.rows.key(row) for row in range(len(data))], self.validation_rows), self.batch_size, collate
+            )
+            for data in (self.rows[split] for split in self.validation_splits)
+        ]
+
+
+def token_space(store: ShardStore) -> tuple[Index, TokenSpace]:
+    """Index and token space of token shards.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    index = store.index()
+    if index.space is None:
+        raise ValueError(f"{store.place} holds {index.kind} shards, wanted tokens; build them: maskgen data tokenize")
+    return index, TokenSpace.from_dict(dict(index.space))
+
+
+def require_same_space(stores: Sequence[ShardStore], found: Sequence[Index]) -> None:
+    """Refuses to mix shards of different token spaces or tokenizers.
+
+    Raises:
+        ValueError: With both places and what rebuilds one of them.
+    """
+    for store, index in zip(stores[1:], found[1:], strict=True):
+        if index.space != found[0].space or dict(index.fingerprints) != dict(found[0].fingerprints):
+            raise ValueError(
+                f"{stores[0].place} and {store.place} were made with other tokenizers ({dict(found[0].fingerprints)}, "
+                f"{dict(index.fingerprints)}); rebuild one with the tokenizers of the other: maskgen data build or maskgen data tokenize"
+            )

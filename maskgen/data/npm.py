@@ -6,7 +6,7 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
-from maskgen.bundle import file_sha256
+from maskgen.files import file_sha256
 
 
 def tarball_name(package: str, version: str) -> str:

@@ -1,12 +1,12 @@
 """WebDataset tars: written with reproducible bytes under a temporary name, read by our own decoder table only.
 
-Nothing in a shard is ever executed: members are png, json or npy, everything else is refused.
+Nothing in a shard is ever executed: members are png, flac, json or npy, everything else is refused.
 """
 
-import hashlib
 import io
 import json
 import logging
+import mmap
 import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from maskgen.bundle import file_sha256, write_atomic
 from maskgen.data.manifest import Index, ShardEntry
+from maskgen.data.tar import Member, members
+from maskgen.files import atomic_file, file_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +42,20 @@ def _npy(content: bytes) -> np.ndarray:
     return array
 
 
-DECODERS: Mapping[str, Callable[[bytes], Any]] = {"png": _png, "json": json.loads, "npy": _npy}
+def _flac(content: bytes) -> np.ndarray:
+    """Samples [channels samples], float32; their rate stands in the json."""
+    try:
+        import soundfile
+    except ImportError as error:
+        raise ImportError("audio needs soundfile: pip install maskgen[audio]") from error
+    try:
+        samples: np.ndarray = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)[0]
+    except soundfile.SoundFileError as error:
+        raise ValueError(f"no whole FLAC file: {error}") from error
+    return np.ascontiguousarray(samples.T)
+
+
+DECODERS: Mapping[str, Callable[[bytes], Any]] = {"png": _png, "flac": _flac, "json": json.loads, "npy": _npy}
 
 
 def png_bytes(pixels: np.ndarray) -> bytes:
@@ -77,33 +91,51 @@ def write_shard(path: Path, split: str, samples: Iterable[tuple[str, Mapping[str
     Raises:
         ValueError: If a name is not allowed or the keys are not strictly ascending.
     """
-    stream, previous, count = io.BytesIO(), "", 0
-    with tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as archive:
-        for key, members in samples:
-            if key <= previous:
-                raise ValueError(f"key {key!r} follows {previous!r} in {path.name}; sort the samples by key and give each key once")
-            for name in sorted(members):
-                _add(archive, f"{key}.{name}", members[name])
-            previous, count = key, count + 1
+    previous, count = "", 0
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, stream.getvalue())
-    return ShardEntry(name=path.name, split=split, count=count, sha256=hashlib.sha256(stream.getvalue()).hexdigest())
+    with atomic_file(path) as handle:
+        with tarfile.open(fileobj=handle, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+            for key, members in samples:
+                if key <= previous:
+                    raise ValueError(f"key {key!r} follows {previous!r} in {path.name}; sort the samples by key and give each key once")
+                for name in sorted(members):
+                    _add(archive, f"{key}.{name}", members[name])
+                previous, count = key, count + 1
+        handle.flush()
+        size, digest = handle.tell(), file_sha256(Path(handle.name))
+    return ShardEntry(name=path.name, split=split, count=count, sha256=digest, bytes=size)
 
 
 def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
     """Adds a member whose header holds nothing but name and size."""
-    _parse(name)
+    parse_member(name)
     header = tarfile.TarInfo(name)
     header.size = len(content)
     archive.addfile(header, io.BytesIO(content))
 
 
-def _parse(name: str) -> tuple[str, str]:
-    """Key and field of a member's name; refuses paths, hidden names and kinds that the table lacks."""
+def parse_member(name: str) -> tuple[str, str]:
+    """Key and field of a member's name; refuses paths, hidden names and kinds that the table lacks.
+
+    Raises:
+        ValueError: If the name is not allowed.
+    """
     match = MEMBER.fullmatch(name)
     if match is None or match["field"].rsplit(".", 1)[-1] not in DECODERS:
         raise ValueError(f"member {name!r} is not <key>.<field> with one of {sorted(DECODERS)}; such shards are not read or written")
     return match["key"], match["field"]
+
+
+def decode_member(field: str, content: bytes) -> Any:
+    """Value of a member by the table of decoders.
+
+    Raises:
+        ValueError: If it does not decode.
+    """
+    try:
+        return DECODERS[field.rsplit(".", 1)[-1]](content)
+    except (ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"member .{field} does not decode ({error})") from error
 
 
 def read_shard(path: Path) -> Iterator[tuple[str, Sample]]:
@@ -119,25 +151,22 @@ def read_shard(path: Path) -> Iterator[tuple[str, Sample]]:
         ValueError: If the file is no tar, or a member is not a plain allowed file, too large, given twice, or does not decode.
     """
     try:
-        with tarfile.open(path, "r:") as archive:
-            yield from _grouped(_member(archive, member) for member in archive)
-    except (tarfile.TarError, EOFError, OSError) as error:
+        with path.open("rb") as handle:
+            content = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)  # closed with its last reference
+        yield from _grouped(_decoded(content, member) for member in members(content))
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as a shard ({error}); build it again") from error
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
 
 
-def _member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> tuple[str, str, Any]:
+def _decoded(content: mmap.mmap, member: Member) -> tuple[str, str, Any]:
     """Key, field and decoded value of one member."""
-    key, name = _parse(member.name)
-    if not member.isreg() or member.size > LARGEST_MEMBER_BYTES:
-        raise ValueError(f"member {member.name!r} is no plain file of at most {LARGEST_MEMBER_BYTES} bytes")
-    stream = archive.extractfile(member)
-    assert stream is not None, "a regular member has a stream"
+    key, field = parse_member(member.name)
+    if member.size > LARGEST_MEMBER_BYTES:
+        raise ValueError(f"member {member.name!r} has {member.size} bytes, at most {LARGEST_MEMBER_BYTES} are read")
     try:
-        return key, name, DECODERS[name.rsplit(".", 1)[-1]](stream.read())
-    except (ValueError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"member {member.name!r} does not decode ({error})") from error
+        return key, field, decode_member(field, content[member.offset : member.offset + member.size])
+    except ValueError as error:
+        raise ValueError(f"{member.name!r}: {error}") from error
 
 
 def _grouped(members: Iterable[tuple[str, str, Any]]) -> Iterator[tuple[str, Sample]]:
@@ -154,18 +183,33 @@ def _grouped(members: Iterable[tuple[str, str, Any]]) -> Iterator[tuple[str, Sam
         yield current, sample
 
 
+def shard_damage(folder: Path, entry: ShardEntry, hashed: bool = True) -> str:
+    """What is wrong with a shard's file, in one sentence, or nothing.
+
+    Args:
+        folder: Where the shards lie.
+        entry: What the index says.
+        hashed: Read every byte and compare the sha256; else the size alone is compared.
+    """
+    path = folder / entry.name
+    if not path.is_file():
+        return f"{path} is in the index but not on disk; build it again"
+    size = path.stat().st_size
+    if entry.bytes not in (None, size):
+        return f"{path} has {size} bytes, the index says {entry.bytes}: damaged or replaced; build it again"
+    if hashed and (found := file_sha256(path)) != entry.sha256:
+        return f"{path} has sha256 {found}, the index says {entry.sha256}: damaged or replaced; build it again"
+    return ""
+
+
 def check_shard(folder: Path, entry: ShardEntry) -> None:
     """Compares a shard's bytes with the index.
 
     Raises:
-        ValueError: If the file is missing or its sha256 differs.
+        ValueError: If the file is missing or its size or sha256 differs.
     """
-    path = folder / entry.name
-    if not path.is_file():
-        raise ValueError(f"{path} is in the index but not on disk; build it again")
-    found = file_sha256(path)
-    if found != entry.sha256:
-        raise ValueError(f"{path} has sha256 {found}, the index says {entry.sha256}: damaged or replaced; build it again")
+    if damage := shard_damage(folder, entry):
+        raise ValueError(damage)
 
 
 def read_split_shard(folder: Path, entry: ShardEntry) -> Iterator[tuple[str, Sample]]:

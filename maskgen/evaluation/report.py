@@ -1,8 +1,5 @@
 """The report of an image evaluation: one JSON and one HTML file that needs nothing beside it."""
 
-import base64
-import html
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +8,7 @@ from typing import Any
 
 from PIL import Image
 
+from maskgen.evaluation.page import image, page, table, text
 from maskgen.evaluation.scores import MEASURES
 
 TITLES = {
@@ -27,9 +25,6 @@ ROLES = {
     "copy": "copy: nearest training caption's image",
     "shuffled": "shuffled captions (floor)",
 }
-STYLE = """body{font:14px system-ui,sans-serif;margin:2em;max-width:75em}table{border-collapse:collapse;margin:1em 0}
-td,th{padding:.25em .7em;border-bottom:1px solid #ccc;text-align:right}td:first-child,th:first-child{text-align:left}
-td.text{text-align:left}img{image-rendering:pixelated;border:1px solid #ddd}.right{color:#060}.wrong{color:#b00}small{color:#666}"""
 NOTES = (
     "Retrieval ranks the picture's own label among all labels of the corpus. Its features hardly see tone, so the copy baseline "
     "passes R@5; the column with tone and style tells them apart. FD-EffLite0 is a Frechet distance of EfficientNet-Lite0 features "
@@ -79,26 +74,24 @@ def render(report: Mapping[str, Any], shown: Mapping[str, Sequence[ReportRow]]) 
         f"gallery of {about['gallery_labels']} labels. Limit: {report['limit'] or 'none'}."
     )
     parts = [_split_html(name, found, shown.get(name, ())) for name, found in report["splits"].items()]
-    body = f"<h1>maskgen: images judged</h1><p>{_text(facts)}</p><p><small>{_text(NOTES)}</small></p>{''.join(parts)}"
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>maskgen: images judged</title><style>{STYLE}</style>{body}</html>\n'
-    )
+    body = f"<h1>maskgen: images judged</h1><p>{text(facts)}</p><p><small>{text(NOTES)}</small></p>{''.join(parts)}"
+    return page("maskgen: images judged", body)
 
 
 def _split_html(name: str, found: Mapping[str, Any], shown: Sequence[ReportRow]) -> str:
     """Tables and pictures of one split."""
     halves = _number(found["fd_efflite0_between_real_halves"])
-    parts = [f"<h2>Split {_text(name)}: {found['rows']} rows</h2>", _scores_table(found["row_sets"]), _distance_table(found["row_sets"])]
+    parts = [f"<h2>Split {text(name)}: {found['rows']} rows</h2>", _scores_table(found["row_sets"]), _distance_table(found["row_sets"])]
     parts.append(f"<p><small>FD-EffLite0 between two halves of the real images: {halves}.</small></p>")
     for grouping in ("by_style", "by_tone", "by_kind"):
-        parts.append(f"<h3>{_text(grouping.replace('_', ' '))}</h3>{_group_table(found['row_sets'], grouping)}")
+        parts.append(f"<h3>{text(grouping.replace('_', ' '))}</h3>{_group_table(found['row_sets'], grouping)}")
     return "".join(parts) + f"<h3>Pictures ({len(shown)} rows)</h3>{_pictures_table(shown)}"
 
 
 def _scores_table(row_sets: Mapping[str, Any]) -> str:
     """Scores of every row set, mean and range over the judges."""
-    lines = [[_text(ROLES.get(name, name)), *_cells(found["scores"]["all"])] for name, found in row_sets.items()]
-    return _table(["row set", *TITLES.values()], lines)
+    lines = [[text(ROLES.get(name, name)), *_cells(found["scores"]["all"])] for name, found in row_sets.items()]
+    return table(["row set", *TITLES.values()], lines)
 
 
 def _group_table(row_sets: Mapping[str, Any], grouping: str) -> str:
@@ -108,8 +101,8 @@ def _group_table(row_sets: Mapping[str, Any], grouping: str) -> str:
     for group in groups:
         for name, found in row_sets.items():
             scores = found["scores"][grouping][group]
-            lines.append([_text(f"{group}: {name}"), str(scores["recall_at_1"]["rows"]), *_cells(scores)])
-    return _table(["group: row set", "rows", *TITLES.values()], lines)
+            lines.append([text(f"{group}: {name}"), str(scores["recall_at_1"]["rows"]), *_cells(scores)])
+    return table(["group: row set", "rows", *TITLES.values()], lines)
 
 
 def _distance_table(row_sets: Mapping[str, Any]) -> str:
@@ -119,11 +112,11 @@ def _distance_table(row_sets: Mapping[str, Any]) -> str:
         titles += [f"nearest {kind}: median", "nearer than real", "near copies"]
     lines = []
     for name, found in row_sets.items():
-        line = [_text(name), _number(found["fd_efflite0"])]
+        line = [text(name), _number(found["fd_efflite0"])]
         for scores in found["nearest_training_image"].values():
             line += [f"{scores['median']:.3f}", f"{scores['share_nearer_than_real']:.2f}", f"{scores['share_near_copy']:.2f}"]
         lines.append(line)
-    return _table(titles, lines)
+    return table(titles, lines)
 
 
 def _cells(scores: Mapping[str, Any]) -> list[str]:
@@ -142,33 +135,11 @@ def _pictures_table(shown: Sequence[ReportRow]) -> str:
         marks = [
             f'<span class="{"right" if mark else "wrong"}">{TITLES[name]}</span>' for name, mark in row.right.items() if mark is not None
         ]
-        verdict = f"{' '.join(marks)}<br><small>taken for: {_text(row.taken_for)}<br>nearest: {_text(row.nearest)}</small>"
-        lines.append([_text(row.caption), *(_image(row.pictures[title]) for title in titles), verdict])
-    return _table(["caption", *titles, "verdict (first judge)"], lines, last="text")
-
-
-def _table(titles: Sequence[str], lines: Sequence[Sequence[str]], last: str = "") -> str:
-    """An HTML table of ready cells; `last` is the class of the last column."""
-    head = "".join(f"<th>{_text(title)}</th>" for title in titles)
-    rows = []
-    for line in lines:
-        cells = [f"<td>{cell}</td>" for cell in line[:-1]] + [f'<td class="{last}">{line[-1]}</td>']
-        rows.append(f"<tr>{''.join(cells)}</tr>")
-    return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
-
-
-def _image(picture: Image.Image) -> str:
-    """A picture inside the page."""
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", optimize=True)
-    return f'<img width="80" height="80" alt="" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+        verdict = f"{' '.join(marks)}<br><small>taken for: {text(row.taken_for)}<br>nearest: {text(row.nearest)}</small>"
+        lines.append([text(row.caption), *(image(row.pictures[title]) for title in titles), verdict])
+    return table(["caption", *titles, "verdict (first judge)"], lines, last="text")
 
 
 def _number(value: float | None) -> str:
     """A distance, or a dash where the rows were too few."""
     return "-" if value is None else f"{value:.2f}"
-
-
-def _text(text: str) -> str:
-    """Text that cannot be markup."""
-    return html.escape(text)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from maskgen.batch import UNKNOWN, Codes
 from maskgen.bundle import load_bundle, save_bundle
@@ -40,6 +41,18 @@ def build_network(config: Mapping[str, Any]) -> ImageAutoencoder:
     return ImageAutoencoder(ImageAutoencoderConfig(**config["autoencoder"]), quantizer)
 
 
+def codes_fingerprint(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """Hash of everything that decides which codes a picture has: sizes and weights of encoder and quantizer."""
+    sizes = {name: value for name, value in config["autoencoder"].items() if not name.startswith("decoder")}
+    plain = [BUNDLE_KIND, sizes, config["quantizer"], config["quantizer_args"]]
+    digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        if not name.startswith("decoder."):
+            value = tensor.float() if tensor.is_floating_point() else tensor
+            digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 class ImageTokenizer(Tokenizer):
     """The learned image autoencoder as a tokenizer.
 
@@ -68,9 +81,7 @@ class ImageTokenizer(Tokenizer):
         config = bundle.config
         network = build_network(config)
         network.load_state_dict({name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in bundle.tensors.items()})
-        tokenizer = cls(network, tuple(config["size"]))
-        tokenizer._fingerprint = bundle.fingerprint
-        return tokenizer
+        return cls(network, tuple(config["size"]))
 
     @classmethod
     def from_checkpoint(cls, path: Path | str, size: tuple[int, int]) -> "ImageTokenizer":
@@ -104,18 +115,24 @@ class ImageTokenizer(Tokenizer):
         return ImageTokenizer(network, self.size, self.batch_size)
 
     @property
+    def device(self) -> torch.device:
+        """Where the network runs."""
+        return next(self.network.parameters()).device
+
+    def to(self, device: torch.device | str) -> None:
+        """Move the network; codes come back on the CPU all the same."""
+        self.network.to(device)
+
+    @property
     def pixels_per_cell(self) -> int:
         """Pixels a side that one cell stands for."""
         return self.network.config.pixels_per_cell
 
     @property
     def fingerprint(self) -> str:
-        """Fingerprint of the bundle it came from, or a hash of config and weights where it came from none."""
+        """Hash of what decides codes: encoder and quantizer. The decoder may be trained on without making other codes of a picture."""
         if not self._fingerprint:
-            digest = hashlib.sha256(json.dumps(self._config(), sort_keys=True).encode())
-            for name, tensor in sorted(self.network.state_dict().items()):
-                digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
-            self._fingerprint = digest.hexdigest()
+            self._fingerprint = codes_fingerprint(self._config(), self.network.state_dict())
         return self._fingerprint
 
     def _config(self) -> dict[str, Any]:
@@ -131,17 +148,15 @@ class ImageTokenizer(Tokenizer):
         }
 
     def save(self, folder: Path | str, half: bool = False) -> str:
-        """Write a bundle and return its fingerprint.
+        """Write a bundle and return the fingerprint of the tokenizer in it.
 
         Args:
             folder: Made if missing.
-            half: Store floating-point weights in half precision.
+            half: Store floating-point weights in half precision, which makes another tokenizer of it.
         """
         tensors = {name: t.half() if half and t.is_floating_point() else t for name, t in self.network.state_dict().items()}
-        fingerprint = save_bundle(folder, BUNDLE_KIND, self._config(), tensors)
-        if not half:  # half precision makes another tokenizer of it; this one keeps its own fingerprint
-            self._fingerprint = fingerprint
-        return fingerprint
+        save_bundle(folder, BUNDLE_KIND, self._config(), tensors)
+        return codes_fingerprint(self._config(), tensors)
 
     def read(self, path: Path | str) -> Image.Image:
         """See `read_picture`."""
@@ -183,11 +198,11 @@ class ImageTokenizer(Tokenizer):
 
     @torch.no_grad()
     def _encode_batch(self, pictures: list[Image.Image]) -> list[Codes]:
-        pixels = to_pixels(pictures).to(memory_format=torch.channels_last)
+        pixels = to_pixels(pictures).to(device=self.device, memory_format=torch.channels_last)
         codes = self.network.codes(pixels)
         return list(codes.reshape(*codes.shape[:2], *self.network.grid(pixels)).cpu())
 
     @torch.no_grad()
     def _decode_batch(self, codes: list[Codes]) -> list[Image.Image]:
         grid = (codes[0].shape[-2], codes[0].shape[-1])
-        return to_pictures(self.network.decode(self.network.quantizer.lookup(torch.stack(codes).flatten(2)), grid))
+        return to_pictures(self.network.decode(self.network.quantizer.lookup(torch.stack(codes).flatten(2).to(self.device)), grid))

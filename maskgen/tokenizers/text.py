@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import torch
 
 from maskgen.batch import UNKNOWN, Codes
-from maskgen.bundle import fingerprint_of, load_bundle, save_bundle, write_atomic
+from maskgen.bundle import fingerprint_of, load_bundle, save_bundle
+from maskgen.files import write_atomic
 from maskgen.space import Kind
 from maskgen.tokenizers.base import Tokenizer
 from tokenizers import Tokenizer as Engine

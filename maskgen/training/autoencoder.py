@@ -1,7 +1,8 @@
 """Lightning module that trains an image tokenizer."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -31,7 +32,7 @@ class ImageAutoencoderModule(L.LightningModule):
         discriminator: Network of the adversarial loss, or none.
         adversarial_weight: Its weight.
         adversarial_from: Step at which the adversarial loss sets in.
-        compile: Compile encoder and decoder with torch.compile.
+        compile: Parts to compile with torch.compile: "autoencoder", "perceptual".
 
     Source: VQGAN, arXiv:2012.09841, with a constant adversarial weight.
     """
@@ -51,7 +52,7 @@ class ImageAutoencoderModule(L.LightningModule):
         discriminator: PatchDiscriminator | None = None,
         adversarial_weight: float = 0.05,
         adversarial_from: int = 10_000,
-        compile: bool = False,
+        compile: Sequence[Literal["autoencoder", "perceptual"]] = (),
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -61,8 +62,10 @@ class ImageAutoencoderModule(L.LightningModule):
         self.max_steps, self.lr, self.warmup_steps, self.weight_decay, self.clip = max_steps, lr, warmup_steps, weight_decay, clip
         self.pyramid_levels, self.perceptual_weight = pyramid_levels, perceptual_weight
         self.adversarial_weight, self.adversarial_from = adversarial_weight, adversarial_from
-        self._encode: Any = torch.compile(self.network.encode) if compile else self.network.encode
-        self._decode: Any = torch.compile(self.network.decode) if compile else self.network.decode
+        ours = "autoencoder" in compile
+        self._encode: Any = torch.compile(self.network.encode) if ours else self.network.encode
+        self._decode: Any = torch.compile(self.network.decode) if ours else self.network.decode
+        self._perceive: Any = torch.compile(perceptual.forward) if perceptual and "perceptual" in compile else perceptual
 
     def configure_optimizers(self) -> Any:
         """AdamW for the autoencoder and, where there is one, for the discriminator."""
@@ -104,7 +107,7 @@ class ImageAutoencoderModule(L.LightningModule):
         loss = reconstruction + quantized.loss
         self.log_dict({"train/reconstruction": reconstruction, "train/commitment": quantized.loss}, prog_bar=True)
         if self.perceptual is not None:
-            perceptual = self.perceptual(rebuilt, pixels)
+            perceptual = self._perceive(rebuilt, pixels)
             loss = loss + self.perceptual_weight * perceptual
             self.log("train/perceptual", perceptual)
         if adversarial:

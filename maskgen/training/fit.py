@@ -21,6 +21,8 @@ def restrict_class_paths() -> None:
 def run(args: Sequence[str]) -> Any:
     """Run LightningCLI on `fit --config ...` and give the CLI object back.
 
+    Every run has the checkpoint writer and the callbacks that `SurvivingCLI` adds.
+
     Args:
         args: What follows `maskgen`, from the verb on.
 
@@ -30,17 +32,20 @@ def run(args: Sequence[str]) -> Any:
     import torch
 
     restrict_class_paths()
-    from lightning.pytorch.cli import LightningCLI
+    from maskgen.training.lightning_cli import SurvivingCLI
 
     torch.set_float32_matmul_precision("high")
+    # Before any worker thread exists, because each inherits the setting: gradients and moments fade into denormal numbers, which a CPU
+    # multiplies a hundred times slower.
+    torch.set_flush_denormal(True)
     _check_config_files(args)
     parser = {"parser_mode": "yaml", "exit_on_error": False}
     try:
-        return LightningCLI(
+        return SurvivingCLI(
             args=None if list(args) == sys.argv[1:] else list(args),  # Lightning warns where it is handed what it could read itself
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
-            parser_kwargs={**parser, **{verb: parser for verb in LightningCLI.subcommands()}},
+            parser_kwargs={**parser, **{verb: parser for verb in SurvivingCLI.subcommands()}},
         )
     except ArgumentError as error:
         raise ValueError(f"{_innermost(str(error))}; see maskgen {args[0]} --help and the folder configs/") from error

@@ -8,15 +8,16 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
 from maskgen.batch import unpack
-from maskgen.data.build import padded, require_same_fingerprints, tokenize
+from maskgen.data.build import require_same_fingerprints, tokenize
+from maskgen.data.encode import padded
 from maskgen.data.manifest import read_index
-from maskgen.data.module import RawImages, TokenData, TokenRows
-from maskgen.data.order import BalancedOrder, family_weights, fixed_subset
+from maskgen.data.module import RawImages, TokenData, token_space
+from maskgen.data.order import fixed_subset
+from maskgen.data.samples import TokenRows, open_rows
+from maskgen.data.store import ShardStore
 from maskgen.space import Kind
 from maskgen.tokenizers.base import Tokenizer
 from maskgen.tokenizers.text import TextTokenizer
@@ -61,32 +62,6 @@ def tokens(tmp_path_factory: pytest.TempPathFactory, tokenizers: dict[str, Token
     return out
 
 
-# Order
-
-
-@settings(deadline=None)
-@given(sizes=st.lists(st.integers(1, 20), min_size=5, max_size=5), seed=st.integers(0, 9))
-def test_families_come_equally_often_and_styles_inside_them(sizes: list[int], seed: int) -> None:
-    styles = [("noto", "noto"), ("fluent", "flat"), ("fluent", "color"), ("fluent", "3d"), ("twemoji", "twemoji")]
-    rows = [{"family": family, "style": style} for (family, style), size in zip(styles, sizes, strict=True) for _ in range(size)]
-    order = BalancedOrder(family_weights(rows), seed)
-    drawn = Counter(rows[row]["style"] for row, _ in order)
-    for (family, style), _ in zip(styles, sizes, strict=True):
-        assert abs(drawn[style] - len(rows) / (9 if family == "fluent" else 3)) <= 1 + 1e-6
-
-
-def test_order_depends_on_seed_and_epoch_alone_and_draws_never_repeat() -> None:
-    def epoch(seed: int, number: int) -> list[tuple[int, int]]:
-        order = BalancedOrder(torch.ones(50), seed)
-        order.set_epoch(number)
-        return list(order)
-
-    assert epoch(1, 3) == epoch(1, 3)
-    assert epoch(1, 3) != epoch(1, 4) != epoch(2, 4)
-    assert sorted(row for row, _ in epoch(1, 3)) == list(range(50))
-    assert [draw for _, draw in epoch(1, 0) + epoch(1, 1)] == list(range(100))
-
-
 def test_a_fixed_subset_does_not_move_when_rows_are_added() -> None:
     keys = [f"key-{number}" for number in range(100)]
     small = {keys[row] for row, _ in fixed_subset(keys, 10)}
@@ -115,22 +90,30 @@ def test_flips_mirror_training_draws_only() -> None:
     module = RawImages(str(SAMPLE), flip_share=1.0)
     module.setup("fit")
     rows = module.rows["train"]
-    assert torch.equal(rows[0, 5], rows.pixels[0].flip(-1))
-    assert torch.equal(rows[0, -1], rows.pixels[0])
+    assert torch.equal(rows[0, 5], rows.picture(0).flip(-1))
+    assert torch.equal(rows[0, -1], rows.picture(0))
 
 
 # Tokens
+
+
+def token_rows(folder: Path, split: str, **options: Any) -> TokenRows:
+    store = ShardStore(str(folder))
+    index, space = token_space(store)
+    return TokenRows(open_rows(store, index, split), space, **options)
 
 
 def test_token_shards_hold_what_the_tokenizers_say(tokens: Path, tokenizers: dict[str, Tokenizer]) -> None:
     index = read_index(tokens)
     assert index.counts == read_index(SAMPLE).counts
     assert dict(index.fingerprints) == {n: t.fingerprint for n, t in tokenizers.items()}
-    rows = TokenRows(tokens, "train")
+    rows = token_rows(tokens, "train")
     assert [modality.name for modality in rows.space.modalities] == ["text", "image"]
-    assert all(sample["image.npy"].dtype == np.int16 and sample["image.npy"].shape == (2, 2, 2) for _, sample in rows.rows)
+    arrays = [rows.rows.field(row, "image.npy") for row in range(len(rows))]
+    assert all(array.dtype == np.int16 and array.shape == (2, 2, 2) for array in arrays)
     item = rows[0, -1]
-    assert tokenizers["text"].decode([item["text"]]) == [rows.meta[0]["captions"][0]]
+    assert tokenizers["text"].decode([item["text"]]) == [rows.rows.meta(0)["captions"][0]]
+    assert rows.length((0, -1)) == item["text"].shape[1] + 4
     assert item["image"].shape == (2, 2, 2)
 
 
@@ -139,26 +122,26 @@ def test_a_batch_unpacks_to_its_samples(tokens: Path) -> None:
     module.setup("fit")
     loader, _ = module.val_dataloader()
     rows = module.rows["A"]
-    wanted = [rows[draw] for draw in fixed_subset(rows.keys, 5)]
+    wanted = [rows[draw] for draw in fixed_subset([rows.rows.key(row) for row in range(len(rows))], 5)]
     found = unpack(next(iter(loader)), module.space)
     assert all(torch.equal(a[name], b[name]) for a, b in zip(found, wanted, strict=True) for name in ("text", "image"))
 
 
 def test_captions_follow_their_share_and_only_the_draw_decides(tokens: Path) -> None:
-    rows = TokenRows(tokens, "train", canonical_share=0.4, seed=3)
+    rows = token_rows(tokens, "train", canonical_share=0.4, seed=3)
     picks = Counter(rows.alternative(1, draw, 6) for draw in range(4000))
     assert abs(picks[0] / 4000 - 0.4) < 0.04
     assert all(abs(picks[other] / 4000 - 0.12) < 0.03 for other in range(1, 6))
     assert [rows.alternative(1, n, 6) for n in range(20)] == [
-        TokenRows(tokens, "train", canonical_share=0.4, seed=3).alternative(1, n, 6) for n in range(20)
+        token_rows(tokens, "train", canonical_share=0.4, seed=3).alternative(1, n, 6) for n in range(20)
     ]
     assert {rows.alternative(row, -1, 6) for row in range(9)} == {0}
     assert rows.alternative(1, 7, 1) == 0
-    assert {TokenRows(tokens, "train", 1.0).alternative(0, draw, 6) for draw in range(50)} == {0}
+    assert {token_rows(tokens, "train", canonical_share=1.0).alternative(0, draw, 6) for draw in range(50)} == {0}
 
 
 def test_a_long_caption_gives_way_to_the_shortest_in_training_only(tokens: Path) -> None:
-    rows = TokenRows(tokens, "train", canonical_share=0.0, longest_text=1)
+    rows = token_rows(tokens, "train", canonical_share=0.0, longest_text=1)
     array = np.array([[1, 2, 3], [4, 5, -1], [6, 7, 8]])
     assert rows.caption(array, 0, 0).tolist() == [[4, 5]]
     assert rows.caption(array, 0, -1).tolist() == [[1, 2, 3]]
@@ -190,11 +173,14 @@ def test_another_tokenizer_is_refused_by_both_names_and_builds_again(
     with pytest.raises(ValueError, match=r"made with tokenizer corners, this run has other.*maskgen data tokenize --config"):
         require_same_fingerprints(read_index(tokens), {"image": other})
     tokenize(SAMPLE, tmp_path, tokenizers, report=lambda _: None)
-    index = tokenize(SAMPLE, tmp_path, {**tokenizers, "image": other}, report=lambda _: None)
+    with pytest.raises(ValueError, match=r"fingerprints.image was corners, it is other now; .* give --restart"):
+        tokenize(SAMPLE, tmp_path, {**tokenizers, "image": other})
+    assert other.encoded == 0
+    index = tokenize(SAMPLE, tmp_path, {**tokenizers, "image": other}, restart=True)
     assert other.encoded == sum(index.counts.values())
     assert read_index(tmp_path).fingerprints["image"] == "other"
 
 
 def test_raw_shards_are_no_token_shards() -> None:
     with pytest.raises(ValueError, match="holds raw shards, wanted tokens"):
-        TokenRows(SAMPLE, "train")
+        TokenData(str(SAMPLE)).setup("fit")

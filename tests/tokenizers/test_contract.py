@@ -46,7 +46,7 @@ def image_tokenizer(quantizer: Callable[[], Quantizer]) -> Callable[[float], Ima
         torch.manual_seed(0)
         network = ImageAutoencoder(TINY, quantizer())
         _spread(network.encoder)
-        _change(network.decoder, change)
+        _change(network.encoder, change)
         return ImageTokenizer(network, (16, 16), batch_size=2)
 
     return make
@@ -85,7 +85,8 @@ def _spread(encoder: nn.Sequential) -> None:
 @torch.no_grad()
 def _change(network: nn.Module, change: float) -> None:
     """Move one weight."""
-    next(iter(network.parameters())).view(-1)[0] += change
+    weight = next(iter(network.parameters()))
+    weight[(0,) * weight.ndim] += change
 
 
 @dataclass(frozen=True)
@@ -312,3 +313,18 @@ def test_fewer_levels_keep_the_coarse_codes() -> None:
     for levels, other in itertools.product((0, 4), (tokenizer,)):
         with pytest.raises(ValueError, match="levels were asked for"):
             other.coarser(levels)
+
+
+def test_another_decoder_keeps_the_fingerprint_and_another_codebook_does_not(tmp_path: Path) -> None:
+    tokenizer, other = CASES["image residual"].make(0.0), CASES["image residual"].make(0.0)
+    assert isinstance(tokenizer, ImageTokenizer)
+    assert isinstance(other, ImageTokenizer)
+    _change(other.network.decoder, 0.1)
+    codes = tokenizer.encode(pictures())
+    assert other.fingerprint == tokenizer.fingerprint == other.save(tmp_path)
+    assert same_codes(other.encode(pictures()), codes)
+    assert not same_media(other.decode(codes), tokenizer.decode(codes))
+    changed = CASES["image residual"].make(0.0)
+    assert isinstance(changed, ImageTokenizer)
+    changed.network.quantizer.quantizers[0].codebook += 0.1
+    assert changed.fingerprint != tokenizer.fingerprint

@@ -1,0 +1,163 @@
+"""What a token shard holds of each sample: one npy a modality, encoded once ahead of training, and the json."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from maskgen.batch import Codes
+from maskgen.data.job import Decoded, Output, Written
+from maskgen.data.shards import json_bytes, npy_bytes
+from maskgen.space import TokenSpace
+from maskgen.tokenizers.base import Tokenizer
+from maskgen.tokenizers.load import load_tokenizer
+
+BATCH_SIZE = 64
+
+
+@dataclass(frozen=True)
+class TokenOutput(Output):
+    """Codes of every modality that a sample has; `token_output` makes it.
+
+    Args:
+        tokenizers: Modality to the folder of its tokenizer, or the tokenizer itself.
+        fingerprints: Modality to fingerprint.
+        space: The token space.
+        kinds: Kinds of the modalities.
+        facts: What else the codes depend on.
+        batch_size: Samples encoded at once.
+        device: Where the networks run.
+    """
+
+    tokenizers: Mapping[str, Path | Tokenizer]
+    fingerprints: Mapping[str, str]
+    space: Mapping[str, Any] | None
+    kinds: frozenset[str]
+    facts: Mapping[str, Any]
+    batch_size: int
+    device: str
+    kind: str = "tokens"
+
+    def written(self, samples: Iterable[Decoded]) -> Iterator[Written]:
+        """Members of each sample.
+
+        Raises:
+            ValueError: If a tokenizer's folder no longer holds the planned tokenizer, or it refuses a sample.
+        """
+        remaining = iter(samples)
+        with one_thread():
+            tokenizers = {name: self._opened(name) for name in self.tokenizers}
+            while batch := list(islice(remaining, self.batch_size)):
+                yield from _encoded(batch, tokenizers)
+
+    def _opened(self, name: str) -> Tokenizer:
+        """A tokenizer, loaded once a process."""
+        place = self.tokenizers[name]
+        tokenizer = place if isinstance(place, Tokenizer) else open_tokenizer(place, self.device)
+        if tokenizer.fingerprint != self.fingerprints[name]:
+            raise ValueError(
+                f"the {name} tokenizer was {self.fingerprints[name]} when the build was planned and is {tokenizer.fingerprint} now; "
+                "leave its folder alone while a build runs, and start it again"
+            )
+        return tokenizer
+
+    def placed(self, worker: int) -> "TokenOutput":
+        """On several workers each takes a GPU of its own."""
+        return replace(self, device=f"cuda:{worker}") if self.device == "cuda" else self
+
+
+def token_output(tokenizers: Mapping[str, Path | Tokenizer], batch_size: int = BATCH_SIZE, device: str = "cpu") -> TokenOutput:
+    """The output that encodes with these tokenizers.
+
+    Args:
+        tokenizers: Modality to the folder of its tokenizer, or the tokenizer itself, in the order of the token space.
+        batch_size: Samples encoded at once.
+        device: Where the networks run: cpu, or cuda for one GPU a worker.
+
+    Raises:
+        ValueError: If a folder holds no tokenizer, a kind is unknown, a codebook is too large for Int16 or the device is not there.
+    """
+    if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
+        raise ValueError(f"--device {device} is not usable here; use cpu" + (" or cuda" if torch.cuda.is_available() else ""))
+    opened = {name: open_tokenizer(place, "cpu") if isinstance(place, Path) else place for name, place in tokenizers.items()}
+    for name, tokenizer in opened.items():
+        if tokenizer.kind not in ENCODERS:
+            raise ValueError(f"modality {name!r} has kind {tokenizer.kind!r}; raw shards hold {', '.join(ENCODERS)}")
+        if tokenizer.codebook_size > 2**15:
+            raise ValueError(f"modality {name!r} has {tokenizer.codebook_size} codes a level; shards hold Int16, at most {2**15}")
+    return TokenOutput(
+        tokenizers=tokenizers,
+        fingerprints={name: tokenizer.fingerprint for name, tokenizer in opened.items()},
+        space=TokenSpace([tokenizer.modality(name) for name, tokenizer in opened.items()]).to_dict(),
+        kinds=frozenset(tokenizer.kind for tokenizer in opened.values()),
+        facts={"modalities": list(opened), "batch_size": batch_size, "device": device},
+        batch_size=batch_size,
+        device=device,
+    )
+
+
+@lru_cache(maxsize=16)
+def open_tokenizer(folder: Path, device: str) -> Tokenizer:
+    """The tokenizer in a folder, loaded once a process and device; one without a network ignores the device.
+
+    Raises:
+        ValueError: If the folder holds no tokenizer.
+    """
+    tokenizer = load_tokenizer(folder)
+    if device != "cpu" and hasattr(tokenizer, "to"):
+        tokenizer.to(device)
+    return tokenizer
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Encoding on one thread, so that codes do not depend on the machine's cores or the number of workers."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _encoded(batch: Sequence[Decoded], tokenizers: Mapping[str, Tokenizer]) -> Iterator[Written]:
+    """Members of a batch of samples; each has the modalities whose media it has."""
+    members: list[dict[str, bytes]] = [{"json": json_bytes(sample.meta)} for sample in batch]
+    tokens: list[dict[str, int]] = [{} for _ in batch]
+    for name, tokenizer in tokenizers.items():
+        rows = [row for row, sample in enumerate(batch) if tokenizer.kind in sample.media]
+        with torch.inference_mode():
+            arrays = ENCODERS[tokenizer.kind]([batch[row].media[tokenizer.kind] for row in rows], tokenizer)
+        for row, array in zip(rows, arrays, strict=True):
+            members[row][f"{name}.npy"], tokens[row][name] = npy_bytes(array), int((array >= 0).sum())
+    for sample, found, counts in zip(batch, members, tokens, strict=True):
+        yield Written(sample.key, found, counts)
+
+
+def _grids(media: Sequence[Any], tokenizer: Tokenizer) -> list[np.ndarray]:
+    """Int16 [level *grid] of each picture or waveform."""
+    return [grid.cpu().numpy().astype(np.int16) for grid in tokenizer.encode(media)]
+
+
+def _captions(media: Sequence[Any], tokenizer: Tokenizer) -> list[np.ndarray]:
+    """Int16 [alternatives longest] of each row's captions, -1 after the end of each."""
+    rows = cast(Sequence[list[str]], media)
+    codes = iter(tokenizer.encode([text for row in rows for text in row]))
+    return [padded([next(codes) for _ in row]) for row in rows]
+
+
+def padded(captions: Sequence[Codes]) -> np.ndarray:
+    """Captions [1, n] of several lengths as one Int16 array, -1 after the end of each."""
+    array = np.full((len(captions), max(codes.shape[1] for codes in captions)), -1, dtype=np.int16)
+    for row, codes in zip(array, captions, strict=True):
+        row[: codes.shape[1]] = codes[0].numpy()
+    return array
+
+
+ENCODERS: Mapping[str, Callable[[Sequence[Any], Tokenizer], list[np.ndarray]]] = {"text": _captions, "image": _grids, "audio": _grids}

@@ -1,0 +1,55 @@
+"""What one sample may hold at most, and the error for a sample that cannot be used."""
+
+from dataclasses import dataclass
+
+PILLOW_PIXELS = 89_478_485
+"""Pillow's own warning limit, which is an error here."""
+
+
+class BadMedia(ValueError):
+    """One sample that cannot be used; the message is the reason in one short sentence."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MediaLimits:
+    """What one sample may hold at most; checked before it is decoded.
+
+    Args:
+        max_bytes: Bytes of a file, tar member or cell of a table.
+        max_pixels: Pixels of a picture.
+        min_side: Shortest side of a picture, in pixels.
+        max_seconds: Length of a sound.
+        min_sample_rate_hz: Lowest rate of a sound.
+        max_sample_rate_hz: Highest rate of a sound.
+        max_channels: Channels of a sound.
+        max_characters: Characters of a text, all its alternatives together.
+
+    Raises:
+        ValueError: If a limit is not positive, the rates are out of order or max_pixels is above what Pillow opens without a warning.
+    """
+
+    max_bytes: int = 64 * 2**20
+    max_pixels: int = 50_000_000
+    min_side: int = 1
+    max_seconds: float = 60.0
+    min_sample_rate_hz: int = 4000
+    max_sample_rate_hz: int = 192_000
+    max_channels: int = 8
+    max_characters: int = 10_000
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not value > 0:
+                raise ValueError(f"{name} must be above 0, got {value}")
+        if self.min_sample_rate_hz > self.max_sample_rate_hz:
+            raise ValueError(f"min_sample_rate_hz {self.min_sample_rate_hz} is above max_sample_rate_hz {self.max_sample_rate_hz}")
+        if self.max_pixels > PILLOW_PIXELS:
+            raise ValueError(f"max_pixels must be at most {PILLOW_PIXELS} (Pillow's own limit), got {self.max_pixels}")
+
+
+def check_bytes(content: bytes, limits: MediaLimits) -> None:
+    """Refuses nothing at all, and more than `max_bytes`."""
+    if len(content) > limits.max_bytes:
+        raise BadMedia(f"{len(content)} bytes, at most {limits.max_bytes}")
+    if not content:
+        raise BadMedia("empty file")

@@ -1,0 +1,59 @@
+"""`maskgen export ...`."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def add(verbs: Any) -> None:
+    """Arguments of `export ...`."""
+    kinds = verbs.add_parser("export", help="turn a checkpoint into a bundle").add_subparsers(required=True, metavar="WHAT")
+    tokenizer = kinds.add_parser("image-tokenizer", help="checkpoint of an image autoencoder to a tokenizer bundle")
+    tokenizer.add_argument("checkpoint", type=Path)
+    tokenizer.add_argument("--out", type=Path, required=True)
+    tokenizer.add_argument("--size", type=int, default=64, help="pixels a side of the training pictures (default: %(default)s)")
+    tokenizer.add_argument("--levels", type=int, help="keep only this many residual levels, the coarsest")
+    tokenizer.set_defaults(verb=export_image_tokenizer)
+    features = kinds.add_parser("image-features", help="checkpoint of a feature network to the bundle of a perceptual loss")
+    features.add_argument("checkpoint", type=Path)
+    features.add_argument("--out", type=Path, required=True)
+    features.set_defaults(verb=export_image_features)
+    model = kinds.add_parser("model", help="checkpoint of a masked transformer, with its tokenizers, to a model bundle")
+    model.add_argument("checkpoint", type=Path)
+    model.add_argument("--out", type=Path, required=True)
+    model.add_argument("--text", type=Path, default=Path("tokenizers/text-bpe/bundle"))
+    model.add_argument("--image", type=Path, default=Path("tokenizers/image-emoji64/bundle"))
+    model.add_argument("--generation", type=Path, help="YAML of generation settings: target modality to GenerationSettings")
+    model.set_defaults(verb=export_model)
+
+
+def export_image_tokenizer(args: argparse.Namespace) -> None:
+    """An image tokenizer bundle."""
+    from maskgen.tokenizers.image import ImageTokenizer
+
+    tokenizer = ImageTokenizer.from_checkpoint(args.checkpoint, (args.size, args.size))
+    fingerprint = (tokenizer if args.levels is None else tokenizer.coarser(args.levels)).save(args.out, half=True)
+    print(f"wrote {args.out}, fingerprint {fingerprint[:12]}")
+
+
+def export_image_features(args: argparse.Namespace) -> None:
+    """The network of a perceptual loss."""
+    from maskgen.checkpoint import read_checkpoint, weights
+    from maskgen.nets.features import KIND, FeatureNet, save_features
+
+    checkpoint = read_checkpoint(args.checkpoint, KIND)
+    network = FeatureNet(**checkpoint["maskgen"]["network"])
+    network.load_state_dict(weights(checkpoint, "network."))
+    print(f"wrote {args.out}, fingerprint {save_features(network, args.out)[:12]}")
+
+
+def export_model(args: argparse.Namespace) -> None:
+    """A model bundle that refers to its tokenizers' bundles."""
+    from maskgen.generation import read_settings
+    from maskgen.pipeline import Pipeline, load_tokenizer
+
+    places = {"text": args.text, "image": args.image}
+    settings = read_settings(args.generation) if args.generation else {}
+    pipeline = Pipeline.from_checkpoint(args.checkpoint, {name: load_tokenizer(place) for name, place in places.items()}, settings)
+    fingerprint = pipeline.save_pretrained(args.out, tokenizers=places)
+    print(f"wrote {args.out}, fingerprint {fingerprint[:12]}")

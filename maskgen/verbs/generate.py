@@ -1,0 +1,152 @@
+"""`maskgen generate ...`."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from maskgen.verbs.machine import add_machine, numbers, pipeline_of
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from maskgen.pipeline import GenerationOutput, Pipeline
+
+LARGEST_SCALE = 32
+
+
+def add(verbs: Any) -> None:
+    """Arguments of `generate ...`."""
+    kinds = verbs.add_parser("generate", help="make pictures from text; edit them").add_subparsers(required=True, metavar="WHAT")
+    _add_image(kinds.add_parser("image", help="text to image, inpainting, outpainting, variation"))
+
+
+def _add_image(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `generate image`."""
+    parser.add_argument("prompt", nargs="*", help="one caption or several, each in quotes")
+    parser.add_argument(
+        "--out", type=Path, default=Path("image.png"), help="PNG to write; with several pictures a sheet, the single ones beside it"
+    )
+    parser.add_argument("--model", default="emoji-64", help="folder of a model, or the name of a shipped one (default: %(default)s)")
+    add_machine(parser)
+    parser.add_argument("--seed", type=int, default=0, help="picture i of a prompt has seed + i (default: %(default)s)")
+    parser.add_argument("--num", type=int, default=1, metavar="N", help="pictures a prompt (default: %(default)s)")
+    parser.add_argument("--steps", type=numbers(int), metavar="N[,N...]", help="decode steps, one number a level or the coarsest alone")
+    parser.add_argument("--guidance-scale", type=float, help="1 is off")
+    parser.add_argument("--guidance-schedule", help="constant, linear or cosine")
+    parser.add_argument("--temperature", type=numbers(float), metavar="T[,T...]", help="divides the logits; 0 takes the likeliest code")
+    parser.add_argument("--choice-temperature", type=numbers(float), metavar="T[,T...]", help="randomness of the confidence order")
+    parser.add_argument("--top-k", type=int, help="draw from the K likeliest codes; 0 is all")
+    parser.add_argument("--top-p", type=float, help="draw from the likeliest codes that hold this share")
+    parser.add_argument("--sampler", help="confidence, halton or random_order")
+    parser.add_argument("--negative-prompt", help="what guidance leads away from")
+    parser.add_argument("--image", type=Path, help="picture to edit")
+    parser.add_argument("--mask", type=Path, help="white where --image is made anew; as large as it")
+    parser.add_argument("--strength", type=float, help="share of --image made anew, 0 to 1")
+    parser.add_argument("--outpaint", type=numbers(int), metavar="L,T,R,B", help="pixels to add to --image: left, top, right, bottom")
+    parser.add_argument("--gif", type=Path, help="write the decode of the first picture as an animation")
+    parser.add_argument("--scale", type=int, default=1, help="enlarge what is written by this factor (default: %(default)s)")
+    parser.set_defaults(verb=generate_image)
+
+
+def generate_image(args: argparse.Namespace) -> None:
+    """Text to image and its edits."""
+    _check_writable(args.out, (".png", ".webp", ".jpg", ".jpeg"))
+    if args.gif is not None:
+        _check_writable(args.gif, (".gif",))
+    if not 1 <= args.scale <= LARGEST_SCALE:
+        raise ValueError(f"--scale must lie in 1 to {LARGEST_SCALE}, got {args.scale}")
+    if args.outpaint is not None and (not isinstance(args.outpaint, list) or len(args.outpaint) != 4):
+        raise ValueError("--outpaint needs four numbers: left,top,right,bottom")
+    from maskgen.pictures import read_picture
+
+    image, mask = (None if path is None else read_picture(path) for path in (args.image, args.mask))
+    pipeline = pipeline_of(args)
+    with _StepBar() as bar:
+        output = pipeline(
+            args.prompt or "",
+            image=image,
+            mask_image=mask,
+            strength=args.strength,
+            outpaint=None if args.outpaint is None else tuple(args.outpaint),
+            negative_prompt=args.negative_prompt,
+            num_images_per_prompt=args.num,
+            seed=args.seed,
+            num_inference_steps=args.steps,
+            guidance_scale=args.guidance_scale,
+            guidance_schedule=args.guidance_schedule,
+            temperature=args.temperature,
+            choice_temperature=args.choice_temperature,
+            top_k=args.top_k,
+            top_p=args.top_p,
+            sampler=args.sampler,
+            callback_on_step_end=bar,
+        )
+    _write_images(args, output)
+    if args.gif is not None:
+        _write_gif(args, pipeline, output)
+
+
+class _StepBar:
+    """A progress bar over the steps of a decode, on a terminal only."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import Progress
+
+        console = Console(stderr=True)
+        self.bar = Progress(console=console, transient=True, disable=not console.is_terminal)
+
+    def __enter__(self) -> "_StepBar":
+        self.bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.stop()
+
+    def __call__(self, state: Any) -> None:
+        name = f"{state.segment.modality} level {state.segment.level}"
+        if state.step == 1:
+            self.task = self.bar.add_task(name, total=state.steps)
+        self.bar.update(self.task, completed=state.step)
+
+
+def _write_images(args: argparse.Namespace, output: "GenerationOutput") -> None:
+    """One picture, or a sheet with the single ones beside it."""
+    from maskgen.pictures import contact_sheet
+
+    pictures = [_enlarged(picture, args.scale) for picture in output.images]
+    made = f"{output.passes} passes a picture, {output.elapsed_s:.2f} s in the model"
+    if len(pictures) == 1:
+        pictures[0].save(args.out)
+        print(f"wrote {args.out} ({pictures[0].width} x {pictures[0].height}, seed {output.seeds[0]}; {made})")
+        return
+    for number, picture in enumerate(pictures):
+        picture.save(args.out.with_stem(f"{args.out.stem}-{number}"))
+    contact_sheet(pictures, args.num if args.num > 1 else min(len(pictures), 8)).save(args.out)
+    print(f"wrote {args.out} and {len(pictures)} pictures beside it (seeds {output.seeds[0]} to {output.seeds[-1]}; {made})")
+
+
+def _write_gif(args: argparse.Namespace, pipeline: "Pipeline", output: "GenerationOutput") -> None:
+    """The decode of the first picture, a frame a step."""
+    from maskgen.animation import decode_frames
+
+    frames = [_enlarged(frame, args.scale) for frame in decode_frames(pipeline, output)]
+    frames[0].save(args.gif, save_all=True, append_images=frames[1:], duration=[120] * (len(frames) - 1) + [1500], loop=0)
+    print(f"wrote {args.gif} ({len(frames)} frames)")
+
+
+def _enlarged(picture: "Image.Image", factor: int) -> "Image.Image":
+    from PIL import Image
+
+    return picture if factor == 1 else picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.LANCZOS)
+
+
+def _check_writable(path: Path, endings: tuple[str, ...]) -> None:
+    """Refuse an output that cannot be written, before any work is done."""
+    import os
+
+    if path.suffix.lower() not in endings:
+        raise ValueError(f"cannot write {path}: its name must end in {' or '.join(endings)}")
+    folder = path.parent
+    if path.is_dir() or not folder.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
+        raise ValueError(f"cannot write {path}: give a file name in an existing folder that you may write to")
