@@ -128,3 +128,31 @@ def shipped(group: str) -> Path:
     package = Path(__file__).resolve().parent
     inside = package / "shipped" / group
     return inside if inside.is_dir() else package.parent / group
+
+
+def find_model(name: Path | str) -> Path:
+    """Folder of a model: a path, or the name of a model that ships with maskgen.
+
+    Raises:
+        ValueError: If there is neither.
+    """
+    for folder in (Path(name), shipped("models") / str(name)):
+        if (folder / "bundle.json").is_file():
+            return folder
+    known = sorted(path.parent.name for path in shipped("models").glob("*/bundle.json"))
+    raise ValueError(
+        f"there is no model {str(name)!r}: no such folder with a bundle.json, and the shipped models are {', '.join(known) or 'none'}"
+    )
+
+
+def require_fingerprint(modality: str, found: str, wanted: str, model: str) -> None:
+    """Refuse a tokenizer other than the one the model was trained with.
+
+    Raises:
+        ValueError: If they differ; names both and the commands that rebuild.
+    """
+    if found != wanted:
+        raise ValueError(
+            f"the {modality} tokenizer has fingerprint {found[:12]}…, {model} was trained with {wanted[:12]}…; "
+            f"restore that tokenizer, or rebuild with this one: maskgen data tokenize, then maskgen fit"
+        )

@@ -89,6 +89,14 @@ class GenerationSettings:
             return IntervalGuidance(self.guidance_scale, *self.guidance_interval)
         return guidance_by_name(self.guidance_schedule, self.guidance_scale)
 
+    def passes(self, num_levels: int) -> int:
+        """Model passes of one row: steps over all levels, a guided step counted twice."""
+        guidance, total = self.guidance(), 0
+        for level in range(num_levels):
+            steps = self.at(level).steps
+            total += sum(1 if guidance.scale(step / steps) == 1 else 2 for step in range(steps))
+        return total
+
     def at(self, level: int) -> Sampler:
         """The sampler of one level."""
         options: dict[str, Any] = {

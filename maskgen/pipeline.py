@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from maskgen.batch import UNKNOWN, Codes, TokenBatch, pack, unpack
-from maskgen.bundle import load_bundle, save_bundle, shipped
+from maskgen.bundle import find_model, load_bundle, require_fingerprint, save_bundle
 from maskgen.checkpoint import read_checkpoint, weights
 from maskgen.editing import Edit, make_edit
 from maskgen.generation import GenerationSettings
@@ -60,30 +60,6 @@ class GenerationOutput:
         return self.media
 
 
-def find_model(name: Path | str) -> Path:
-    """Folder of a model: a path, or the name of a model that ships with maskgen.
-
-    Raises:
-        ValueError: If there is neither.
-    """
-    for folder in (Path(name), shipped("models") / str(name)):
-        if (folder / "bundle.json").is_file():
-            return folder
-    known = sorted(path.parent.name for path in shipped("models").glob("*/bundle.json"))
-    raise ValueError(
-        f"there is no model {str(name)!r}: no such folder with a bundle.json, and the shipped models are {', '.join(known) or 'none'}"
-    )
-
-
-def _require_fingerprint(modality: str, found: str, wanted: str, model: str) -> None:
-    """Refuse a tokenizer other than the one the model was trained with."""
-    if found != wanted:
-        raise ValueError(
-            f"the {modality} tokenizer has fingerprint {found[:12]}…, {model} was trained with {wanted[:12]}…; "
-            f"restore that tokenizer, or rebuild with this one: maskgen data tokenize, then maskgen fit"
-        )
-
-
 class Pipeline:
     """A model with its tokenizers.
 
@@ -121,7 +97,7 @@ class Pipeline:
         tokenizers = {}
         for modality, place in config["tokenizers"].items():
             tokenizers[modality] = load_tokenizer(bundle.folder / place)
-            _require_fingerprint(modality, tokenizers[modality].fingerprint, config["fingerprints"][modality], str(bundle.folder))
+            require_fingerprint(modality, tokenizers[modality].fingerprint, config["fingerprints"][modality], str(bundle.folder))
         model = MaskTransformer(TransformerConfig(**config["transformer"]), space.size, len(space.modalities))
         tensors = {key: tensor.float() for key, tensor in bundle.tensors.items()}
         if model.config.tie_head:
@@ -142,7 +118,7 @@ class Pipeline:
         checkpoint = read_checkpoint(path, "masked_transformer")
         made = checkpoint["maskgen"]
         for name, tokenizer in tokenizers.items():
-            _require_fingerprint(name, tokenizer.fingerprint, made["fingerprints"].get(name, "none"), str(path))
+            require_fingerprint(name, tokenizer.fingerprint, made["fingerprints"].get(name, "none"), str(path))
         space = TokenSpace.from_dict(made["space"])
         model = MaskTransformer(TransformerConfig(**made["transformer"]), space.size, len(space.modalities))
         model.load_state_dict(weights(checkpoint, "model."))
@@ -232,7 +208,7 @@ class Pipeline:
             trajectories += steps
         elapsed_s = time.perf_counter() - started_s
         media = [self.tokenizers[target].decode([made])[0] for made in codes]  # one at a time: a batch rounds differently
-        return GenerationOutput(media, codes, list(seeds), trajectories, passes(settings, self.space.of(target)), elapsed_s)
+        return GenerationOutput(media, codes, list(seeds), trajectories, settings.passes(len(self.space.of(target))), elapsed_s)
 
     def _decode(
         self,
@@ -375,12 +351,3 @@ class Pipeline:
         tokenizer = self.tokenizers["image"]
         assert isinstance(tokenizer, ImageTokenizer), "editing pictures needs the learned image tokenizer"
         return make_edit(tokenizer, image, mask, strength, outpaint)
-
-
-def passes(settings: GenerationSettings, segments: Sequence[Any]) -> int:
-    """Model passes of one row: steps over all levels, a guided step counted twice."""
-    guidance, total = settings.guidance(), 0
-    for level in range(len(segments)):
-        steps = settings.at(level).steps
-        total += sum(1 if guidance.scale(step / steps) == 1 else 2 for step in range(steps))
-    return total

@@ -32,6 +32,13 @@ def few_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True)
+def denormal_numbers() -> Iterator[None]:
+    """A training that a test starts flushes them to zero; the next test must not notice."""
+    yield
+    torch.set_flush_denormal(False)
+
+
 @pytest.fixture(scope="session")
 def tiny_text() -> TextTokenizer:
     return train_bpe(CAPTIONS * 4, 300)

@@ -13,7 +13,7 @@ from maskgen.generation import read_settings
 from maskgen.training.fit import restrict_class_paths
 
 ROOT = Path(__file__).parents[1]
-FILES = sorted([*ROOT.glob("configs/*.yaml"), *ROOT.glob("tokenizers/*/train.yaml")])
+FILES = sorted([*ROOT.glob("configs/*.yaml"), *ROOT.glob("tokenizers/*/*.yaml")])
 TRAININGS = [path for path in FILES if "model" in yaml.safe_load(path.read_text())]
 
 

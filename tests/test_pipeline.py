@@ -11,11 +11,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from maskgen.bundle import find_model
 from maskgen.generation import GenerationSettings
 from maskgen.model import MaskTransformer, TransformerConfig
 from maskgen.nets.image import ImageAutoencoder, ImageAutoencoderConfig
 from maskgen.nets.quantize import ResidualQuantizer
-from maskgen.pipeline import GenerationOutput, Pipeline, find_model, load_tokenizer
+from maskgen.pipeline import GenerationOutput, Pipeline, load_tokenizer
 from maskgen.sampling.base import State
 from maskgen.tokenizers.image import ImageTokenizer
 from maskgen.tokenizers.text import train_bpe

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from maskgen.nets.image import ImageAutoencoder, ImageAutoencoderConfig, PatchDiscriminator
 from maskgen.nets.losses import FeatureLoss, discriminator_hinge, generator_hinge, pyramid_l1
-from maskgen.nets.quantize import Quantizer
+from maskgen.nets.quantize import Quantized, Quantizer
+from maskgen.tokenizers.image import ImageTokenizer
 from maskgen.training.optim import warmup_cosine
 
 
@@ -33,8 +34,14 @@ class ImageAutoencoderModule(L.LightningModule):
         adversarial_weight: Its weight.
         adversarial_from: Step at which the adversarial loss sets in.
         compile: Parts to compile with torch.compile: "autoencoder", "perceptual".
+        start: Bundle of a tokenizer whose weights are the start; encoder and quantizer must be of the same sizes, and a decoder of other
+            sizes starts from nothing.
+        decoder_only: Train the decoder alone: codes stay what they are, and what was built on them stays usable. Needs `start`.
 
-    Source: VQGAN, arXiv:2012.09841, with a constant adversarial weight.
+    Raises:
+        ValueError: If `start` is no image tokenizer, does not fit, or is missing for `decoder_only`.
+
+    Source: VQGAN, arXiv:2012.09841, with a constant adversarial weight; training the decoder on alone as in Muse, arXiv:2301.00704.
     """
 
     def __init__(
@@ -53,11 +60,21 @@ class ImageAutoencoderModule(L.LightningModule):
         adversarial_weight: float = 0.05,
         adversarial_from: int = 10_000,
         compile: Sequence[Literal["autoencoder", "perceptual"]] = (),
+        start: str | None = None,
+        decoder_only: bool = False,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.network = ImageAutoencoder(autoencoder, quantizer)
         self.network.to(memory_format=torch.channels_last)
+        self.decoder_only = decoder_only
+        if decoder_only and start is None:
+            raise ValueError("decoder_only needs the tokenizer whose decoder is to be trained on; give start: its bundle")
+        if start is not None:
+            _start_from(self.network, start)
+        if decoder_only:
+            self.network.encoder.requires_grad_(False)
+            self.network.quantizer.requires_grad_(False)
         self.perceptual, self.discriminator = perceptual, discriminator
         self.max_steps, self.lr, self.warmup_steps, self.weight_decay, self.clip = max_steps, lr, warmup_steps, weight_decay, clip
         self.pyramid_levels, self.perceptual_weight = pyramid_levels, perceptual_weight
@@ -69,7 +86,7 @@ class ImageAutoencoderModule(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW for the autoencoder and, where there is one, for the discriminator."""
-        trained = [list(self.network.parameters())]
+        trained = [[parameter for parameter in self.network.parameters() if parameter.requires_grad]]
         if self.discriminator is not None:
             trained.append(list(self.discriminator.parameters()))
         optimizers = [
@@ -101,7 +118,7 @@ class ImageAutoencoderModule(L.LightningModule):
 
     def _autoencoder_step(self, pixels: Tensor, optimizer: Any, adversarial: bool) -> Tensor:
         """Update encoder, quantizer and decoder; give the reconstruction back without gradient."""
-        quantized = self.network.quantizer(self._encode(pixels))
+        quantized = self._quantized(pixels)
         rebuilt: Tensor = self._decode(quantized.values, self.network.grid(pixels)).float()
         reconstruction = pyramid_l1(rebuilt, pixels, self.pyramid_levels)
         loss = reconstruction + quantized.loss
@@ -117,6 +134,16 @@ class ImageAutoencoderModule(L.LightningModule):
             self.log("train/adversarial", fooled)
         self._update(loss, optimizer, self.network)
         return rebuilt.detach()
+
+    def _quantized(self, pixels: Tensor) -> Quantized:
+        """What the decoder gets; where it is trained alone, the codebook must not follow the batch."""
+        if not self.decoder_only:
+            found: Quantized = self.network.quantizer(self._encode(pixels))
+            return found
+        self.network.quantizer.eval()
+        with torch.no_grad():
+            fixed: Quantized = self.network.quantizer(self._encode(pixels))
+        return fixed._replace(loss=torch.zeros_like(fixed.loss))
 
     def _discriminator_step(self, pixels: Tensor, rebuilt: Tensor, optimizer: Any) -> None:
         """Update the discriminator."""
@@ -149,3 +176,20 @@ class ImageAutoencoderModule(L.LightningModule):
 def _as_list(value: Any) -> list[Any]:
     """Lightning hands over a bare object where there is one."""
     return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _start_from(network: ImageAutoencoder, bundle: str) -> None:
+    """Take the weights of a tokenizer; of its decoder only where the sizes agree.
+
+    Raises:
+        ValueError: If encoder or quantizer are of other sizes.
+    """
+    found, wanted = ImageTokenizer.from_bundle(bundle).network.state_dict(), network.state_dict()
+    fits = {name for name, tensor in found.items() if name in wanted and wanted[name].shape == tensor.shape}
+    codes = {name for name in (*found, *wanted) if not name.startswith("decoder.")}
+    if codes - fits:
+        raise ValueError(
+            f"the tokenizer {bundle} has another encoder or quantizer than this training ({min(codes - fits)}); copy its sizes"
+        )
+    whole = {name for name in wanted if name.startswith("decoder.")} <= fits
+    network.load_state_dict({name: found[name] if whole or name in codes else wanted[name] for name in wanted})

@@ -100,10 +100,14 @@ def recording(done: list[str]) -> Callable[[Sequence[ShardJob]], Lines]:
 # Bytes
 
 
+def heed_sigint() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(recipe: Path, out: Path, workers: int) -> subprocess.Popen[bytes]:
-    """A real build in a process group of its own."""
+    """A real build in a process group of its own, with SIGINT as a terminal has it: a runner in the background ignores it."""
     command = [sys.executable, "-m", "maskgen", "data", "build", str(recipe), "--out", str(out), "--workers", str(workers)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True, preexec_fn=heed_sigint)
 
 
 def lines_of(out: Path) -> int:

@@ -1,5 +1,6 @@
 """Training the image autoencoder: each loss on its switch, and it learns."""
 
+import dataclasses
 from typing import Any
 
 import lightning as L
@@ -109,3 +110,31 @@ def test_the_discriminator_sets_in_at_its_step(tmp_path: Any) -> None:
     fit(module(max_steps=50, discriminator=discriminator, adversarial_from=3), 3 + 2 * 2, tmp_path, callbacks=[recorder])
     assert ["train/adversarial" in row for row in recorder.rows] == [False, False, False, True, True]
     assert any(not torch.equal(old, new) for old, new in zip(before, discriminator.parameters(), strict=True))
+
+
+def test_a_decoder_trained_on_alone_keeps_every_code_and_the_fingerprint(tmp_path: Any) -> None:
+    first = module(max_steps=20)
+    fit(first, 20, tmp_path)
+    ImageTokenizer(first.network, (32, 32)).save(tmp_path / "bundle")
+    start = ImageTokenizer.from_bundle(tmp_path / "bundle")
+    for decoder in ([16, 16, 16], [32, 16, 16]):
+        config = dataclasses.replace(CONFIG, decoder_channels=decoder)
+        second = ImageAutoencoderModule(
+            config, ResidualQuantizer(2, 4, 16), max_steps=40, warmup_steps=0, lr=5e-3, start=str(tmp_path / "bundle"), decoder_only=True
+        )
+        recorder = Recorder()
+        trainer = fit(second, 40, tmp_path, callbacks=[recorder])
+        losses = [row["train/reconstruction"] for row in recorder.rows]
+        assert sum(losses[-5:]) < sum(losses[:5])
+        trainer.save_checkpoint(tmp_path / "second.ckpt")
+        tokenizer = ImageTokenizer.from_checkpoint(tmp_path / "second.ckpt", (32, 32))
+        assert tokenizer.fingerprint == start.fingerprint
+        assert torch.equal(tokenizer.network.codes(planted()), start.network.codes(planted()))
+
+
+def test_a_start_that_does_not_fit_is_refused(tmp_path: Any) -> None:
+    ImageTokenizer(module().network, (32, 32)).save(tmp_path / "bundle")
+    with pytest.raises(ValueError, match="another encoder or quantizer"):
+        ImageAutoencoderModule(CONFIG, ResidualQuantizer(3, 4, 16), start=str(tmp_path / "bundle"))
+    with pytest.raises(ValueError, match="give start: its bundle"):
+        module(decoder_only=True)

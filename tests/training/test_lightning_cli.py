@@ -5,10 +5,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
 
@@ -20,6 +22,15 @@ from maskgen.training.survival import StopOnSignal, UnswapAverages
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "data" / "emoji" / "sample"
+
+
+@pytest.fixture(autouse=True)
+def floating_point_as_before() -> Iterator[None]:
+    """The command line sets up floating point for the whole process; later tests want it as it was."""
+    precision = torch.get_float32_matmul_precision()
+    yield
+    torch.set_flush_denormal(False)
+    torch.set_float32_matmul_precision(precision)
 
 
 def configuration(folder: Path, steps: int, **trainer: Any) -> Path:
