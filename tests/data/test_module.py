@@ -62,15 +62,6 @@ def tokens(tmp_path_factory: pytest.TempPathFactory, tokenizers: dict[str, Token
     return out
 
 
-def test_a_fixed_subset_does_not_move_when_rows_are_added() -> None:
-    keys = [f"key-{number}" for number in range(100)]
-    small = {keys[row] for row, _ in fixed_subset(keys, 10)}
-    more = {([*keys, "new"])[row] for row, _ in fixed_subset([*keys, "new"], 11)}
-    assert len(small) == 10
-    assert small <= more | {"new"}
-    assert all(draw == -1 for _, draw in fixed_subset(keys, 10))
-
-
 # Pictures
 
 
