@@ -174,6 +174,7 @@ def _cells(sample: Mapping[str, Codes], space: TokenSpace) -> Cells:
         ids = _shared_ids(sample[name], space, name)
         timed = space.kind(name) == "phones"
         coords = placed_in_time(sample[name]) if timed else coordinates(sample[name].shape[1:])
+        coords[:, 0] *= space.modality(name).stride
         parts.append((ids, torch.full((len(ids),), space.index(name)), coords))
     ids, modality, coords = (torch.cat(list(field)) for field in zip(*parts, strict=True))
     return ids, modality, coords
@@ -224,6 +225,12 @@ def unpack(batch: TokenBatch, space: TokenSpace) -> list[dict[str, Codes]]:
                     sample[modality.name] = _codes_of(batch.ids[row][cells], batch.coords[row][cells], space, modality.name)
             samples.append(sample)
     return samples
+
+
+def until_end(codes: Codes, end: int | None) -> Codes:
+    """A text's codes before the first end code; all of them where there is none."""
+    found = [] if end is None or codes.ndim != 2 else (codes[0] == end).nonzero()[:, 0].tolist()
+    return codes[:, : found[0]] if found else codes
 
 
 def condition_cells(batch: TokenBatch, modality_index: int) -> Bool[Tensor, "batch length"]:

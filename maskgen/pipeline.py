@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from maskgen.batch import UNKNOWN, Codes, pack, unpack
+from maskgen.batch import UNKNOWN, Codes, pack, unpack, until_end
 from maskgen.bundle import WEIGHTS_FILE, find_model, load_bundle, read_record, require_fingerprint, save_bundle
 from maskgen.checkpoint import read_checkpoint, weights
 from maskgen.critic import load_critic
@@ -232,7 +232,8 @@ class Pipeline:
             trajectories += made.trajectories
             passes += made.passes
         elapsed_s = time.perf_counter() - started_s
-        media = [self.tokenizers[target].decode([made])[0] for made in codes]  # one at a time: a batch rounds differently
+        end = self.space.modality(target).end
+        media = [self.tokenizers[target].decode([until_end(made, end)])[0] for made in codes]  # one at a time: a batch rounds differently
         return GenerationOutput(media, codes, list(seeds), trajectories, passes, elapsed_s)
 
     def _encoded(self, row: Mapping[str, Any]) -> dict[str, Codes]:

@@ -6,6 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from maskgen.bundle import WEIGHTS_FILE, Bundle, find_model, load_bundle, read_record
 from maskgen.model import MaskTransformer, TransformerConfig
 from maskgen.space import TokenSpace
@@ -65,7 +68,7 @@ def require_space(found: Pretrained, space: TokenSpace, shards: str) -> None:
     Raises:
         ValueError: If the token spaces differ; names both.
     """
-    if found.space.to_dict() != space.to_dict():
+    if len(found.space.modalities) != len(space.modalities) or not space.begins_with(found.space):
         raise ValueError(
             f"{found.name} has the token space {_named(found.space)}, the shards in {shards} have {_named(space)}; "
             "take a model that was trained on shards like these, or shards like those of the model"
@@ -73,13 +76,14 @@ def require_space(found: Pretrained, space: TokenSpace, shards: str) -> None:
 
 
 def start_from(model: MaskTransformer, space: TokenSpace, fingerprints: Mapping[str, str], name: str, shards: str) -> None:
-    """Copy the weights of a model bundle into a transformer of the same sizes and token space.
+    """Copy the weights of a model bundle into a transformer of the same sizes and the same token space, or one with further modalities.
 
+    No old id moves where modalities are appended, so the old ones keep all that they learned; the new ones start as they are in `model`.
     Codes of another tokenizer are taken with a warning: a start from them is still better than none.
 
     Args:
         model: Transformer that is to be trained; only its weights change.
-        space: Token space of the shards.
+        space: Token space of the shards: the bundle's, or one that begins with it.
         fingerprints: Tokenizers of the shards.
         name: Folder or shipped name of the model to start from.
         shards: Folder of the shards, for the errors.
@@ -88,7 +92,8 @@ def start_from(model: MaskTransformer, space: TokenSpace, fingerprints: Mapping[
         ValueError: If there is no such model, or its sizes or its token space are others; names both.
     """
     found = load_pretrained(name)
-    require_space(found, space, shards)
+    if not space.begins_with(found.space):
+        require_space(found, space, shards)
     ours, theirs = _sizes(model.config), _sizes(found.model.config)
     other = [key for key in ours if ours[key] != theirs[key]]
     if other:
@@ -97,7 +102,17 @@ def start_from(model: MaskTransformer, space: TokenSpace, fingerprints: Mapping[
     for modality, fingerprint in found.fingerprints.items():
         if fingerprints.get(modality) != fingerprint:
             logger.warning("%s was trained with another %s tokenizer than made %s: its codes start as strangers", name, modality, shards)
-    model.load_state_dict(found.model.state_dict())
+    model.load_state_dict(grown(found.model.state_dict(), model.state_dict()))
+
+
+def grown(old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Old weights where a table has as many rows or more; rows that came to it as they are in the new weights.
+
+    Args:
+        old: Weights of the smaller model.
+        new: Weights of the larger one, of the same names; only the first axis may be longer.
+    """
+    return {name: torch.cat([tensor, new[name][len(tensor) :].to(tensor)]) if tensor.ndim else tensor for name, tensor in old.items()}
 
 
 def _sizes(config: TransformerConfig) -> dict[str, Any]:

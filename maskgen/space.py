@@ -1,5 +1,6 @@
 """The shared token space: which modality and level owns which ids."""
 
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -20,12 +21,16 @@ class Modality:
         kind: What the tokenizer turns into codes: text, image, audio, attribute or phones.
         num_levels: Residual levels a cell holds (1 for text and one-codebook images).
         codebook_size: Codes per level.
+        end: Code that says that a text has ended; cells behind it hold it too. None where every sample has the length of its grid.
+        stride: Steps of the time axis from one cell of a 1-D grid to the next.
     """
 
     name: str
     kind: Kind
     num_levels: int
     codebook_size: int
+    end: int | None = None
+    stride: int = 1
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -34,6 +39,19 @@ class Modality:
             raise ValueError(
                 f"modality {self.name!r} needs num_levels and codebook_size of at least 1, got {self.num_levels} and {self.codebook_size}"
             )
+        if self.end is not None and not 0 <= self.end < self.codebook_size or self.stride < 1:
+            raise ValueError(
+                f"modality {self.name!r} has {self.codebook_size} codes, end={self.end} and stride={self.stride}; "
+                "the end is one of its codes, the stride at least 1"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data; what says nothing is left out, so that spaces from before it was known stay equal."""
+        return {key: value for key, value in asdict(self).items() if not (key == "end" and value is None or key == "stride" and value == 1)}
+
+    def same_ids(self, other: "Modality") -> bool:
+        """Whether both own as many ids for the same kind of codes under the same name."""
+        return dataclasses.replace(self, end=None, stride=1) == dataclasses.replace(other, end=None, stride=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +135,11 @@ class TokenSpace:
 
     def kind(self, name: str) -> Kind:
         """Kind of a modality."""
-        return self.modalities[self.index(name) - 1].kind
+        return self.modality(name).kind
+
+    def modality(self, name: str) -> Modality:
+        """The modality of that name."""
+        return self.modalities[self.index(name) - 1]
 
     @property
     def num_levels(self) -> int:
@@ -128,9 +150,15 @@ class TokenSpace:
         """The same space with one more modality at its end; no old id moves."""
         return TokenSpace((*self.modalities, modality), self.specials)
 
+    def begins_with(self, other: "TokenSpace") -> bool:
+        """Whether every id of the other space means the same here: this one is it, or it with further modalities at the end."""
+        pairs = zip(self.modalities, other.modalities, strict=False)
+        enough = len(self.modalities) >= len(other.modalities) and self.specials == other.specials
+        return enough and all(ours.same_ids(theirs) for ours, theirs in pairs)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON: what `from_dict` reads."""
-        return {"specials": list(self.specials), "modalities": [asdict(modality) for modality in self.modalities]}
+        return {"specials": list(self.specials), "modalities": [modality.to_dict() for modality in self.modalities]}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "TokenSpace":

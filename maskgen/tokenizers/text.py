@@ -1,5 +1,6 @@
 """Text as byte-pair codes: any Unicode text goes in and the same text comes out."""
 
+import dataclasses
 import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 from maskgen.batch import UNKNOWN, Codes
 from maskgen.bundle import fingerprint_of, load_bundle, save_bundle
 from maskgen.files import write_atomic
-from maskgen.space import Kind
+from maskgen.space import Kind, Modality
 from maskgen.tokenizers.base import Tokenizer
 from tokenizers import Tokenizer as Engine
 from tokenizers import decoders, models, pre_tokenizers, trainers
@@ -18,6 +19,8 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 BUNDLE_KIND = "text_tokenizer"
 VOCABULARY_FILE = "tokenizer.json"
 LARGEST_FILE_BYTES = 2**20
+END_TOKEN = "Ā"
+"""The byte 0 in the alphabet of byte-level BPE: the end of a text that a model writes, as in C."""
 
 
 class TextTokenizer(Tokenizer):
@@ -36,6 +39,7 @@ class TextTokenizer(Tokenizer):
         self._engine = Engine.from_str(vocabulary)
         self._vocabulary, self.lowercase = vocabulary, lowercase
         self.num_levels, self.codebook_size = 1, self._engine.get_vocab_size()
+        self.end: int | None = self._engine.token_to_id(END_TOKEN)
 
     @classmethod
     def from_bundle(cls, folder: Path | str) -> "TextTokenizer":
@@ -107,6 +111,10 @@ class TextTokenizer(Tokenizer):
             ValueError: If codes have another shape or are out of range or unknown.
         """
         return [self._engine.decode(self._checked(grid)).removeprefix(" ") for grid in codes]
+
+    def modality(self, name: str) -> Modality:
+        """This tokenizer's place in a token space, with the code that ends a text."""
+        return dataclasses.replace(super().modality(name), end=self.end)
 
     def _checked(self, grid: Codes) -> list[int]:
         """The ids of one text."""
