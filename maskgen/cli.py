@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from maskgen.verbs import compare, data, evaluate, export, generate, tune
+from maskgen.verbs import compare, data, evaluate, export, finetune, generate, score, tune
 
 PASSED_ON = ("fit", "validate", "test")
 """Verbs whose arguments LightningCLI parses."""
@@ -58,8 +58,10 @@ def build_parser() -> argparse.ArgumentParser:
     generate.add(verbs)
     for verb in PASSED_ON:
         verbs.add_parser(verb, help=f"{verb} --config X.yaml: LightningCLI", add_help=False)
+    finetune.add(verbs)
     data.add(verbs)
     evaluate.add(verbs)
+    score.add(verbs)
     tune.add(verbs)
     compare.add(verbs)
     export.add(verbs)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool
+from einops import rearrange
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from maskgen.attention import low_attention
@@ -26,6 +27,7 @@ from maskgen.logits import (
 )
 from maskgen.masking import level_groups
 from maskgen.model import MaskTransformer
+from maskgen.nets.adapted import Network
 from maskgen.nets.shortcut import ShortcutBlock
 from maskgen.passes.compiled import CompiledPasses
 from maskgen.passes.merging import MergedPasses
@@ -62,11 +64,13 @@ class Decoded:
         batch: The filled batch.
         trajectories: What each step did, one entry a level or group of levels.
         passes: Passes of the model over each row: a guided step counts twice, a pass that computes a part of the cells as its share.
+        logprobs: Log-probability of each code at the step that wrote it for good, in the logits that the order ranks by; 0 elsewhere.
     """
 
     batch: TokenBatch
     trajectories: list[Trajectory]
     passes: list[float]
+    logprobs: Float[Tensor, "batch length level"]
 
 
 class Decoder:
@@ -87,13 +91,15 @@ class Decoder:
     """
 
     def __init__(
-        self, model: MaskTransformer, space: TokenSpace, target: str, settings: GenerationSettings, helpers: Helpers | None = None
+        self, model: Network, space: TokenSpace, target: str, settings: GenerationSettings, helpers: Helpers | None = None
     ) -> None:
         self.model, self.settings, self.helpers = model, settings, helpers or Helpers()
         self.segments, self.index = space.of(target), space.index(target)
         self.others = tuple(space.index(one.name) for one in space.modalities if one.name != target)
         if settings.shortcut > 1 and self.helpers.shortcut is None:
             raise ValueError("the setting shortcut needs a trained one in the folder shortcut of the model; train it or set shortcut to 1")
+        if not isinstance(model, MaskTransformer) and (settings.refresh > 1 or settings.merge or settings.shortcut > 1):
+            raise ValueError("refresh, merge and shortcut need maskgen's own transformer, this one is an adapted backbone; leave them off")
 
     def __call__(
         self,
@@ -115,6 +121,7 @@ class Decoder:
         parts = [[row] for row in range(len(batch))] if alone else [list(range(len(batch)))]
         runs = [_Run(self, self._null(batch, negative, rows, alone), [generators[row] for row in rows]) for rows in parts]
         trajectories: list[Trajectory] = []
+        logprobs = torch.zeros(batch.ids.shape, device=device)
         for group in level_groups(self.settings.groups, len(self.segments)):
             sampler, together = self.settings.at(group[0]), [self.segments[level] for level in group]
             functions = [run.logits(group, sampler.steps) for run in runs]
@@ -125,8 +132,10 @@ class Decoder:
                 sample_group(sampler, guided, *arguments) if len(group) > 1 else sampler.sample(guided, *arguments)  # type: ignore[arg-type]
             )
             trajectories.append(trajectory)
+            if len(trajectory.logprobs):
+                logprobs[..., group] = rearrange(trajectory.logprobs[-1], "b (l k) -> b l k", k=len(group))
         passes = [run.passes / len(rows) for run, rows in zip(runs, parts, strict=True) for _ in rows]
-        return Decoded(batch, trajectories, passes)
+        return Decoded(batch, trajectories, passes, logprobs)
 
     def _null(self, batch: TokenBatch, negative: TokenBatch | None, rows: list[int], alone: bool) -> Transform:
         """What the unconditional pass over some rows sees."""
@@ -144,9 +153,15 @@ class Decoder:
 
     def _tools(self, plain: LogitsFn) -> Mapping[str, Callable[[], Any]]:
         """What orders may need, made when they do."""
-        tools: dict[str, Callable[[], Any]] = {"inverse": lambda: plain, "grouping": lambda: low_attention(self.model)}
+        tools: dict[str, Callable[[], Any]] = {"inverse": lambda: plain, "grouping": lambda: low_attention(self._own())}
         critic = self.helpers.critic
         return tools if critic is None else {**tools, "critic": lambda: critic_scores(critic)}
+
+    def _own(self) -> MaskTransformer:
+        """The model, where it is maskgen's own; an order that looks into its blocks asks for it."""
+        if not isinstance(self.model, MaskTransformer):
+            raise ValueError("this order groups cells by the attention of maskgen's own transformer; give the adapted one another order")
+        return self.model
 
 
 class _Run:
@@ -181,6 +196,8 @@ class _Run:
 def _cheaper(decoder: Decoder) -> PrefixPasses | ReusedPasses | MergedPasses | ShortcutModel | None:
     """The model as the speed settings want it, or None for the model itself."""
     settings, model = decoder.settings, decoder.model
+    if not isinstance(model, MaskTransformer):
+        return None
     if settings.refresh > 1:
         return ReusedPasses(model, decoder.index, settings.refresh, settings.groups)
     if settings.merge:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL import Image
@@ -18,13 +18,15 @@ from maskgen.checkpoint import read_checkpoint, weights
 from maskgen.critic import load_critic
 from maskgen.decoding import Decoder, Helpers, StepCallback
 from maskgen.editing import Edit, make_edit
+from maskgen.embedding import Pool, embed_rows
 from maskgen.generation import GenerationSettings
-from maskgen.model import MaskTransformer, TransformerConfig
+from maskgen.nets.adapted import Network, network_of
 from maskgen.nets.shortcut import ShortcutBlock
 from maskgen.passes.compiled import CompiledPasses
 from maskgen.passes.int8 import int8
 from maskgen.pretrained import BUNDLE_KIND, transformer_of
 from maskgen.sampling.base import Trajectory
+from maskgen.scoring import Marks, Ranked, Score, Scorer, ScoreSettings, ranked
 from maskgen.space import TokenSpace
 from maskgen.tokenizers.base import Tokenizer
 from maskgen.tokenizers.image import ImageTokenizer
@@ -47,6 +49,8 @@ class GenerationOutput:
         trajectories: What each step did, one entry a batch and level, in the order of decoding.
         passes: Model passes of each row as they were run: a guided step counts twice, a pass over a part of the cells as its share.
         elapsed_s: Seconds in the model and the sampler, without loading and decoding.
+        log_probabilities: Float [level, *grid] like `codes`: log-probability of each code at the step that wrote it for good, in the guided
+            logits before temperature and cuts, by which orders rank. 0 where the code was known: given codes are certain.
     """
 
     media: list[Any]
@@ -55,6 +59,12 @@ class GenerationOutput:
     trajectories: list[Trajectory]
     passes: list[float]
     elapsed_s: float
+    log_probabilities: list[Tensor]
+
+    @property
+    def confidence(self) -> list[Tensor]:
+        """Probability of each code, shaped like `codes`: exp of `log_probabilities`, so 1 where the code was known."""
+        return [one.exp() for one in self.log_probabilities]
 
     @property
     def passes_a_row(self) -> float:
@@ -81,14 +91,14 @@ class Pipeline:
 
     def __init__(
         self,
-        model: MaskTransformer,
+        model: Network,
         space: TokenSpace,
         tokenizers: Mapping[str, Tokenizer],
         settings: Mapping[str, GenerationSettings] | None = None,
         grids: Mapping[str, Sequence[int]] | None = None,
         helpers: Helpers | None = None,
     ) -> None:
-        self.model = model.eval().requires_grad_(False)
+        self.model: Any = model.eval().requires_grad_(False)
         self.space, self.tokenizers = space, dict(tokenizers)
         self.settings, self.grids = dict(settings or {}), {name: tuple(grid) for name, grid in (grids or {}).items()}
         self.helpers = helpers or Helpers()
@@ -124,8 +134,10 @@ class Pipeline:
         for name, tokenizer in tokenizers.items():
             require_fingerprint(name, tokenizer.fingerprint, made["fingerprints"].get(name, "none"), str(path))
         space = TokenSpace.from_dict(made["space"])
-        model = MaskTransformer(TransformerConfig(**made["transformer"]), space.size, len(space.modalities))
+        model = network_of(made["transformer"], space)
         model.load_state_dict(weights(checkpoint, "model."))
+        if "grids" in made:
+            return cls(model, space, tokenizers, settings, made["grids"])
         target = made["target"]
         grids = {} if made["grid"] is None else {target: made["grid"]}
         return cls(model, space, tokenizers, {target: GenerationSettings(), **(settings or {})}, grids)
@@ -220,6 +232,7 @@ class Pipeline:
         codes: list[Codes] = []
         trajectories: list[Trajectory] = []
         passes: list[float] = []
+        logprobs: list[Tensor] = []
         decode = Decoder(self.model, self.space, target, settings, self.helpers)
         started_s = time.perf_counter()
         for start in range(0, len(rows), batch_size):
@@ -229,12 +242,113 @@ class Pipeline:
             against_batch = None if others is None else pack(others[part], self.space).to(self.device)
             made = decode(batch, generators, against_batch, callback)
             codes += [sample[target] for sample in unpack(made.batch.to("cpu"), self.space)]
+            cells = made.batch.cells(self.space.index(target))
+            logprobs += [row[chosen].T.cpu() for row, chosen in zip(made.logprobs, cells, strict=True)]
             trajectories += made.trajectories
             passes += made.passes
         elapsed_s = time.perf_counter() - started_s
         end = self.space.modality(target).end
         media = [self.tokenizers[target].decode([until_end(made, end)])[0] for made in codes]  # one at a time: a batch rounds differently
-        return GenerationOutput(media, codes, list(seeds), trajectories, passes, elapsed_s)
+        likely = [found[: len(one)].reshape(one.shape) for found, one in zip(logprobs, codes, strict=True)]
+        return GenerationOutput(media, codes, list(seeds), trajectories, passes, elapsed_s, likely)
+
+    def score(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        target: str,
+        only: Sequence[Marks | None] | None = None,
+        against: Literal["absent"] | Sequence[Mapping[str, Any]] | None = None,
+        settings: ScoreSettings | None = None,
+    ) -> list[Score]:
+        """How likely the model finds a modality of each row, given everything else in the row; `docs/scores.md` has the formulas.
+
+        Args:
+            rows: One entry a row: modality to media or Codes, the target among them. UNKNOWN codes are MASK throughout, never scored.
+            target: Modality that is scored; the model must have learned to guess it.
+            only: Per row what of the target is scored, [*grid] or [level, *grid]; the rest of the target is seen. None scores all.
+            against: Another condition whose score is subtracted: "absent", none at all, which gives the pointwise mutual information of
+                target and condition; or a row of other modalities for each row.
+            settings: Estimator, masks and seed.
+
+        Returns:
+            One score a row, each from its own row and the settings alone.
+
+        Raises:
+            ValueError: If a modality is unknown, a row lacks the target, or there is nothing to score.
+        """
+        if isinstance(against, str) and against != "absent":
+            raise ValueError(f'against must be "absent", a row for each row, or None, got {against!r}')
+        marks = [None] * len(rows) if only is None else only
+        others: Sequence[Mapping[str, Any] | None] = [None] * len(rows) if against is None else [{}] * len(rows)
+        others = others if against is None or isinstance(against, str) else against
+        if not len(rows) == len(marks) == len(others):
+            raise ValueError(f"{len(rows)} rows need as many entries of only and against, got {len(marks)} and {len(others)}")
+        if any(target in other for other in others if other is not None):
+            raise ValueError(f"against is another condition of the same target; leave {target!r} out of it")
+        scorer = Scorer(self.model, self.space, target, settings or ScoreSettings(), self.settings.get(target))
+        found = []
+        for row, mark, other in zip(rows, marks, others, strict=True):
+            codes = self._encoded(row)
+            same = {target: codes[target]} if target in codes else {}
+            found.append(scorer(codes, mark, None if other is None else {**self._encoded(other), **same}))
+        return found
+
+    def classify(
+        self,
+        known: Mapping[str, Any],
+        candidates: Sequence[Mapping[str, Any]],
+        target: str,
+        only: Marks | None = None,
+        against: Literal["absent"] | None = None,
+        settings: ScoreSettings | None = None,
+    ) -> list[Ranked]:
+        """Zero-shot classification: candidates ranked by the score of the row that each makes of what is known.
+
+        With `classify({"image": picture}, [{"text": "a cat"}, {"text": "a dog"}], "image")` each caption is judged by how likely it makes
+        the picture. Where the candidates differ in the target itself, `against="absent"` takes off what makes one likely anyway.
+
+        Args:
+            known: Media or Codes that all candidates share.
+            candidates: What each adds to it, for example a caption.
+            target: Modality that is scored, of what is known or of the candidates.
+            only: As in `score`, for all candidates alike.
+            against: As in `score`.
+            settings: Estimator, masks and seed.
+
+        Returns:
+            The candidates, best first, with probabilities.
+
+        Raises:
+            ValueError: If there is no candidate, or one has a modality that is known already.
+        """
+        if not candidates:
+            raise ValueError("found no candidate, wanted at least one to rank")
+        twice = sorted({name for candidate in candidates for name in candidate if name in known})
+        if twice:
+            raise ValueError(f"candidates and what is known both have {', '.join(twice)}; give each modality once")
+        shared = self._encoded(known)
+        rows = [{**shared, **candidate} for candidate in candidates]
+        return ranked(candidates, self.score(rows, target, None if only is None else [only] * len(rows), against, settings))
+
+    def embed(
+        self, rows: Sequence[Mapping[str, Any]], layer: int = -1, pool: Pool = "mean", target: str | None = None
+    ) -> list[dict[str, Tensor]]:
+        """Features of each modality of each row, with nothing masked: what the model makes of them after some of its blocks.
+
+        Args:
+            rows: One entry a row: modality to media or Codes. What else stands in a row is seen too, so give a picture alone where its
+                features must not know its caption.
+            layer: Blocks that are run: 0 is the input, -1 all of them and the last norm.
+            pool: "mean" averages a modality's cells, "none" keeps them.
+            target: Modality that takes the place of the target in a model with `blind_condition`; not read by others.
+
+        Returns:
+            Modality to features in float32 on the CPU: [dim], or [*grid, dim] with pool "none".
+
+        Raises:
+            ValueError: If a modality is unknown, or layer or pool does not exist.
+        """
+        return embed_rows(self.model, self.space, [self._encoded(row) for row in rows], layer, pool, target)
 
     def _encoded(self, row: Mapping[str, Any]) -> dict[str, Codes]:
         """Codes of a row's media; what is a tensor already stays."""
@@ -357,7 +471,7 @@ class Pipeline:
         return make_edit(tokenizer, image, mask, strength, outpaint)
 
 
-def _helpers(folder: Path, model: MaskTransformer) -> Helpers:
+def _helpers(folder: Path, model: Any) -> Helpers:
     """The networks beside a model, where its folder has them; each refuses another model than its own."""
     found = read_record(folder)["files"][WEIGHTS_FILE]
     critic = load_critic(folder / "critic", model, found) if (folder / "critic").is_dir() else None

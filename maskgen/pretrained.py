@@ -11,6 +11,7 @@ from torch import Tensor
 
 from maskgen.bundle import WEIGHTS_FILE, Bundle, find_model, load_bundle, read_record
 from maskgen.model import MaskTransformer, TransformerConfig
+from maskgen.nets.adapted import Network, network_of
 from maskgen.space import TokenSpace
 
 logger = logging.getLogger(__name__)
@@ -38,10 +39,10 @@ class Pretrained:
     weights: str
 
 
-def transformer_of(bundle: Bundle) -> tuple[MaskTransformer, TokenSpace]:
-    """The transformer of a model bundle in float32, ready for use, and its token space."""
+def transformer_of(bundle: Bundle) -> tuple[Network, TokenSpace]:
+    """The transformer of a model bundle in float32, a MaskTransformer or an AdaptedTransformer, ready for use, and its token space."""
     space = TokenSpace.from_dict(bundle.config["space"])
-    model = MaskTransformer(TransformerConfig(**bundle.config["transformer"]), space.size, len(space.modalities))
+    model = network_of(bundle.config["transformer"], space)
     tensors = {name: tensor.float() for name, tensor in bundle.tensors.items()}
     if model.config.tie_head:
         tensors["head.weight"] = tensors["embed.weight"]
@@ -58,6 +59,10 @@ def load_pretrained(name: Path | str) -> Pretrained:
     folder = find_model(name)
     bundle = load_bundle(folder, BUNDLE_KIND)
     model, space = transformer_of(bundle)
+    if not isinstance(model, MaskTransformer):
+        raise ValueError(
+            f"{name} is an adapted backbone, which is neither a start nor a teacher; give a model of maskgen's own transformer"
+        )
     weights = read_record(folder)["files"][WEIGHTS_FILE]
     return Pretrained(str(name), model, space, bundle.config["fingerprints"], bundle.config["grids"], weights)
 

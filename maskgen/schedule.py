@@ -141,6 +141,37 @@ class Exp(MaskSchedule):
         return -torch.expm1((progress - 1) * math.log(self.length)) / (1 - 1 / self.length)
 
 
+@dataclass(frozen=True)
+class TruncatedGaussian(MaskSchedule):
+    """The mask rates of a Gaussian between `low` and 1, the largest first: at progress p the rate above which a share p of it lies.
+
+    A law of training: a uniform draw gives a rate of the truncated Gaussian, never below `low`. Decoding by it leaves a share of `low` to
+    the last step, where it falls to 0 at once, for at progress 1 nothing may be masked; decode by another law, such as cosine.
+
+    Args:
+        mean: Of the Gaussian before it is cut.
+        std: Of the Gaussian before it is cut, above 0.
+        low: Smallest rate, in [0, 1).
+
+    Source: MAGE, arXiv:2211.09117 (mean 0.55, standard deviation 0.25, from 0.5 to 1).
+    """
+
+    mean: float = 0.55
+    std: float = 0.25
+    low: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.low < 1 and 0 < self.std < math.inf and math.isfinite(self.mean)):
+            raise ValueError(f"std must be above 0 and low must be in [0, 1), got mean {self.mean}, std {self.std}, low {self.low}")
+
+    def ratio(self, progress: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        below, upto = (0.5 * math.erfc((self.mean - edge) / (self.std * math.sqrt(2))) for edge in (self.low, 1.0))
+        shares = upto - progress.double() * (upto - below)
+        rates = (self.mean + self.std * torch.special.ndtri(shares)).clamp(self.low, 1.0)
+        rates = torch.where(progress == 0, 1.0, torch.where(progress == 1, 0.0, rates))
+        return rates.to(progress.dtype)
+
+
 def whole_floor(count: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Largest whole number not above `count`."""
     return torch.floor(count + ROUNDING_SLACK)
@@ -183,7 +214,15 @@ def masked_after(
 
 
 Laws = dict[str, Callable[[], MaskSchedule]]
-MASK_SCHEDULES: Laws = {"cosine": Cosine, "arccos": Arccos, "linear": Linear, "power": Power, "log": Log, "exp": Exp}
+MASK_SCHEDULES: Laws = {
+    "cosine": Cosine,
+    "arccos": Arccos,
+    "linear": Linear,
+    "power": Power,
+    "log": Log,
+    "exp": Exp,
+    "truncatedgaussian": TruncatedGaussian,
+}
 
 
 def by_name(name: str) -> MaskSchedule:

@@ -8,8 +8,8 @@ from typing import Any, Literal
 PAD = 0
 MASK = 1
 
-Kind = Literal["text", "image", "audio", "attribute", "phones"]
-KINDS: tuple[Kind, ...] = ("text", "image", "audio", "attribute", "phones")
+Kind = Literal["text", "image", "audio", "attribute", "phones", "transcript"]
+KINDS: tuple[Kind, ...] = ("text", "image", "audio", "attribute", "phones", "transcript")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +18,7 @@ class Modality:
 
     Args:
         name: Key of the modality in samples and shards, for example "image".
-        kind: What the tokenizer turns into codes: text, image, audio, attribute or phones.
+        kind: What the tokenizer turns into codes: text, image, audio, attribute, phones or transcript.
         num_levels: Residual levels a cell holds (1 for text and one-codebook images).
         codebook_size: Codes per level.
         end: Code that says that a text has ended; cells behind it hold it too. None where every sample has the length of its grid.
@@ -39,7 +39,7 @@ class Modality:
             raise ValueError(
                 f"modality {self.name!r} needs num_levels and codebook_size of at least 1, got {self.num_levels} and {self.codebook_size}"
             )
-        if self.end is not None and not 0 <= self.end < self.codebook_size or self.stride < 1:
+        if (self.end is not None and not 0 <= self.end < self.codebook_size) or self.stride < 1:
             raise ValueError(
                 f"modality {self.name!r} has {self.codebook_size} codes, end={self.end} and stride={self.stride}; "
                 "the end is one of its codes, the stride at least 1"
@@ -47,7 +47,9 @@ class Modality:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data; what says nothing is left out, so that spaces from before it was known stay equal."""
-        return {key: value for key, value in asdict(self).items() if not (key == "end" and value is None or key == "stride" and value == 1)}
+        return {
+            key: value for key, value in asdict(self).items() if not ((key == "end" and value is None) or (key == "stride" and value == 1))
+        }
 
     def same_ids(self, other: "Modality") -> bool:
         """Whether both own as many ids for the same kind of codes under the same name."""

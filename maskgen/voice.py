@@ -1,9 +1,10 @@
 """A voice: text in, speech out; continuing and editing recordings. One pipeline call with other known cells each time."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -136,6 +137,7 @@ class Voice:
         prompt: Waveform | None = None,
         prompt_text: str | None = None,
         keep_prompt: bool = False,
+        beside: Mapping[str, Any] | None = None,
         seed: int = 0,
         num: int = 1,
         settings: GenerationSettings | None = None,
@@ -151,6 +153,7 @@ class Voice:
             prompt: Recording of at most 30 s whose voice goes on; any rate and channels.
             prompt_text: What it says; helps.
             keep_prompt: Give the recording back before the speech, its samples unchanged (at the codec's rate).
+            beside: Further media that the model knows of, by modality: a picture that is spoken of.
             seed: Take i has seed + i * sentences.
             num: Takes.
             settings: How to decode; the model's own if None.
@@ -168,7 +171,8 @@ class Voice:
         known = self._prompt(prompt, prompt_text)
         speakers = self.speakers.encode([speaker or self.speakers.values[0]])[0]
         spoken = self._timed(sentences, int(speakers), seconds, speed)
-        rows = [self._row(phones, None if known is not None and speaker is None else speakers, known) for phones in spoken]
+        who = None if known is not None and speaker is None else speakers
+        rows = [{**(beside or {}), **self._row(phones, who, known)} for phones in spoken]
         settings = settings or self.pipeline.settings["audio"]
         seeds = [seed + number for number in range(num * len(rows))]
         output = self.pipeline.generate(rows * num, "audio", seeds, settings, callback=callback)
@@ -312,6 +316,15 @@ class Voice:
             return Prompt(codes, None)
         ids = torch.cat([self.phones.encode([sentence])[0][0] for sentence in self.phones.sentences(text)])
         return Prompt(codes, torch.stack([ids, whole_frames(self.durations.frames(ids, 0), codes.shape[1])]))
+
+    def codes_of(self, recording: Waveform) -> Codes:
+        """Codes of a recording of at most 30 s, any rate and channels.
+
+        Raises:
+            ValueError: If it is empty, too long, silent, or holds NaN or infinity.
+        """
+        samples = self._checked(recording, "the recording")
+        return self.codec.encode([Waveform(samples=samples, sample_rate_hz=self.codec.sample_rate_hz)])[0]
 
     def _checked(self, wave: Waveform, what: str) -> Float[np.ndarray, "channels samples"]:
         """Samples at the codec's rate.

@@ -7,12 +7,16 @@ from typing import Any
 import pytest
 import torch
 
+from maskgen.batch import pack
 from maskgen.critic import TokenCritic
 from maskgen.decoding import Helpers, equipped
 from maskgen.generation import GenerationSettings
+from maskgen.guidance import ConstantGuidance
+from maskgen.logits import guided_model, hide_condition
 from maskgen.nets.shortcut import ShortcutBlock, ShortcutConfig
 from maskgen.pipeline import Pipeline
 from maskgen.sampling import names
+from maskgen.sampling.base import State
 from maskgen.sampling.blocks import BlockSampler
 from maskgen.sampling.critic import CriticSampler
 from maskgen.verbs.decoding import add_decoding, decoded_as
@@ -75,6 +79,45 @@ def test_guidance_from_masked_and_from_absent_conditions_are_not_the_same(tiny_p
     known = [tiny_pipeline.text_codes("a red heart")]
     absent, masked = (tiny_pipeline.generate(known, "image", [0], PLAIN.changed(null=null)).codes[0] for null in ("absent", "masked"))
     assert not torch.equal(absent, masked)
+
+
+@pytest.mark.parametrize("change", [{}, {"sampler": "remdm", "sampler_options": {"eta": 0.5}}, {"sampler": "self_correction"}], ids=str)
+def test_log_probabilities_are_those_of_the_guided_logits_when_a_code_was_last_written(
+    tiny_pipeline: Pipeline, change: dict[str, Any]
+) -> None:
+    settings = PLAIN.changed(steps=[8, 6], temperature=[0.7, 0.5], top_k=5, **change)
+    grid = tiny_pipeline("a cat", seed=9).codes[0]
+    grid[:, 1:] = -1
+    row, states = {**tiny_pipeline.text_codes("a red heart"), "image": grid}, list[State]()
+    output = tiny_pipeline.generate([row], "image", [3], settings, callback=states.append)
+    guided = guided_model(tiny_pipeline.model, hide_condition((tiny_pipeline.space.index("text"),)), ConstantGuidance(2.0))
+    before, wanted, rewritten = pack([row], tiny_pipeline.space), torch.zeros(2, 16), 0
+    for state in states:
+        written = state.changed & (state.codes >= 0)
+        logprobs = guided(before, written, state.segment, 0.0).log_softmax(dim=-1)
+        cells = written[0, -16:].nonzero()[:, 0]
+        rewritten += int((wanted[state.segment.level, cells] < 0).sum())
+        wanted[state.segment.level, cells] = logprobs.gather(-1, state.codes[written][:, None])[:, 0]
+        before = state.batch
+    assert (rewritten > 0) == bool(change), "an order that takes codes back must be caught rewriting one"
+    (found,), (sure,) = output.log_probabilities, output.confidence
+    torch.testing.assert_close(found, wanted.view(2, 4, 4), atol=1e-4, rtol=0)
+    assert (found[:, 1:] < 0).all()
+    assert (sure[:, 0] == 1).all(), "what was known is certain"
+
+
+@pytest.mark.parametrize("groups", [None, ((0, 1),)])
+def test_log_probabilities_have_the_shape_of_the_codes_whatever_the_row(
+    tiny_pipeline: Pipeline, groups: tuple[tuple[int, ...], ...] | None
+) -> None:
+    whole = {"image": torch.zeros(2, 4, 4, dtype=torch.long)}
+    rows = [tiny_pipeline.text_codes("a red heart, flat style"), {"image": torch.full((2, 3, 5), -1)}, whole]
+    output = tiny_pipeline.generate(rows, "image", [0, 1, 2], replace(PLAIN, groups=groups))
+    assert [one.shape for one in output.log_probabilities] == [one.shape for one in output.codes]
+    assert all((one < 0).all() for one in output.log_probabilities[:2])
+    assert (output.log_probabilities[2] == 0).all()
+    alone = tiny_pipeline.generate(rows[1:2], "image", [1], replace(PLAIN, groups=groups))
+    assert torch.equal(alone.log_probabilities[0], output.log_probabilities[1])
 
 
 def test_what_is_not_there_is_said(tiny_pipeline: Pipeline) -> None:

@@ -18,13 +18,24 @@ from maskgen.schedule import (
     Log,
     MaskSchedule,
     Power,
+    TruncatedGaussian,
     by_name,
     masked_after,
     whole_ceil,
     whole_floor,
 )
 
-LAWS: list[MaskSchedule] = [Cosine(), Arccos(), Linear(), Power(2.0), Power(0.5), Log(), Exp(64)]
+LAWS: list[MaskSchedule] = [
+    Cosine(),
+    Arccos(),
+    Linear(),
+    Power(2.0),
+    Power(0.5),
+    Log(),
+    Exp(64),
+    TruncatedGaussian(),
+    TruncatedGaussian(0.9, 2.0, 0.0),
+]
 
 DEFINITIONS: dict[MaskSchedule, Callable[[float], float]] = {
     Cosine(): lambda r: math.cos(math.pi * r / 2),
@@ -79,10 +90,32 @@ def test_progress_outside_zero_to_one_is_refused(progress: float | torch.Tensor)
         Cosine()(progress)
 
 
-@pytest.mark.parametrize("make", [lambda: Power(0.0), lambda: Power(math.inf), lambda: Log(1), lambda: Exp(1)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Power(0.0),
+        lambda: Power(math.inf),
+        lambda: Log(1),
+        lambda: Exp(1),
+        lambda: TruncatedGaussian(std=0.0),
+        lambda: TruncatedGaussian(low=1.0),
+    ],
+)
 def test_bad_options_of_a_law_are_refused(make: Callable[[], MaskSchedule]) -> None:
     with pytest.raises(ValueError, match="must be"):
         make()
+
+
+def test_uniform_draws_give_the_rates_of_the_truncated_gaussian() -> None:
+    """Share of rates up to x is (F(x) - F(low)) / (F(1) - F(low)), F the Gaussian's own; the last step of a decode takes what is left."""
+    law, rates = TruncatedGaussian(), TruncatedGaussian()(torch.linspace(0, 1, 20001, dtype=torch.float64)[:-1])
+    cumulated = torch.distributions.Normal(law.mean, law.std).cdf
+    low, high = (float(cumulated(torch.tensor(edge, dtype=torch.float64))) for edge in (law.low, 1.0))
+    for edge in (0.5, 0.55, 0.7, 0.9, 1.0):
+        wanted = (float(cumulated(torch.tensor(edge, dtype=torch.float64))) - low) / (high - low)
+        assert float((rates <= edge).double().mean()) == pytest.approx(wanted, abs=2e-4)
+    assert rates.min() >= law.low
+    assert counts(law, 4, 100)[-2:] == [int(100 * law(0.75)), 0]
 
 
 @pytest.mark.parametrize(("law", "total", "published"), GOLDEN, ids=str)
@@ -139,7 +172,7 @@ def test_a_step_that_does_not_exist_is_refused(step: int, steps: int) -> None:
 
 def test_schedules_are_found_by_name_and_an_unknown_name_lists_them() -> None:
     assert [type(by_name(name)).__name__.lower() for name in MASK_SCHEDULES] == list(MASK_SCHEDULES)
-    with pytest.raises(ValueError, match=r"'cubic'.*cosine, arccos, linear, power, log, exp"):
+    with pytest.raises(ValueError, match=r"'cubic'.*cosine, arccos, linear, power, log, exp, truncatedgaussian"):
         by_name("cubic")
 
 

@@ -58,6 +58,6 @@ def tokenize(
         The index, as written.
 
     Raises:
-        ValueError: If raw shards are damaged, a codebook is too large for Int16, or `out` holds another build.
+        ValueError: If raw shards are damaged or `out` holds another build.
     """
     return run(plan_tokens(raw_folder, token_output(tokenizers, batch_size, device)), out, runner, restart, report)

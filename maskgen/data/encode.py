@@ -20,6 +20,7 @@ from maskgen.tokenizers.base import Tokenizer
 from maskgen.tokenizers.load import load_tokenizer
 from maskgen.tokenizers.phones import PhonemeTokenizer
 from maskgen.tokenizers.sound import SoundTokenizer
+from maskgen.tokenizers.transcript import Transcript, TranscriptTokenizer
 
 BATCH_SIZE = 64
 
@@ -84,7 +85,7 @@ def token_output(tokenizers: Mapping[str, Path | Tokenizer], batch_size: int = B
         device: Where the networks run: cpu, or cuda for one GPU a worker.
 
     Raises:
-        ValueError: If a folder holds no tokenizer, a kind is unknown, a codebook is too large for Int16 or the device is not there.
+        ValueError: If a folder holds no tokenizer, a kind is unknown or the device is not there.
     """
     if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
         raise ValueError(f"--device {device} is not usable here; use cpu" + (" or cuda" if torch.cuda.is_available() else ""))
@@ -92,8 +93,6 @@ def token_output(tokenizers: Mapping[str, Path | Tokenizer], batch_size: int = B
     for name, tokenizer in opened.items():
         if tokenizer.kind not in ENCODERS:
             raise ValueError(f"modality {name!r} has kind {tokenizer.kind!r}; raw shards hold {', '.join(ENCODERS)}")
-        if tokenizer.codebook_size > 2**15:
-            raise ValueError(f"modality {name!r} has {tokenizer.codebook_size} codes a level; shards hold Int16, at most {2**15}")
     return TokenOutput(
         tokenizers=tokenizers,
         fingerprints={name: tokenizer.fingerprint for name, tokenizer in opened.items()},
@@ -154,24 +153,30 @@ def media_of(sample: Decoded, frames_per_s: float | None) -> dict[str, Any]:
     """
     timed = frames_per_s is not None and {"phonemes", "durations", "durations_per_s"} <= set(sample.meta)
     phones = {"phones": {**sample.meta, "frames_per_s": frames_per_s}} if timed else {}
-    return {**sample.media, "attribute": sample.meta, **phones}
+    said = {"transcript": sample.meta} if timed and sample.meta.get("captions") else {}
+    return {**sample.media, "attribute": sample.meta, **phones, **said}
 
 
 def _grids(media: Sequence[Any], tokenizer: Tokenizer) -> list[np.ndarray]:
-    """Int16 [level *grid] of each picture or waveform."""
-    return [grid.cpu().numpy().astype(np.int16) for grid in tokenizer.encode(media)]
+    """Codes [level *grid] of each picture or waveform."""
+    return [grid.cpu().numpy().astype(stored_as(tokenizer)) for grid in tokenizer.encode(media)]
+
+
+def stored_as(tokenizer: Tokenizer) -> type[np.signedinteger[Any]]:
+    """Int16 where it holds all codes, else Int32 (vocabularies of language models)."""
+    return np.int16 if tokenizer.codebook_size <= 2**15 else np.int32
 
 
 def _captions(media: Sequence[Any], tokenizer: Tokenizer) -> list[np.ndarray]:
-    """Int16 [alternatives longest] of each row's captions, -1 after the end of each."""
+    """Codes [alternatives longest] of each row's captions, -1 after the end of each."""
     rows = cast(Sequence[list[str]], media)
     codes = iter(tokenizer.encode([text for row in rows for text in row]))
-    return [padded([next(codes) for _ in row]) for row in rows]
+    return [padded([next(codes) for _ in row], stored_as(tokenizer)) for row in rows]
 
 
-def padded(captions: Sequence[Codes]) -> np.ndarray:
-    """Captions [1, n] of several lengths as one Int16 array, -1 after the end of each."""
-    array = np.full((len(captions), max(codes.shape[1] for codes in captions)), -1, dtype=np.int16)
+def padded(captions: Sequence[Codes], dtype: type[np.signedinteger[Any]] = np.int16) -> np.ndarray:
+    """Captions [1, n] of several lengths as one array, -1 after the end of each."""
+    array = np.full((len(captions), max(codes.shape[1] for codes in captions)), -1, dtype=dtype)
     for row, codes in zip(array, captions, strict=True):
         row[: codes.shape[1]] = codes[0].numpy()
     return array
@@ -200,6 +205,31 @@ def _phones(media: Sequence[Any], tokenizer: Tokenizer) -> list[np.ndarray]:
     return arrays
 
 
+def _transcripts(media: Sequence[Any], tokenizer: Tokenizer) -> list[np.ndarray]:
+    """Int16 [1, slots] of each row's first caption at the times of its phonemes, out of its json."""
+    assert isinstance(tokenizer, TranscriptTokenizer), "transcripts have a tokenizer of their own"
+    return _grids([timed_words(row) for row in media], tokenizer)
+
+
+def timed_words(row: Mapping[str, Any]) -> Transcript:
+    """Words of a row's first caption, each at the time of its phonemes.
+
+    Phonemes of different words are apart by a space. Where the phonemes have another number of words than the text (a figure is read as
+    several), times are shared out by letters.
+
+    Args:
+        row: `captions`, `phonemes`, `durations` with a pause at both ends, `durations_per_s`.
+    """
+    words, phonemes = row["captions"][0].split(), row["phonemes"]
+    ends_s = np.cumsum([int(count) for count in row["durations"].split()]) / float(row["durations_per_s"])
+    starts_s = [float(ends_s[place]) for place in range(len(phonemes)) if place == 0 or phonemes[place - 1] == " "]
+    if len(starts_s) != len(words):
+        letters = np.cumsum([0, *(len(word) + 1 for word in words)])
+        first_s, last_s = float(ends_s[0]), float(ends_s[-2])
+        starts_s = [float(first_s + (last_s - first_s) * count / letters[-1]) for count in letters[:-1]]
+    return Transcript(tuple(words), tuple(starts_s), float(ends_s[-1]))
+
+
 def rescaled(durations: Sequence[int], old_per_s: float, new_per_s: float) -> list[int]:
     """Durations in frames of another rate; every boundary moves by at most half a frame.
 
@@ -218,4 +248,5 @@ ENCODERS: Mapping[str, Callable[[Sequence[Any], Tokenizer], list[np.ndarray]]] =
     "audio": _grids,
     "attribute": _attributes,
     "phones": _phones,
+    "transcript": _transcripts,
 }

@@ -3,7 +3,7 @@
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -120,6 +120,16 @@ def caption_codes(array: np.ndarray, alternative: int) -> np.ndarray:
     return caption[caption >= 0][None]
 
 
+@runtime_checkable
+class SampleRows(Protocol):
+    """A set of samples: how many, one by draw, and the cells of one."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, draw: Draw) -> dict[str, Codes]: ...
+    def length(self, draw: Draw) -> int:
+        """Cells that a draw takes in a row."""
+
+
 class Joined(Dataset[Any]):
     """Several sets of samples as one, numbered one set after another.
 
@@ -127,7 +137,7 @@ class Joined(Dataset[Any]):
         parts: Sets with a length, each a sample by draw.
     """
 
-    def __init__(self, parts: Sequence[TokenRows]) -> None:
+    def __init__(self, parts: Sequence[SampleRows]) -> None:
         self.parts = tuple(parts)
         self.ends = list(accumulate(map(len, parts)))
 
@@ -140,7 +150,7 @@ class Joined(Dataset[Any]):
         part, inside = self._inside(draw)
         return part.length(inside)
 
-    def _inside(self, draw: Draw) -> tuple[TokenRows, Draw]:
+    def _inside(self, draw: Draw) -> tuple[SampleRows, Draw]:
         """The set that a row belongs to, and the draw with the row's number in it."""
         row, number = draw
         place = bisect_right(self.ends, row)

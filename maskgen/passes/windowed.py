@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from maskgen.model import MaskTransformer
+from maskgen.nets.adapted import Network
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Windowed:
     Source: restricted context of MAGNeT, arXiv:2401.04577.
     """
 
-    model: MaskTransformer
+    model: Network
     window: int
 
     def __post_init__(self) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,6 +20,10 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 BUNDLE_KIND = "text_tokenizer"
 VOCABULARY_FILE = "tokenizer.json"
 LARGEST_FILE_BYTES = 2**20
+HOLE = re.compile(r"\[(\d+)\]")
+LARGEST_HOLE = 256
+SPACE = "Ġ"
+"""The space in the alphabet of byte-level BPE."""
 END_TOKEN = "Ā"
 """The byte 0 in the alphabet of byte-level BPE: the end of a text that a model writes, as in C."""
 
@@ -31,13 +36,16 @@ class TextTokenizer(Tokenizer):
     Args:
         vocabulary: Content of a tokenizer.json with a byte-level BPE model.
         lowercase: Whether text is lower-cased first; then decoding gives lower case.
+
+    Attributes:
+        end: Code of the byte 0, with which a model ends a text; none in a vocabulary without bytes.
     """
 
     kind: ClassVar[Kind] = "text"
 
     def __init__(self, vocabulary: str, lowercase: bool = True) -> None:
         self._engine = Engine.from_str(vocabulary)
-        self._vocabulary, self.lowercase = vocabulary, lowercase
+        self.vocabulary, self.lowercase = vocabulary, lowercase
         self.num_levels, self.codebook_size = 1, self._engine.get_vocab_size()
         self.end: int | None = self._engine.token_to_id(END_TOKEN)
 
@@ -58,12 +66,12 @@ class TextTokenizer(Tokenizer):
     @property
     def fingerprint(self) -> str:
         """Hash of vocabulary and settings; equals the bundle's."""
-        digest = hashlib.sha256(self._vocabulary.encode()).hexdigest()
+        digest = hashlib.sha256(self.vocabulary.encode()).hexdigest()
         return fingerprint_of(BUNDLE_KIND, self._config, {VOCABULARY_FILE: digest})
 
     def save(self, folder: Path | str) -> str:
         """Write a bundle and return its fingerprint."""
-        return save_bundle(folder, BUNDLE_KIND, self._config, {}, {VOCABULARY_FILE: self._vocabulary.encode()})
+        return save_bundle(folder, BUNDLE_KIND, self._config, {}, {VOCABULARY_FILE: self.vocabulary.encode()})
 
     def read(self, path: Path | str) -> str:
         """Text of a UTF-8 file, without the line break at its end.
@@ -112,6 +120,10 @@ class TextTokenizer(Tokenizer):
         """
         return [self._engine.decode(self._checked(grid)).removeprefix(" ") for grid in codes]
 
+    def begins_word(self, code: int) -> bool:
+        """Whether a code begins with a space."""
+        return str(self._engine.id_to_token(code)).startswith(SPACE)
+
     def modality(self, name: str) -> Modality:
         """This tokenizer's place in a token space, with the code that ends a text."""
         return dataclasses.replace(super().modality(name), end=self.end)
@@ -126,6 +138,27 @@ class TextTokenizer(Tokenizer):
                 f"text codes must lie in [0, {self.codebook_size}), got {min(ids)} to {max(ids)} ({UNKNOWN} is an unknown cell)"
             )
         return ids
+
+
+def with_holes(text: str, tokenizer: TextTokenizer) -> Codes:
+    """Codes [1, n] of a text in which "[3]" stands for three unknown codes.
+
+    Args:
+        text: For example "a red [2], flat style".
+        tokenizer: Its codes.
+
+    Raises:
+        ValueError: If there is no hole, or one has no or more than 256 codes.
+    """
+    parts = HOLE.split(text)
+    sizes = [int(size) for size in parts[1::2]]
+    if not sizes or min(sizes) < 1 or max(sizes) > LARGEST_HOLE:
+        raise ValueError(f"{text[:80]!r} has no hole to fill; write [3] where three codes are wanted, 1 to {LARGEST_HOLE} in each")
+    codes = tokenizer.encode([part.strip() if number else part.rstrip() for number, part in enumerate(parts[::2])])
+    cells = [codes[0]]
+    for size, after in zip(sizes, codes[1:], strict=True):
+        cells += [torch.full((1, size), UNKNOWN), after]
+    return torch.cat(cells, dim=1)
 
 
 def train_bpe(lines: Iterable[str], codebook_size: int, lowercase: bool = True) -> TextTokenizer:

@@ -5,8 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from maskgen.verbs.decoding import add_decoding, decoded_as
+from maskgen.verbs.directions import add_directions
 from maskgen.verbs.listen import add_listening
 from maskgen.verbs.machine import add_machine, numbers, pipeline_of
+from maskgen.verbs.score import add_evaluations
+from maskgen.verbs.text import add_text
 
 
 def add(verbs: Any) -> None:
@@ -14,6 +17,9 @@ def add(verbs: Any) -> None:
     kinds = verbs.add_parser("evaluate", help="score a model or a tokenizer").add_subparsers(required=True, metavar="WHAT")
     cache = Path("~/.cache/maskgen/evaluators").expanduser()
     add_listening(kinds, cache)
+    add_evaluations(kinds)
+    add_text(kinds)
+    add_directions(kinds, cache)
     image = kinds.add_parser("image", help="scores on held-out captions beside ceiling and floor; JSON and HTML")
     image.add_argument("--model", default="emoji-64")
     add_machine(image)

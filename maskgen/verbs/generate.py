@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from maskgen.verbs import anything
 from maskgen.verbs.decoding import add_decoding, decoded_as
 from maskgen.verbs.machine import add_machine, check_writable, numbers, pipeline_of
 from maskgen.verbs.progress import StepBar
@@ -19,9 +20,11 @@ LARGEST_SCALE = 32
 
 def add(verbs: Any) -> None:
     """Arguments of `generate ...`."""
-    kinds = verbs.add_parser("generate", help="make pictures and speech from text; edit them").add_subparsers(required=True, metavar="WHAT")
+    generate = verbs.add_parser("generate", help="make text, pictures and speech from each other; edit them")
+    kinds = generate.add_subparsers(required=True, metavar="WHAT", dest="what")
     _add_image(kinds.add_parser("image", help="text to image, inpainting, outpainting, variation"))
-    add_speech(kinds.add_parser("speech", help="text to speech, in a given voice, after a recording or inside one"))
+    add_speech(kinds.add_parser("speech", help="text or a picture to speech, in a given voice, after a recording or inside one"))
+    anything.add(kinds)
 
 
 def _add_image(parser: argparse.ArgumentParser) -> None:
@@ -30,12 +33,15 @@ def _add_image(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("image.png"), help="PNG to write; with several pictures a sheet, the single ones beside it"
     )
-    parser.add_argument("--model", default="emoji-64", help="folder of a model, or the name of a shipped one (default: %(default)s)")
+    parser.add_argument("--model", help="folder of a model, or the name of a shipped one (default: emoji-64, with --audio any-64)")
+    anything.add_alone(parser)
     add_machine(parser)
     parser.add_argument("--seed", type=int, default=0, help="picture i of a prompt has seed + i (default: %(default)s)")
     parser.add_argument("--num", type=int, default=1, metavar="N", help="pictures a prompt (default: %(default)s)")
     add_decoding(parser)
     parser.add_argument("--negative-prompt", help="what guidance leads away from")
+    parser.add_argument("--audio", type=Path, metavar="SOUND", help="recording of what is to be drawn, instead of a prompt")
+    parser.add_argument("--through-words", action="store_true", help="draw --audio from the words heard in it, not from the sound")
     parser.add_argument("--image", type=Path, help="picture to edit")
     parser.add_argument("--mask", type=Path, help="white where --image is made anew; as large as it")
     parser.add_argument("--strength", type=float, help="share of --image made anew, 0 to 1")
@@ -54,8 +60,12 @@ def generate_image(args: argparse.Namespace) -> None:
         raise ValueError(f"--scale must lie in 1 to {LARGEST_SCALE}, got {args.scale}")
     if args.outpaint is not None and (not isinstance(args.outpaint, list) or len(args.outpaint) != 4):
         raise ValueError("--outpaint needs four numbers: left,top,right,bottom")
+    if args.audio is not None:
+        _draw_sound(args)
+        return
     from maskgen.pictures import read_picture
 
+    args.model = args.model or "emoji-64"
     image, mask = (None if path is None else read_picture(path) for path in (args.image, args.mask))
     pipeline = pipeline_of(args)
     with StepBar() as bar:
@@ -74,6 +84,22 @@ def generate_image(args: argparse.Namespace) -> None:
     _write_images(args, output)
     if args.gif is not None:
         _write_gif(args, pipeline, output)
+
+
+def _draw_sound(args: argparse.Namespace) -> None:
+    """A picture of a recording."""
+    edits = [name for name in ("image", "mask", "strength", "outpaint", "negative_prompt", "gif") if getattr(args, name) is not None]
+    if args.prompt or edits or args.num != 1:
+        found = "a prompt" if args.prompt else f"--{(edits or ['num'])[0].replace('_', '-')}"
+        raise ValueError(f"--audio and {found} do not go together: the recording says what is drawn, one picture at a time")
+    args.model = args.model or anything.DEFAULT_MODEL
+    args.prompt = None
+    output = anything.made(args, ["image"], "image", args.through_words)
+    assert output.image is not None, "a picture was asked for"
+    picture = _enlarged(output.image, args.scale)
+    picture.save(args.out)
+    heard = "" if output.text is None else f" of {output.text!r}"
+    print(f"wrote {args.out}{heard} ({picture.width} x {picture.height}, seed {args.seed}; {output.passes:g} passes)")
 
 
 def _write_images(args: argparse.Namespace, output: "GenerationOutput") -> None:

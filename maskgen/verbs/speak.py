@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from maskgen.verbs import anything
 from maskgen.verbs.decoding import add_decoding, decoded_as
 from maskgen.verbs.machine import add_machine, check_writable, numbers, pipeline_of
 from maskgen.verbs.progress import StepBar
@@ -16,9 +17,11 @@ ENDINGS = (".wav", ".flac", ".ogg", ".mp3")
 
 def add_speech(parser: argparse.ArgumentParser) -> None:
     """Arguments of `generate speech`."""
-    parser.add_argument("text", help="what is said; phonemes between slashes")
+    parser.add_argument("text", nargs="?", help="what is said; phonemes between slashes")
+    parser.add_argument("--image", type=Path, help="a picture that is spoken of, instead of a text")
     parser.add_argument("--out", type=Path, default=Path("speech.wav"), help="WAV, FLAC, Ogg or MP3 to write (default: %(default)s)")
-    parser.add_argument("--model", default="heart-16k", help="folder of a voice, or the name of a shipped one (default: %(default)s)")
+    parser.add_argument("--model", help="folder of a voice, or the name of a shipped one (default: heart-16k, with --image any-64)")
+    anything.add_alone(parser)
     add_machine(parser)
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     parser.add_argument("--num", type=int, default=1, metavar="N", help="takes (default: %(default)s)")
@@ -46,17 +49,30 @@ def generate_speech(args: argparse.Namespace) -> None:
         raise ValueError("--edit and --span go together: --edit clip.wav --span 0.8,1.4")
     if args.edit is not None and (args.num != 1 or args.voice_text is not None or args.speaker is not None):
         raise ValueError("--edit takes neither --num nor --voice-text nor --speaker")
-    voice = voice_of(args)
-    output = _spoken(args, voice)
-    _write(args, output)
+    if (args.text is None) == (args.image is None):
+        raise ValueError("give either a text to speak or --image, a picture to speak of")
+    _write(args, _spoken_of(args) if args.image is not None else _spoken(args, voice_of(args)))
+
+
+def _spoken_of(args: argparse.Namespace) -> "SpeechOutput":
+    """What the model says of a picture."""
+    others = [name for name in ("seconds", "speaker", "voice", "voice_text", "continued", "edit") if getattr(args, name) is not None]
+    if others or args.num != 1 or args.speed != 1.0:
+        raise ValueError(f"--image speaks of a picture in one take and takes no --{(others or ['num or --speed'])[0].replace('_', '-')}")
+    args.model, args.prompt, args.audio = args.model or anything.DEFAULT_MODEL, None, None
+    output = anything.made(args, ["speech"], "audio")
+    assert output.speech is not None, "speech was asked for"
+    print(f"said: {output.text}")
+    return output.speech
 
 
 def voice_of(args: argparse.Namespace) -> "Voice":
     """The voice that the arguments name, on the machine that they name."""
     from maskgen.bundle import find_model
     from maskgen.nets.durations import DurationPredictor
-    from maskgen.voice import Voice
+    from maskgen.voice import DEFAULT_VOICE, Voice
 
+    args.model = args.model or DEFAULT_VOICE
     folder = find_model(args.model)
     pipeline = pipeline_of(args)
     if not (folder / "durations").is_dir():

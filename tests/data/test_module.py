@@ -94,6 +94,19 @@ def token_rows(folder: Path, split: str, **options: Any) -> TokenRows:
     return TokenRows(open_rows(store, index, split), space, **options)
 
 
+def test_codes_of_large_vocabularies_are_stored_whole(tmp_path: Path, tokenizers: dict[str, Tokenizer]) -> None:
+    class Large(Corners):
+        codebook_size = 2**16
+
+        def encode(self, media: Sequence[Any]) -> list[Tensor]:
+            return [codes + 65_000 for codes in super().encode(media)]
+
+    tokenize(SAMPLE, tmp_path, {**tokenizers, "image": Large()}, report=lambda _: None)
+    rows = token_rows(tmp_path, "train")
+    assert rows.rows.field(0, "image.npy").dtype == np.int32
+    assert int(rows[0, -1]["image"].min()) >= 65_000
+
+
 def test_token_shards_hold_what_the_tokenizers_say(tokens: Path, tokenizers: dict[str, Tokenizer]) -> None:
     index = read_index(tokens)
     assert index.counts == read_index(SAMPLE).counts

@@ -29,6 +29,7 @@ from maskgen.tokenizers.image import ImageTokenizer
 from maskgen.tokenizers.sound import SoundTokenizer
 from maskgen.tokenizers.text import TextTokenizer, train_bpe
 from maskgen.tokenizers.transformers_codec import TransformersCodecTokenizer
+from maskgen.tokenizers.transformers_text import TransformersTextTokenizer
 
 TINY = ImageAutoencoderConfig(patch=2, encoder_channels=(16, 16), decoder_channels=(16, 16), encoder_blocks=1, decoder_blocks=1)
 
@@ -58,6 +59,10 @@ def sounds() -> list[Waveform]:
 
 def text_tokenizer(change: float) -> TextTokenizer:
     return train_bpe(["a red heart, flat style", "a blue cat" if change else "a blue dog"] * 3, 275, lowercase=False)
+
+
+def transformers_text_tokenizer(change: float) -> TransformersTextTokenizer:
+    return TransformersTextTokenizer(text_tokenizer(change).vocabulary)
 
 
 def image_tokenizer(quantizer: Callable[[], Quantizer]) -> Callable[[float], ImageTokenizer]:
@@ -220,6 +225,7 @@ class Case:
 FLAC = (".flac", b"fLaC no sound")
 CASES = {
     "text": Case(text_tokenizer, TextTokenizer.from_bundle, texts, ".txt", b"caf\xe9"),
+    "transformers text": Case(transformers_text_tokenizer, TransformersTextTokenizer.from_bundle, texts, ".txt", b"caf\xe9"),
     "image vector": Case(image_tokenizer(lambda: VectorQuantizer(8, 20)), ImageTokenizer.from_bundle, pictures),
     "image finite scalar": Case(image_tokenizer(lambda: FiniteScalarQuantizer((5, 4, 2))), ImageTokenizer.from_bundle, pictures),
     "image binary": Case(image_tokenizer(lambda: BinaryQuantizer(6)), ImageTokenizer.from_bundle, pictures),

@@ -1,0 +1,254 @@
+"""Any direction between text, pictures and sound with one model: what is asked from what is known, by the shortest chain of decodes."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from PIL import Image
+
+from maskgen.batch import UNKNOWN, Codes
+from maskgen.bundle import find_model
+from maskgen.canvas import letterbox
+from maskgen.decoding import StepCallback
+from maskgen.generation import GenerationSettings
+from maskgen.nets.durations import DurationPredictor
+from maskgen.pipeline import GenerationOutput, Pipeline
+from maskgen.sounds import Waveform
+from maskgen.tokenizers.image import ImageTokenizer
+from maskgen.tokenizers.transcript import Transcript, TranscriptTokenizer
+from maskgen.voice import SpeechOutput, Voice
+
+DEFAULT_MODEL = "any-64"
+Medium = Literal["text", "image", "speech"]
+MEDIA: tuple[Medium, ...] = get_args(Medium)
+SPECIALISTS_FILE = "specialists.json"
+NEEDED = ("text", "image", "audio", "phones", "speaker", "transcript")
+
+
+@dataclass(frozen=True)
+class Specialists:
+    """Models that do one direction better than the one that does all; None where there is none.
+
+    Args:
+        pictures: Draws texts.
+        voice: Speaks texts.
+    """
+
+    pictures: Pipeline | None = None
+    voice: Voice | None = None
+
+    @classmethod
+    def beside(cls, folder: Path) -> "Specialists":
+        """Those that a bundle's `specialists.json` names: {"image": "emoji-64", "speech": "heart-16k"}.
+
+        Raises:
+            ValueError: If the file is no such JSON, or a model is missing or damaged.
+        """
+        path = folder / SPECIALISTS_FILE
+        if not path.is_file():
+            return cls()
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            names = {key: str(name) for key, name in found.items()}
+        except (UnicodeDecodeError, json.JSONDecodeError, AttributeError) as error:
+            raise ValueError(f"{path} is no JSON that maps image and speech to names of models ({error}); mend or remove it") from error
+        if unknown := sorted(set(names) - {"image", "speech"}):
+            raise ValueError(f"{path} names specialists for {', '.join(unknown)}; there can be some for image and speech")
+        pictures = Pipeline.from_pretrained(names["image"]) if "image" in names else None
+        return cls(pictures, Voice.from_pretrained(names["speech"]) if "speech" in names else None)
+
+
+@dataclass
+class AnyOutput:
+    """What a call made; None where it was neither asked for nor needed on the way.
+
+    Args:
+        text: The caption or what was heard; the text itself where one was given.
+        transcript: Words and their times, where a sound was given.
+        image: The picture.
+        speech: The speech.
+        steps: What was decoded, in order, such as "image > text".
+        outputs: Codes, trajectories and passes of each of those decodes.
+    """
+
+    text: str | None = None
+    transcript: Transcript | None = None
+    image: Image.Image | None = None
+    speech: SpeechOutput | None = None
+    steps: list[str] = field(default_factory=list)
+    outputs: list[GenerationOutput] = field(default_factory=list)
+
+    @property
+    def passes(self) -> float:
+        """Model passes of all decodes."""
+        return sum(output.passes_a_row for output in self.outputs)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds in the model and the sampler."""
+        return sum(output.elapsed_s for output in self.outputs)
+
+
+class AnyToAny:
+    """One pipeline over text, image, audio, phones, speaker and transcript.
+
+    Speech is made from phonemes, so what is to be spoken becomes text first: a picture is spoken of by its caption. A picture of a sound
+    is drawn from the sound itself, or from the words heard in it. Every step is one decode of the same network with other known cells.
+
+    Args:
+        pipeline: Its modalities are those above.
+        durations: How long each phoneme lasts.
+        specialists: Models that draw and speak texts in its place.
+
+    Raises:
+        ValueError: If the pipeline lacks a modality.
+
+    Source: generation in chains, 4M, arXiv:2312.06647.
+    """
+
+    def __init__(self, pipeline: Pipeline, durations: DurationPredictor, specialists: Specialists | None = None) -> None:
+        names = [modality.name for modality in pipeline.space.modalities]
+        if missing := [name for name in NEEDED if name not in names]:
+            raise ValueError(
+                f"this model cannot go every way: it has {', '.join(names)} and lacks {', '.join(missing)}; try {DEFAULT_MODEL}"
+            )
+        self.pipeline, self.voice = pipeline, Voice(pipeline, durations)
+        pictures, scribe = pipeline.tokenizers["image"], pipeline.tokenizers["transcript"]
+        assert isinstance(pictures, ImageTokenizer), "pictures have a tokenizer of their own"
+        assert isinstance(scribe, TranscriptTokenizer), "transcripts have a tokenizer of their own"
+        self.pictures, self.scribe, self.specialists = pictures, scribe, specialists or Specialists()
+
+    @classmethod
+    def from_pretrained(cls, name: Path | str = DEFAULT_MODEL, alone: bool = False) -> "AnyToAny":
+        """Load a model by its folder or its shipped name, without network.
+
+        Args:
+            name: Folder or shipped name.
+            alone: Leave out the specialists that its folder names: one network does all.
+
+        Raises:
+            ValueError: If it is missing or damaged, or lacks a modality.
+        """
+        folder = find_model(name)
+        if not (folder / "durations").is_dir():
+            raise ValueError(f"{folder} holds a model that cannot speak (no folder durations); {DEFAULT_MODEL} goes every way")
+        specialists = Specialists() if alone else Specialists.beside(folder)
+        return cls(Pipeline.from_pretrained(folder), DurationPredictor.from_bundle(folder / "durations"), specialists)
+
+    def __call__(
+        self,
+        targets: Sequence[str],
+        *,
+        text: str | None = None,
+        image: Image.Image | None = None,
+        sound: Waveform | None = None,
+        through_words: bool = False,
+        seed: int = 0,
+        settings: Mapping[str, GenerationSettings] | None = None,
+        callback: StepCallback | None = None,
+    ) -> AnyOutput:
+        """Make the media asked for from the one medium given.
+
+        Args:
+            targets: Some of text, image, speech.
+            text: What is to be shown or spoken.
+            image: A picture; other sizes than the model's are letterboxed.
+            sound: Speech of at most 30 s, any rate and channels.
+            through_words: Draw a sound from the words heard in it, not from the sound.
+            seed: Of every decode; the same seed gives the same media.
+            settings: "text", "transcript", "image" or "audio" to how it is decoded; the model's own otherwise.
+            callback: Called after every step with the state of the decode.
+
+        Raises:
+            ValueError: If not exactly one medium is given, nothing is asked for, the given is asked for, or a sound cannot be used.
+        """
+        given = [name for name, medium in (("text", text), ("image", image), ("speech", sound)) if medium is not None]
+        _check(targets, given)
+        decode = _Decodes(self, AnyOutput(text), seed, dict(settings or {}), callback)
+        picture = None if image is None else self.pictures.encode([letterbox(image.convert("RGB"), self.pictures.size)])[0]
+        heard = None if sound is None else self.voice.codes_of(sound)
+        if picture is not None:
+            decode.caption(picture)
+        if heard is not None and ("text" in targets or "speech" in targets or through_words):
+            decode.transcript(heard)
+        if "image" in targets:
+            decode.image(heard if heard is not None and not through_words else None)
+        if "speech" in targets:
+            decode.speech(picture)
+        return decode.made
+
+
+@dataclass
+class _Decodes:
+    """The decodes of one call, each from what is known so far."""
+
+    owner: AnyToAny
+    made: AnyOutput
+    seed: int
+    settings: dict[str, GenerationSettings]
+    callback: StepCallback | None
+
+    def caption(self, picture: Codes) -> None:
+        """A picture in words."""
+        self.made.text = self._media("image > text", {"image": picture}, "text")
+
+    def transcript(self, heard: Codes) -> None:
+        """What is said in a sound."""
+        blank = torch.full((1, self.owner.scribe.slots(heard.shape[1])), UNKNOWN)
+        self.made.transcript = self._media("speech > text", {"audio": heard, "transcript": blank}, "transcript")
+        self.made.text = self.made.transcript.text
+
+    def image(self, heard: Codes | None) -> None:
+        """A picture of a sound, or of the text."""
+        if heard is not None:
+            self.made.image = self._media("speech > image", {"audio": heard}, "image")
+            return
+        self.made.image = self._media("text > image", {"text": self._words("a picture")}, "image", self.owner.specialists.pictures)
+
+    def speech(self, picture: Codes | None) -> None:
+        """The text, spoken beside the picture it is of."""
+        voice = self.owner.specialists.voice
+        beside = None if picture is None or voice is not None else {"image": picture}
+        spoken = (voice or self.owner.voice)(
+            self._words("speech"), beside=beside, seed=self.seed, settings=self.settings.get("audio"), callback=self.callback
+        )
+        self.made.speech = spoken
+        self._note("text > speech" if beside is None else "image + text > speech", spoken.generation)
+
+    def _words(self, what: str) -> str:
+        """The text so far.
+
+        Raises:
+            ValueError: If the model found no words in what was given.
+        """
+        if not self.made.text or not self.made.text.strip():
+            raise ValueError(f"the model found no words in what was given, so there is nothing to make {what} of; try another --seed")
+        return self.made.text
+
+    def _media(self, step: str, known: Mapping[str, Any], target: str, by: Pipeline | None = None) -> Any:
+        """The medium of one decode."""
+        output = (by or self.owner.pipeline).generate([known], target, [self.seed], self.settings.get(target), callback=self.callback)
+        self._note(step, output)
+        return output.media[0]
+
+    def _note(self, step: str, output: GenerationOutput) -> None:
+        self.made.steps.append(step)
+        self.made.outputs.append(output)
+
+
+def _check(targets: Sequence[str], given: Sequence[str]) -> None:
+    """Refuse calls that cannot be meant.
+
+    Raises:
+        ValueError: If not exactly one medium is given, nothing or something unknown is asked for, or the given is asked for.
+    """
+    if len(given) != 1:
+        raise ValueError(f"give exactly one of a text, an image and a sound, got {' and '.join(given) or 'none'}")
+    wrong = [name for name in targets if name not in MEDIA]
+    if not targets or wrong or len(set(targets)) != len(targets):
+        raise ValueError(f"ask for some of {', '.join(MEDIA)}, each once, got {', '.join(targets) or 'none'}")
+    if given[0] in targets and given[0] != "speech":
+        raise ValueError(f"{given[0]} is given and asked for; `maskgen generate {given[0]}` edits it")

@@ -1,0 +1,213 @@
+"""`maskgen evaluate any`: every direction of an any-to-any model on held-out captions, pictures and speech."""
+
+import json
+import logging
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from PIL import Image
+
+from maskgen.evaluation.corpus import Corpus, Row
+from maskgen.evaluation.pixels import to_pictures
+from maskgen.evaluation.transcripts import normalised, text_errors
+from maskgen.files import write_atomic
+from maskgen.sounds import Waveform
+
+logger = logging.getLogger(__name__)
+CAPTION = re.compile(r"(?P<subject>.*?)(?: with (?P<tone>light|medium-light|medium|medium-dark|dark) skin)?(?:, (?P<style>\w+) style)?")
+Hear = Callable[[Waveform], str]
+Look = Callable[[Sequence[Row], Sequence[Image.Image]], Mapping[str, float]]
+
+
+class AnyModel(Protocol):
+    """What is asked of a model; `maskgen.anything.AnyToAny` is one."""
+
+    def __call__(
+        self,
+        targets: Sequence[str],
+        *,
+        text: str | None = None,
+        image: Image.Image | None = None,
+        sound: Waveform | None = None,
+        through_words: bool = False,
+        seed: int = 0,
+    ) -> Any:
+        """Something with `text`, `image` and `speech`."""
+
+
+class CaptionParts(NamedTuple):
+    """What a caption of the corpus says."""
+
+    subject: str
+    tone: str | None
+    style: str | None
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """A held-out sentence of the speech corpus.
+
+    Args:
+        text: What is said.
+        wave: The teacher saying it.
+        label: Label of the picture that it is about.
+    """
+
+    text: str
+    wave: Waveform
+    label: str
+
+
+def parts_of(caption: str) -> CaptionParts:
+    """Subject, skin tone and style of a caption; what a caption does not say is None."""
+    found = CAPTION.fullmatch(caption.strip().lower())
+    return CaptionParts(caption.strip().lower(), None, None) if found is None else CaptionParts(**found.groupdict())
+
+
+def caption_scores(wanted: Sequence[str], found: Sequence[str]) -> dict[str, float | int | None]:
+    """Share of captions whose parts are right.
+
+    Args:
+        wanted: The pictures' own captions.
+        found: What a model says of them.
+
+    Returns:
+        Shares in [0, 1]: `exact`, `subject`, `tone` (of pictures with one; None without any), `style`, `subject_and_tone`; and `rows`.
+    """
+    pairs = [(parts_of(left), parts_of(right)) for left, right in zip(wanted, found, strict=True)]
+    toned = [(left, right) for left, right in pairs if left.tone is not None]
+
+    def share(hits: Sequence[bool]) -> float | None:
+        return sum(hits) / len(hits) if hits else None
+
+    return {
+        "rows": len(pairs),
+        "exact": share([left == right for left, right in pairs]),
+        "subject": share([left.subject == right.subject for left, right in pairs]),
+        "tone": share([left.tone == right.tone for left, right in toned]),
+        "style": share([left.style == right.style for left, right in pairs]),
+        "subject_and_tone": share([left[:2] == right[:2] for left, right in pairs]),
+    }
+
+
+def error_rate(wanted: Sequence[str], heard: Sequence[str]) -> dict[str, float]:
+    """Word and character error rates over all sentences together."""
+    found = [text_errors(left, right) for left, right in zip(wanted, heard, strict=True)]
+    return {
+        "wer": sum(one.word_edits for one in found) / sum(one.words for one in found),
+        "cer": sum(one.character_edits for one in found) / sum(one.characters for one in found),
+        "exact": sum(one.word_edits == 0 for one in found) / len(found),
+    }
+
+
+def nearest_label(heard: str, labels: Sequence[str]) -> str:
+    """The label whose words are closest to what was heard, by the words that they share; the shorter one of two alike."""
+    words = set(normalised(heard).split())
+
+    def score(label: str) -> tuple[float, int]:
+        own = set(normalised(label).split())
+        return (len(own & words) / max(len(own | words), 1), -len(own))
+
+    return max(labels, key=score)
+
+
+def evaluate_directions(
+    model: AnyModel, pictures: Corpus, sentences: Sequence[Spoken], listeners: Mapping[str, Hear], look: Look, out: Path, seed: int = 0
+) -> dict[str, Any]:
+    """Score each direction; writes `directions.json`.
+
+    Args:
+        model: The model.
+        pictures: Held-out pictures.
+        sentences: Held-out sentences about labels of the corpus.
+        listeners: Name to what it hears: Whisper and others, beside which the model transcribes; the first one judges speech.
+        look: Scores of pictures beside the rows that they should show.
+        out: Folder of the report.
+        seed: First seed.
+
+    Raises:
+        ValueError: If there are no pictures, no sentences or no listener.
+    """
+    if not pictures.rows or not sentences or not listeners:
+        raise ValueError(
+            f"got {len(pictures.rows)} pictures, {len(sentences)} sentences and {len(listeners)} listeners, wanted some of each"
+        )
+    started_s = time.perf_counter()
+    hear = next(iter(listeners.values()))
+    report: dict[str, Any] = {"format": 1, "seed": seed}
+    report["image > text"], captions = _captions(model, pictures, seed)
+    report["speech > text"] = _transcripts(model, sentences, listeners, seed)
+    report["image > speech"] = _described(model, pictures, captions, hear, seed)
+    report["speech > image"] = _drawn(model, pictures.rows, sentences, look, seed)
+    report["text > image, speech"] = _joint(model, pictures.rows, hear, look, seed)
+    report["elapsed_s"] = round(time.perf_counter() - started_s, 1)
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomic(out / "directions.json", f"{json.dumps(report, indent=2, ensure_ascii=False)}\n".encode())
+    return report
+
+
+def _captions(model: AnyModel, pictures: Corpus, seed: int) -> tuple[dict[str, Any], list[str]]:
+    """Captions of held-out pictures."""
+    images = to_pictures(pictures.pixels)
+    said = [model(["text"], image=image, seed=seed + place).text or "" for place, image in enumerate(images)]
+    wanted = [row.caption for row in pictures.rows]
+    rows = [{"key": row.key, "caption": row.caption, "said": text} for row, text in zip(pictures.rows, said, strict=True)]
+    return {"scores": caption_scores(wanted, said), "rows": rows}, said
+
+
+def _transcripts(model: AnyModel, sentences: Sequence[Spoken], listeners: Mapping[str, Hear], seed: int) -> dict[str, Any]:
+    """Transcripts of held-out speech, beside those of others."""
+    wanted = [one.text for one in sentences]
+    heard = {"model": [model(["text"], sound=one.wave, seed=seed + place).text or "" for place, one in enumerate(sentences)]}
+    heard |= {name: [hear(one.wave) for one in sentences] for name, hear in listeners.items()}
+    rows = [{"text": text, **{name: found[place] for name, found in heard.items()}} for place, text in enumerate(wanted)]
+    return {"scores": {name: error_rate(wanted, found) for name, found in heard.items()}, "rows": rows}
+
+
+def _described(model: AnyModel, pictures: Corpus, captions: Sequence[str], hear: Hear, seed: int) -> dict[str, Any]:
+    """Pictures spoken of: does the speech say the caption, and is what it says right?"""
+    heard = []
+    for place, image in enumerate(to_pictures(pictures.pixels)):
+        speech = model(["speech"], image=image, seed=seed + place).speech
+        assert speech is not None, "speech was asked for"
+        heard.append(hear(speech.waves[0]))
+    labels = sorted({row.label for row in pictures.rows})
+    right = [nearest_label(text, labels) == row.label for text, row in zip(heard, pictures.rows, strict=True)]
+    scores = {"of_its_caption": error_rate([text or "nothing" for text in captions], heard), "label_heard": sum(right) / len(right)}
+    return {"scores": scores, "labels": len(labels), "rows": [{"caption": a, "heard": b} for a, b in zip(captions, heard, strict=True)]}
+
+
+def _drawn(model: AnyModel, rows: Sequence[Row], sentences: Sequence[Spoken], look: Look, seed: int) -> dict[str, Any]:
+    """Pictures of held-out speech: from the sound, from the words heard, and from the label as text."""
+    of_label = {row.label: row for row in rows}
+    chosen = [one for one in sentences if one.label in of_label]
+    if not chosen:
+        return {"scores": {}, "rows": 0}
+    wanted = [of_label[one.label] for one in chosen]
+    ways: dict[str, list[Any]] = {"from_sound": [], "from_words": [], "from_text": []}
+    for place, (one, row) in enumerate(zip(chosen, wanted, strict=True)):
+        ways["from_sound"].append(model(["image"], sound=one.wave, seed=seed + place).image)
+        ways["from_words"].append(model(["image"], sound=one.wave, through_words=True, seed=seed + place).image)
+        ways["from_text"].append(model(["image"], text=row.caption, seed=seed + place).image)
+    return {"scores": {name: dict(look(wanted, images)) for name, images in ways.items()}, "rows": len(chosen)}
+
+
+def _joint(model: AnyModel, rows: Sequence[Row], hear: Hear, look: Look, seed: int) -> dict[str, Any]:
+    """A caption as picture and speech at once: is each right, and do they agree?"""
+    images, heard = [], []
+    for place, row in enumerate(rows):
+        made = model(["image", "speech"], text=row.caption, seed=seed + place)
+        assert made.speech is not None, "speech was asked for"
+        assert made.image is not None, "a picture was asked for"
+        images.append(made.image)
+        heard.append(hear(made.speech.waves[0]))
+    labels = sorted({row.label for row in rows})
+    by_label = {row.label: row for row in rows}
+    agreed = look([by_label[nearest_label(text, labels)] for text in heard], images)
+    return {
+        "scores": {"image": dict(look(rows, images)), "speech": error_rate([row.caption for row in rows], heard), "agreement": dict(agreed)}
+    }

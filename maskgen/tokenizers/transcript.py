@@ -1,0 +1,184 @@
+"""Text with its times as codes: what was said, laid out along the sound that says it."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from maskgen.batch import Codes
+from maskgen.bundle import fingerprint_of, load_bundle, save_bundle
+from maskgen.files import write_atomic
+from maskgen.space import Kind, Modality
+from maskgen.tokenizers.base import Tokenizer
+from maskgen.tokenizers.text import VOCABULARY_FILE, TextTokenizer
+
+BUNDLE_KIND = "transcript_tokenizer"
+LARGEST_FILE_BYTES = 2**20
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """Words and when each begins.
+
+    Args:
+        words: Words without spaces, in order.
+        starts_s: Seconds at which each begins, ascending.
+        seconds: Length of the sound.
+
+    Raises:
+        ValueError: If there is not one start a word, or they do not ascend inside the sound.
+    """
+
+    words: tuple[str, ...]
+    starts_s: tuple[float, ...]
+    seconds: float
+
+    def __post_init__(self) -> None:
+        ascending = all(a <= b for a, b in zip((0.0, *self.starts_s), (*self.starts_s, self.seconds), strict=True))
+        if len(self.words) != len(self.starts_s) or not ascending:
+            raise ValueError(
+                f"a transcript needs one start a word, ascending from 0 to its {self.seconds:g} s; "
+                f"got {len(self.words)} words and starts {list(self.starts_s)[:8]}"
+            )
+
+    @property
+    def text(self) -> str:
+        """The words with one space between them."""
+        return " ".join(self.words)
+
+
+class TranscriptTokenizer(Tokenizer):
+    """A transcript as a row of slots of equal length: a slot holds the code that begins in it, or nothing.
+
+    The codes of a word are spread evenly over its time; one that finds its slot taken goes into the next free one, so a transcript comes
+    back whole while it has no more codes than slots. Standing at its time, a code is found from the sound by rotary attention alone:
+    transcription needs no alignment to be learned, and no length to be guessed.
+
+    Args:
+        text: Codes of the words; the code of the byte 0 marks an empty slot.
+        slot_frames: Frames of sound a slot.
+        frames_per_s: Frames of sound a second.
+
+    Raises:
+        ValueError: If a size is not positive or the vocabulary has no code for the byte 0.
+    """
+
+    kind: ClassVar[Kind] = "transcript"
+
+    def __init__(self, text: TextTokenizer, slot_frames: int = 2, frames_per_s: float = 40.0) -> None:
+        if slot_frames < 1 or frames_per_s <= 0 or text.end is None:
+            raise ValueError(
+                f"a transcript needs slots of at least a frame and a vocabulary with the byte 0, got slot_frames={slot_frames}, "
+                f"frames_per_s={frames_per_s:g}, end={text.end}"
+            )
+        self.text, self.slot_frames, self.frames_per_s, self.empty = text, slot_frames, frames_per_s, text.end
+        self.num_levels, self.codebook_size = 1, text.codebook_size
+
+    @property
+    def slots_per_s(self) -> float:
+        """Slots a second."""
+        return self.frames_per_s / self.slot_frames
+
+    def slots(self, frames: int) -> int:
+        """Slots beside so many frames of sound."""
+        return -(-frames // self.slot_frames)
+
+    @classmethod
+    def from_bundle(cls, folder: Path | str) -> "TranscriptTokenizer":
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: If the bundle is missing, of another kind or damaged.
+        """
+        bundle = load_bundle(folder, BUNDLE_KIND)
+        vocabulary = (bundle.folder / VOCABULARY_FILE).read_text(encoding="utf-8")
+        text = TextTokenizer(vocabulary, bundle.config["lowercase"])
+        return cls(text, bundle.config["slot_frames"], bundle.config["frames_per_s"])
+
+    @property
+    def _config(self) -> dict[str, Any]:
+        return {"lowercase": self.text.lowercase, "slot_frames": self.slot_frames, "frames_per_s": self.frames_per_s}
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of vocabulary and slots."""
+        return fingerprint_of(BUNDLE_KIND, {**self._config, "text": self.text.fingerprint}, {})
+
+    def save(self, folder: Path | str) -> str:
+        """Write a bundle and return the fingerprint."""
+        save_bundle(folder, BUNDLE_KIND, self._config, {}, {VOCABULARY_FILE: self.text.vocabulary.encode()})
+        return self.fingerprint
+
+    def modality(self, name: str) -> Modality:
+        """This tokenizer's place in a token space; its cells stand a slot apart on the time axis of the sound."""
+        return dataclasses.replace(super().modality(name), stride=self.slot_frames)
+
+    def read(self, path: Path | str) -> Transcript:
+        """A transcript from JSON: {"words": [...], "starts_s": [...], "seconds": ...}.
+
+        Raises:
+            ValueError: If the file is missing, too large or holds something else.
+        """
+        path = Path(path)
+        if not path.is_file() or path.stat().st_size > LARGEST_FILE_BYTES:
+            raise ValueError(f"{path} is no file of at most {LARGEST_FILE_BYTES} bytes; give a transcript as JSON")
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            return Transcript(tuple(map(str, found["words"])), tuple(map(float, found["starts_s"])), float(found["seconds"]))
+        except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is no transcript ({error}); give JSON with words, starts_s and seconds") from error
+
+    def write(self, media: Transcript, path: Path | str) -> None:
+        """Write a transcript as JSON."""
+        write_atomic(Path(path), f"{json.dumps(dataclasses.asdict(media), ensure_ascii=False)}\n".encode())
+
+    def encode(self, media: Sequence[Transcript]) -> list[Codes]:
+        """Codes [1, slots] of each transcript.
+
+        Raises:
+            ValueError: If one has more codes than slots.
+        """
+        return [self._laid_out(one) for one in media]
+
+    def _laid_out(self, transcript: Transcript) -> Codes:
+        """The slots of one transcript."""
+        count = self.slots(round(transcript.seconds * self.frames_per_s))
+        slots = torch.full((1, count), self.empty)
+        ends = (*transcript.starts_s[1:], transcript.seconds)
+        wanted: list[tuple[float, int]] = []
+        for word, start_s, end_s in zip(transcript.words, transcript.starts_s, ends, strict=True):
+            codes = self.text.encode([word])[0][0].tolist()
+            wanted += [(start_s + (end_s - start_s) * number / len(codes), code) for number, code in enumerate(codes)]
+        if len(wanted) > count:
+            raise ValueError(f"{transcript.text[:60]!r} has {len(wanted)} codes, its {transcript.seconds:g} s have {count} slots")
+        free = 0
+        for number, (time_s, code) in enumerate(wanted):
+            place = min(max(free, int(time_s * self.slots_per_s)), count - (len(wanted) - number))
+            slots[0, place], free = code, place + 1
+        return slots
+
+    def decode(self, codes: Sequence[Codes]) -> list[Transcript]:
+        """The transcript of each [1, slots]; a word begins where its first code stands.
+
+        Raises:
+            ValueError: If codes have another shape, or are unknown or out of range.
+        """
+        return [self._read_off(grid) for grid in codes]
+
+    def _read_off(self, grid: Codes) -> Transcript:
+        """Words and times of one row of slots."""
+        self.text.decode([grid])  # refuses what is no code
+        places = (grid[0] != self.empty).nonzero()[:, 0].tolist()
+        words: list[tuple[list[int], int]] = []
+        for place in places:
+            code = int(grid[0, place])
+            if not words or self.text.begins_word(code):
+                words.append(([], place))
+            words[-1][0].append(code)
+        texts = self.text.decode([torch.tensor([codes]) for codes, _ in words])
+        spoken = [(text.strip(), place / self.slots_per_s) for text, (_, place) in zip(texts, words, strict=True) if text.strip()]
+        return Transcript(tuple(text for text, _ in spoken), tuple(start_s for _, start_s in spoken), grid.shape[1] / self.slots_per_s)

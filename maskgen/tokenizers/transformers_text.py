@@ -1,0 +1,150 @@
+"""Text in the codes of a pretrained model: any fast tokenizer of transformers, without transformers."""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from maskgen.batch import UNKNOWN, Codes
+from maskgen.bundle import fingerprint_of, load_bundle, save_bundle
+from maskgen.files import write_atomic
+from maskgen.nets.backbone import Vocabulary, read_vocabulary
+from maskgen.space import Kind, Modality
+from maskgen.tokenizers.base import Tokenizer
+from tokenizers import Tokenizer as Engine
+
+BUNDLE_KIND = "transformers_text_tokenizer"
+VOCABULARY_FILE = "tokenizer.json"
+LARGEST_FILE_BYTES = 2**20
+
+
+class TransformersTextTokenizer(Tokenizer):
+    """A tokenizer.json as it is: code v is row v of the model's embedding table.
+
+    No special token is added, and one that is written out in a text is text. Cutting and padding that the file may ask for are off. What
+    the vocabulary itself throws away (case, spaces) does not come back.
+
+    Args:
+        vocabulary: Content of a tokenizer.json.
+        end: Token that ends a text; None where the model has none.
+
+    Raises:
+        ValueError: If the vocabulary cannot be read or lacks the token.
+    """
+
+    kind: ClassVar[Kind] = "text"
+
+    def __init__(self, vocabulary: str, end: str | None = None) -> None:
+        try:
+            self._engine = Engine.from_str(vocabulary)
+        except Exception as error:  # the engine raises nothing narrower
+            raise ValueError(f"tokenizer.json is damaged or of another format ({error}); save the tokenizer again") from error
+        self._engine.no_truncation()
+        self._engine.no_padding()
+        self._engine.encode_special_tokens = True
+        self._vocabulary, self._end = vocabulary, end
+        self.num_levels, self.codebook_size = 1, max(self._engine.get_vocab().values()) + 1
+        self.end: int | None = None if end is None else self._engine.token_to_id(end)
+        if end is not None and self.end is None:
+            raise ValueError(f"the vocabulary has no token {end!r} to end a text with; name one of its tokens")
+
+    @classmethod
+    def from_transformers(cls, source: Path | str) -> "TransformersTextTokenizer":
+        """The tokenizer in a folder that `save_pretrained` wrote, or of a hub id; its eos_token, else its sep_token, ends a text.
+
+        Raises:
+            ValueError: If there is no tokenizer.json, or it is damaged.
+        """
+        found = read_vocabulary(str(source))
+        if found is None:
+            raise ValueError(f"{source} has no {VOCABULARY_FILE}; save a fast tokenizer of transformers there with save_pretrained")
+        return cls.of(found)
+
+    @classmethod
+    def of(cls, found: Vocabulary) -> "TransformersTextTokenizer":
+        """The tokenizer of what was read beside a backbone."""
+        return cls(found.text, found.specials.get("eos_token", found.specials.get("sep_token")))
+
+    @classmethod
+    def from_bundle(cls, folder: Path | str) -> "TransformersTextTokenizer":
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: If the bundle is missing, of another kind or damaged.
+        """
+        bundle = load_bundle(folder, BUNDLE_KIND)
+        return cls((bundle.folder / VOCABULARY_FILE).read_text(encoding="utf-8"), **bundle.config)
+
+    @property
+    def _config(self) -> dict[str, Any]:
+        return {"end": self._end}
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of vocabulary and settings; equals the bundle's."""
+        digest = hashlib.sha256(self._vocabulary.encode()).hexdigest()
+        return fingerprint_of(BUNDLE_KIND, self._config, {VOCABULARY_FILE: digest})
+
+    def save(self, folder: Path | str) -> str:
+        """Write a bundle and return its fingerprint."""
+        return save_bundle(folder, BUNDLE_KIND, self._config, {}, {VOCABULARY_FILE: self._vocabulary.encode()})
+
+    def read(self, path: Path | str) -> str:
+        """Text of a UTF-8 file, without the line break at its end.
+
+        Raises:
+            ValueError: If the file is missing, over 1 MiB or not UTF-8.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise ValueError(f"{path} does not exist or is no file; give a text file")
+        if path.stat().st_size > LARGEST_FILE_BYTES:
+            raise ValueError(f"{path} has {path.stat().st_size} bytes, at most {LARGEST_FILE_BYTES} are read; give a shorter text")
+        try:
+            return path.read_bytes().decode("utf-8").removesuffix("\n")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is not UTF-8 text (byte {error.start}: {error.reason}); save it as UTF-8") from error
+
+    def write(self, media: str, path: Path | str) -> None:
+        """Write a text as UTF-8, with a line break at its end."""
+        write_atomic(Path(path), f"{media}\n".encode())
+
+    def encode(self, media: Sequence[str]) -> list[Codes]:
+        """Codes [1, n] of each text; the empty text has n = 0.
+
+        Raises:
+            ValueError: If a text holds half a surrogate pair, which is no Unicode text.
+        """
+        for text in media:
+            try:
+                text.encode("utf-8")
+            except UnicodeEncodeError as error:
+                raise ValueError(f"the text has a lone surrogate at character {error.start}, so it is no Unicode text; cut it") from error
+        found = self._engine.encode_batch(list(media), add_special_tokens=False)
+        return [torch.tensor([codes.ids], dtype=torch.long) for codes in found]
+
+    def decode(self, codes: Sequence[Codes]) -> list[str]:
+        """Text of each [1, n]; special tokens (a model may draw them) are left out.
+
+        Raises:
+            ValueError: If codes have another shape or are out of range or unknown.
+        """
+        return [self._engine.decode(self._checked(grid)) for grid in codes]
+
+    def modality(self, name: str) -> Modality:
+        """This tokenizer's place in a token space, with the code that ends a text."""
+        return dataclasses.replace(super().modality(name), end=self.end)
+
+    def _checked(self, grid: Codes) -> list[int]:
+        """The ids of one text."""
+        if grid.ndim != 2 or grid.shape[0] != 1:
+            raise ValueError(f"text codes have shape {tuple(grid.shape)}, wanted [1, n]")
+        ids: list[int] = grid[0].tolist()
+        if any(not 0 <= code < self.codebook_size for code in ids):
+            raise ValueError(
+                f"text codes must lie in [0, {self.codebook_size}), got {min(ids)} to {max(ids)} ({UNKNOWN} is an unknown cell)"
+            )
+        return ids

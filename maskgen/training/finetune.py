@@ -1,0 +1,275 @@
+"""Fine-tuning: a short training from a model bundle, of all weights or of a low-rank adapter; resumable, measured at both ends."""
+
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from maskgen.data.manifest import read_index
+from maskgen.data.module import TokenData
+from maskgen.files import write_atomic
+from maskgen.lora import Adapter, LoraSettings, adapter_tensors, add_lora, merged
+from maskgen.model import MaskTransformer
+from maskgen.pretrained import Pretrained, load_pretrained, start_from
+from maskgen.space import Segment, TokenSpace
+from maskgen.training.checkpoint_io import AtomicCheckpointIO, first_intact
+from maskgen.training.finite import SkipNonFinite
+from maskgen.training.masked import MaskedTokenModule
+from maskgen.training.survival import LAST, StopOnSignal
+
+logger = logging.getLogger(__name__)
+RUN_FILE, BEFORE_FILE = "run.json", "before.json"
+HELD_OUT = "validation"
+FULL_LR, LORA_LR = 3e-4, 2e-3
+LARGEST_WARMUP = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneSettings:
+    """How a model is fine-tuned.
+
+    Args:
+        steps: Optimizer steps.
+        batch_size: Samples a step; fewer where the folder has fewer.
+        lr: Highest learning rate; 0 takes FULL_LR, or LORA_LR for an adapter.
+        lora: Size of the adapter; None trains all weights.
+        drop_condition: Share of rows that learn without their condition, for guidance.
+        checkpoint_steps: Steps between two checkpoints.
+        seed: Of masks, order and adapter.
+        device: cpu, or cuda for one GPU.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+
+    steps: int = 200
+    batch_size: int = 16
+    lr: float = 0.0
+    lora: LoraSettings | None = None
+    drop_condition: float = 0.1
+    checkpoint_steps: int = 50
+    seed: int = 0
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "checkpoint_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.lr < 1 or not 0 <= self.seed < 2**63:
+            raise ValueError(f"lr must lie in [0, 1) and seed in [0, 2**63), got {self.lr:g} and {self.seed}")
+        if self.device not in ("cpu", "cuda") or (self.device == "cuda" and not torch.cuda.is_available()):
+            raise ValueError(f"device {self.device} is not usable here; use cpu" + (" or cuda" if torch.cuda.is_available() else ""))
+
+    @property
+    def highest_lr(self) -> float:
+        """The learning rate that is meant."""
+        return self.lr or (FULL_LR if self.lora is None else LORA_LR)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """What a fine-tuning starts from, beside the weights.
+
+    Args:
+        model: Folder or shipped name of the base.
+        target: Modality that is learned.
+        groups: Levels that are learned together, as the base learned them.
+        windows: Steps of time that a cell sees of its modality, a group each, as the base learned them; None restricts none.
+        copied: Modality to (new code, old code): the embedding of the new one starts as that of the old one.
+        values: Attribute modality to all of its values, where there are more than the base has.
+    """
+
+    model: str
+    target: str
+    groups: Sequence[Sequence[int]] | None = None
+    windows: Sequence[int] | None = None
+    copied: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    values: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """What came of it.
+
+    Args:
+        model: Plain transformer in float32, an adapter merged.
+        adapter: The adapter alone; None where all weights were trained.
+        before: Held-out loss of each level before the training; empty where nothing was held out.
+        after: The same after it.
+        trained: Numbers that were trained; of an adapter, those that it holds.
+        elapsed_s: Seconds of training since this start.
+    """
+
+    model: MaskTransformer
+    adapter: Adapter | None
+    before: dict[str, float]
+    after: dict[str, float]
+    trained: int
+    elapsed_s: float
+
+
+def finetune_tokens(shards: Path, work: Path, start: Start, settings: FinetuneSettings) -> Finetuned:
+    """Train on token shards; started again with the same arguments it goes on from its last checkpoint.
+
+    Args:
+        shards: Folder of token shards in the token space of the base; the split "validation" is held out.
+        work: Folder for checkpoints and what is needed to go on.
+        start: The base, and how it was trained.
+        settings: How to train.
+
+    Raises:
+        ValueError: If the base is no model, the shards have another token space or no training rows, or `work` holds another run.
+    """
+    base = load_pretrained(start.model)
+    index = read_index(shards)
+    if not index.counts.get("train"):
+        raise ValueError(f"{shards} holds no sample to train on; add samples, or hold fewer out")
+    _same_run(work, {"base": base.weights, "shards": index.plan, "target": start.target, **_plain(settings)})
+    module = finetune_module(shards, base, start, settings)
+    data = TokenData(
+        str(shards),
+        batch_size=min(settings.batch_size, index.counts["train"]),
+        validation_splits=[HELD_OUT] if index.counts.get(HELD_OUT) else [],
+        seed=settings.seed,
+    )
+    before = _before(work, module, data, settings)
+    last = work / "checkpoints" / LAST
+    if last.is_file():
+        logger.info("going on from %s", last)
+    started_s = time.monotonic()
+    _trainer(work, settings).fit(module, data, ckpt_path=str(first_intact(last)[0]) if last.is_file() else None)
+    elapsed_s = time.monotonic() - started_s
+    after = _validated(module, data, settings)
+    network = module.model.to("cpu")
+    if settings.lora is None:
+        count = sum(parameter.numel() for parameter in network.parameters())
+        return Finetuned(network.eval().requires_grad_(False), None, before, after, count, elapsed_s)
+    values, tensors = {name: list(known) for name, known in start.values.items()}, adapter_tensors(network, base.model)
+    adapter = Adapter(settings.lora, start.model, base.weights, values, tensors)
+    return Finetuned(merged(network), adapter, before, after, sum(map(torch.numel, tensors.values())), elapsed_s)
+
+
+def finetune_module(shards: Path, base: Pretrained, start: Start, settings: FinetuneSettings) -> MaskedTokenModule:
+    """The training module with the weights of the base, and an adapter where one is wanted.
+
+    An adapter trains the embeddings of the condition too: a word that the base never learned has none that is worth anything.
+    """
+    index = read_index(shards)
+    space = TokenSpace.from_dict(dict(index.space or {}))
+    segments = space.of(start.target)
+    kinds = {one.name: one.kind for one in space.modalities}
+    sound = kinds[start.target] == "audio"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        module = MaskedTokenModule(
+            str(shards),
+            base.model.config,
+            base.grids.get(start.target),
+            start.target,
+            level_weights=[2.0**-number for number in range(len(start.groups or segments))],
+            groups=start.groups,
+            windows=start.windows,
+            drop_condition=settings.drop_condition,
+            prompt_share=0.2 if sound else 0.0,
+            infill_share=0.2 if sound else 0.0,
+            drop_parts={name: 0.3 for name, kind in kinds.items() if kind == "attribute" and sound},
+            max_steps=settings.steps,
+            lr=settings.highest_lr,
+            warmup_steps=min(LARGEST_WARMUP, settings.steps // 10),
+            weight_decay=0.01,
+            seed=settings.seed,
+        )
+    # An attribute with more values than before has another fingerprint, but its old codes mean what they meant.
+    prints = {**index.fingerprints, **{name: base.fingerprints[name] for name in start.values if name in base.fingerprints}}
+    start_from(module.model, space, prints, start.model, str(shards))
+    with torch.no_grad():
+        for name, (new, old) in start.copied.items():
+            offset = space.segment(name, 0).offset
+            module.model.embed.weight[offset + new] = module.model.embed.weight[offset + old]
+    if settings.lora is not None:
+        condition = [_ids(segment) for name in kinds if name != start.target for segment in space.of(name)]
+        add_lora(module.model, settings.lora, condition, settings.seed)
+    return module
+
+
+def _ids(segment: Segment) -> range:
+    return range(segment.offset, segment.offset + segment.size)
+
+
+def _trainer(work: Path, settings: FinetuneSettings, training: bool = True) -> L.Trainer:
+    """A trainer with what every training of the house has."""
+    keeper = ModelCheckpoint(
+        work / "checkpoints", save_last=True, every_n_train_steps=settings.checkpoint_steps, save_top_k=0, monitor=None
+    )  # fmt: skip
+    torch.set_float32_matmul_precision("high")
+    torch.set_flush_denormal(True)
+    return L.Trainer(
+        accelerator="cpu" if settings.device == "cpu" else "gpu",
+        devices=1,
+        precision="32-true" if settings.device == "cpu" else "bf16-mixed",
+        max_steps=settings.steps,
+        max_epochs=-1,
+        limit_val_batches=None if not training else 0,
+        num_sanity_val_steps=0,
+        log_every_n_steps=25,
+        logger=False,
+        enable_checkpointing=training,
+        enable_model_summary=False,
+        enable_progress_bar=training,
+        plugins=[AtomicCheckpointIO()],
+        callbacks=[keeper, SkipNonFinite(), StopOnSignal()] if training else [],
+        default_root_dir=work,
+    )
+
+
+def _validated(module: MaskedTokenModule, data: TokenData, settings: FinetuneSettings) -> dict[str, float]:
+    """Held-out loss of each level."""
+    if not data.validation_splits:
+        return {}
+    trainer = _trainer(Path("."), settings, training=False)
+    trainer.validate(module, data, verbose=False)
+    found = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    return {name.removeprefix("val/loss_"): found[name] for name in sorted(found) if name.startswith("val/loss_") and "_level" in name}
+
+
+def _before(work: Path, module: MaskedTokenModule, data: TokenData, settings: FinetuneSettings) -> dict[str, float]:
+    """The held-out losses that the base has, measured once a run."""
+    path = work / BEFORE_FILE
+    if not path.is_file():
+        write_atomic(path, json.dumps(_validated(module, data, settings)).encode())
+    return {str(name): float(value) for name, value in json.loads(path.read_text()).items()}
+
+
+def _plain(settings: FinetuneSettings) -> dict[str, Any]:
+    """What decides the trained weights; where they are computed and how often they are saved does not."""
+    plain = {**asdict(settings), "lr": settings.highest_lr}
+    return {name: value for name, value in plain.items() if name not in ("checkpoint_steps", "device")}
+
+
+def _same_run(work: Path, facts: Mapping[str, Any]) -> None:
+    """Refuse a folder of another run, or note this one.
+
+    Raises:
+        ValueError: If it holds another run; names what differs.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    path = work / RUN_FILE
+    if not path.is_file():
+        write_atomic(path, (json.dumps(facts, indent=1, sort_keys=True) + "\n").encode())
+        return
+    try:
+        found = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged; give --restart to begin again") from error
+    wanted = json.loads(json.dumps(facts))
+    other = [name for name in sorted({*found, *wanted}) if found.get(name) != wanted.get(name)]
+    if other:
+        was, now = found.get(other[0]), wanted.get(other[0])
+        raise ValueError(f"{work} holds another run: {other[0]} was {was}, it is {now} now; give another --out, or --restart")

@@ -1,0 +1,70 @@
+"""`maskgen evaluate any`."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from maskgen.verbs.anything import DEFAULT_MODEL, add_alone, any_to_any
+from maskgen.verbs.machine import add_machine
+
+HELD_OUT = "A"
+
+
+def add_directions(kinds: Any, cache: Path) -> None:
+    """Arguments of `evaluate any`.
+
+    Args:
+        kinds: Subparsers of `evaluate`.
+        cache: Where trained evaluators lie.
+    """
+    parser = kinds.add_parser("any", help="every direction between text, pictures and speech on held-out combinations; JSON")
+    parser.add_argument("--model", default=DEFAULT_MODEL)
+    add_alone(parser)
+    add_machine(parser)
+    parser.add_argument("--limit", type=int, default=40, help="pictures, and sentences (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    parser.add_argument("--raw", type=Path, default=Path("data/emoji/build/raw"), help="raw shards of pictures (default: %(default)s)")
+    parser.add_argument("--speech", type=Path, default=Path("data/speech/build/raw"), help="raw shards of speech (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("out/any"), help="folder of the report (default: %(default)s)")
+    parser.add_argument("--cache", type=Path, default=cache, help="trained evaluators (default: %(default)s)")
+    parser.set_defaults(verb=evaluate_any)
+
+
+def evaluate_any(args: argparse.Namespace) -> None:
+    """Scores of every direction of a model, on split A."""
+    from maskgen.evaluation.codec_report import held_out_sounds
+    from maskgen.evaluation.corpus import read_corpus
+    from maskgen.evaluation.directions import Spoken, evaluate_directions
+    from maskgen.evaluation.task_judges import picture_scores
+    from maskgen.evaluation.transcripts import pocketsphinx, whisper_base, whisper_tiny_english
+
+    if args.limit < 1:
+        raise ValueError(f"--limit must be at least 1, got {args.limit}")
+    model = any_to_any(args)
+    corpora = read_corpus(args.raw)
+    found = held_out_sounds(args.speech, HELD_OUT, model.voice.codec.sample_rate_hz, args.limit)
+    sentences = [Spoken(meta["captions"][0], wave, meta["label"]) for meta, wave in found]
+    listeners: dict[str, Any] = {"whisper base": whisper_base(), "whisper tiny.en": whisper_tiny_english(), "pocketsphinx": pocketsphinx()}
+    pictures = _about(corpora[HELD_OUT], [one.label for one in sentences])
+    report = evaluate_directions(model, pictures, sentences, listeners, picture_scores(corpora, args.cache), args.out, args.seed)
+    for name, part in report.items():
+        if isinstance(part, dict):
+            print(f"{name}:")
+            _print(part["scores"], "  ")
+    print(f"wrote {args.out / 'directions.json'}")
+
+
+def _about(corpus: Any, labels: list[str]) -> Any:
+    """One picture of each label, in the order of the labels."""
+    rows = sorted(range(len(corpus.rows)), key=lambda place: corpus.rows[place].hash)
+    first = {corpus.rows[place].label: place for place in reversed(rows)}
+    return corpus.pick([first[label] for label in dict.fromkeys(labels) if label in first])
+
+
+def _print(scores: Any, indent: str) -> None:
+    """Scores as an indented list."""
+    for name, value in scores.items():
+        if isinstance(value, dict):
+            print(f"{indent}{name}: " + ", ".join(f"{key} {number:.3f}" for key, number in value.items() if number is not None))
+        else:
+            print(f"{indent}{name} {value:.3f}" if isinstance(value, float) else f"{indent}{name} {value}")

@@ -1,0 +1,195 @@
+"""Any direction: every target from every subset of the others with any known cells; chains; the verbs and what they refuse."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from maskgen.anything import AnyToAny
+from maskgen.batch import UNKNOWN
+from maskgen.cli import main
+from maskgen.pipeline import Pipeline
+from maskgen.sounds import Waveform, write_sound
+from maskgen.tokenizers.image import ImageTokenizer
+from maskgen.tokenizers.text import TextTokenizer, with_holes
+from tests.tiny_any import write_any
+
+Row = Mapping[str, torch.Tensor]
+SHAPES = {"text": (1, 5), "image": (2, 4, 4), "audio": (3, 12), "transcript": (1, 6)}
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory, tiny_text: TextTokenizer, tiny_image: ImageTokenizer) -> Path:
+    return write_any(tmp_path_factory.mktemp("any") / "bundle", tiny_text, tiny_image)
+
+
+@pytest.fixture(scope="module")
+def model(bundle: Path) -> AnyToAny:
+    return AnyToAny.from_pretrained(bundle)
+
+
+def codes(model: AnyToAny, name: str, seed: int) -> torch.Tensor:
+    size = model.pipeline.space.segment(name, 0).size
+    top = min(size, 38) if name == "phones" else size
+    return torch.randint(top, SHAPES[name], generator=torch.Generator().manual_seed(seed))
+
+
+def recording(seconds: float = 0.5) -> Waveform:
+    noise = np.random.default_rng(0).standard_normal((1, round(seconds * 16_000))).astype(np.float32)
+    return Waveform(samples=0.1 * noise.clip(-3, 3), sample_rate_hz=16_000)
+
+
+def picture() -> Image.Image:
+    return Image.fromarray(np.random.default_rng(1).integers(0, 256, (40, 32, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize("target", SHAPES)
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.9])
+def test_every_target_from_every_subset_with_any_known_cells(model: AnyToAny, target: str, share: float) -> None:
+    """One batch that mixes all directions to a target equals its rows alone; known cells stay; codes are of the target's own levels."""
+    others = [name for name in SHAPES if name != target]
+    subsets = [some for count in range(len(others) + 1) for some in combinations(others, count)]
+    rows: list[dict[str, torch.Tensor]] = []
+    for seed, subset in enumerate(subsets):
+        known = codes(model, target, 100 + seed)
+        hidden = torch.rand(known.shape[1:], generator=torch.Generator().manual_seed(seed)) >= share
+        rows.append({**{name: codes(model, name, seed) for name in subset}, target: torch.where(hidden, UNKNOWN, known)})
+    seeds = list(range(len(rows)))
+    together = model.pipeline.generate(rows, target, seeds)
+    size = model.pipeline.space.segment(target, 0).size
+    for place, (row, made) in enumerate(zip(rows, together.codes, strict=True)):
+        assert made.shape == row[target].shape
+        assert int(made.min()) >= 0
+        assert int(made.max()) < size
+        assert made[row[target] != UNKNOWN].equal(row[target][row[target] != UNKNOWN])
+        if place % 3 == 0:
+            assert model.pipeline.generate([row], target, [place]).codes[0].equal(made)
+
+
+def test_each_call_takes_the_shortest_chain(model: AnyToAny) -> None:
+    wave = recording()
+    assert model(["text"], image=picture()).steps == ["image > text"]
+    heard = model(["text"], sound=wave)
+    assert heard.steps == ["speech > text"]
+    assert heard.transcript is not None
+    assert heard.text == heard.transcript.text
+    assert heard.transcript.seconds == pytest.approx(0.5)
+    assert model(["image"], sound=wave).steps == ["speech > image"]
+    assert model(["image"], sound=wave, through_words=True).steps == ["speech > text", "text > image"]
+    both = model(["image", "speech"], text="a red heart")
+    assert both.steps == ["text > image", "text > speech"]
+    assert both.image is not None
+    assert both.image.size == (32, 32)
+    assert both.speech is not None
+    assert both.speech.seconds > 0.2
+    assert both.passes > 10
+
+
+def test_specialists_draw_and_speak_in_its_place(bundle: Path, tmp_path: Path, tiny_bundle: Path) -> None:
+    folder = shutil.copytree(bundle, tmp_path / "with")
+    (folder / "specialists.json").write_text(json.dumps({"image": str(tiny_bundle)}))
+    drawn, own = (AnyToAny.from_pretrained(folder, alone=alone)(["image"], text="a red heart") for alone in (False, True))
+    wanted = Pipeline.from_pretrained(tiny_bundle).generate([{"text": "a red heart"}], "image", [0])
+    assert drawn.outputs[0].codes[0].equal(wanted.codes[0])
+    assert not own.outputs[0].codes[0].equal(wanted.codes[0])
+    for text, message in (("[1]", "maps image and speech"), ('{"film": "x"}', "for film")):
+        (folder / "specialists.json").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            AnyToAny.from_pretrained(folder)
+
+
+def test_the_same_seed_gives_the_same_media(model: AnyToAny) -> None:
+    first, second, other = (model(["image"], text="a red heart", seed=seed).image for seed in (3, 3, 4))
+    assert first is not None
+    assert second is not None
+    assert other is not None
+    assert first.tobytes() == second.tobytes() != other.tobytes()
+
+
+def test_a_text_ends_at_its_first_end_code(model: AnyToAny, tiny_text: TextTokenizer) -> None:
+    end = model.pipeline.space.modality("text").end
+    assert end == tiny_text.end
+    words = tiny_text.encode(["a cat"])[0]
+    known = torch.cat([words, torch.tensor([[end, int(words[0, 0])]])], dim=1)
+    assert model.pipeline.generate([{"text": known}], "text", [0]).media == ["a cat"]
+
+
+def test_holes_are_filled_and_nothing_else(model: AnyToAny, tiny_text: TextTokenizer) -> None:
+    known = with_holes("a [2] heart", tiny_text)
+    made = model.pipeline.generate([{"text": known}], "text", [1]).codes[0]
+    assert int((known == UNKNOWN).sum()) == 2
+    assert made[known != UNKNOWN].equal(known[known != UNKNOWN])
+    for bad in ("a heart", "a [0] heart", "a [999] heart"):
+        with pytest.raises(ValueError, match=r"has no hole to fill; write \[3\]"):
+            with_holes(bad, tiny_text)
+
+
+@pytest.mark.parametrize(
+    ("targets", "given", "message"),
+    [
+        (["image"], {}, "exactly one"),
+        (["image"], {"text": "a", "image": picture()}, "got text and image"),
+        (["film"], {"text": "a"}, "ask for some of text, image, speech"),
+        ([], {"text": "a"}, "got none"),
+        (["image", "image"], {"text": "a"}, "each once"),
+        (["image"], {"image": picture()}, "is given and asked for"),
+        (["speech"], {"text": "  "}, "found no words"),
+        (["image"], {"sound": Waveform(samples=np.zeros((1, 16_000), np.float32), sample_rate_hz=16_000)}, "silent"),
+        (["text"], {"sound": Waveform(samples=np.full((1, 100), np.nan, np.float32), sample_rate_hz=16_000)}, "NaN|infinit"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(model: AnyToAny, targets: list[str], given: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        model(targets, **given)  # type: ignore[arg-type]
+
+
+def test_the_verbs(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    picture().save("picture.png")
+    write_sound(recording(), tmp_path / "clip.wav")
+    main(["generate", "text", "--image", "picture.png", "--model", str(bundle)])
+    main(["generate", "text", "--audio", "clip.wav", "--model", str(bundle), "--out", "said.json"])
+    main(["generate", "text", "a [2] heart", "--image", "picture.png", "--model", str(bundle), "--out", "filled.txt"])
+    main(["generate", "image", "--audio", "clip.wav", "--model", str(bundle), "--out", "heard.png"])
+    main(["generate", "image,speech", "a red heart", "--model", str(bundle), "--out", "both"])
+    assert Path("both.png").is_file()
+    assert Path("both.wav").is_file()
+    assert not Path("both.txt").exists()
+    assert Image.open("heard.png").size == (32, 32)
+    assert Path("filled.txt").read_text().startswith("a")
+    assert '"words"' in Path("said.json").read_text()
+    assert "text > image, text > speech" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (["text"], "exactly one"),
+        (["text", "no hole"], "has no hole"),
+        (["text", "[2]", "--audio", "clip.wav"], "leave out --audio"),
+        (["image", "a heart", "--audio", "clip.wav"], "do not go together"),
+        (["image", "--audio", "missing.wav"], "missing.wav"),
+        (["speech"], "either a text to speak or --image"),
+        (["speech", "--image", "picture.png", "--speed", "2"], "takes no"),
+        (["image,speech", "a heart", "--steps", "3"], "means one modality"),
+        (["text,image", "--image", "picture.png"], "is given and asked for"),
+    ],
+)
+def test_bad_calls_end_with_one_sentence(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], call: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    picture().save("picture.png")
+    write_sound(recording(), tmp_path / "clip.wav")
+    with pytest.raises(SystemExit) as stop:
+        main(["generate", *call, "--model", str(bundle)])
+    said = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert said.count("\n") == 1
+    assert message in said

@@ -1,0 +1,54 @@
+"""An untrained any-to-any bundle of small real parts."""
+
+from pathlib import Path
+
+import torch
+
+from maskgen.generation import GenerationSettings
+from maskgen.model import MaskTransformer, TransformerConfig
+from maskgen.nets.audio import AudioAutoencoder, AudioAutoencoderConfig
+from maskgen.nets.durations import DurationConfig, DurationPredictor
+from maskgen.nets.quantize import ResidualQuantizer
+from maskgen.pipeline import Pipeline
+from maskgen.space import TokenSpace
+from maskgen.tokenizers.attribute import AttributeTokenizer
+from maskgen.tokenizers.audio import AudioTokenizer
+from maskgen.tokenizers.image import ImageTokenizer
+from maskgen.tokenizers.phones import PhonemeTokenizer
+from maskgen.tokenizers.text import TextTokenizer
+from maskgen.tokenizers.transcript import TranscriptTokenizer
+
+PHONES = Path(__file__).parents[1] / "tokenizers/phones-en/bundle"
+SIZES = TransformerConfig(dim=32, num_layers=2, num_heads=2, tie_head=True)
+
+
+def write_any(folder: Path, text: TextTokenizer, image: ImageTokenizer) -> Path:
+    """A saved pipeline over text, image, audio, phones, speaker and transcript, and its durations."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = AudioAutoencoderConfig(encoder_dim=16, encoder_layers=2, decoder_dim=16, decoder_layers=2, mel_bands=20)
+        network = AudioAutoencoder(config, ResidualQuantizer(3, 8, 20))
+        with torch.no_grad():
+            network.encoder.out.weight.mul_(6.0)
+        tokenizers = {
+            "text": text,
+            "image": image,
+            "audio": AudioTokenizer(network),
+            "phones": PhonemeTokenizer.from_bundle(PHONES),
+            "speaker": AttributeTokenizer("speaker", ["heart", "michael"]),
+            "transcript": TranscriptTokenizer(text),
+        }
+        space = TokenSpace([tokenizer.modality(name) for name, tokenizer in tokenizers.items()])
+        model = MaskTransformer(SIZES, space.size, len(space.modalities))
+        with torch.no_grad():
+            model.embed.weight.mul_(20.0)
+        durations = DurationPredictor(DurationConfig(dim=16, num_layers=1)).eval()
+    settings = {
+        "text": GenerationSettings(steps=(3,)),
+        "image": GenerationSettings(steps=(3, 2), guidance_scale=1.5),
+        "audio": GenerationSettings(steps=(3, 2, 1)),
+        "transcript": GenerationSettings(steps=(2,)),
+    }
+    Pipeline(model, space, tokenizers, settings, {"image": (4, 4), "text": (6,)}).save_pretrained(folder)
+    durations.save(folder / "durations")
+    return folder

@@ -1,0 +1,128 @@
+"""Training on a table of tasks: every direction is learned, losses are balanced by modality, and the checkpoint becomes a pipeline."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from maskgen.batch import UNKNOWN
+from maskgen.checkpoint import read_checkpoint
+from maskgen.data.mixture import MixedModalData, Part
+from maskgen.generation import GenerationSettings
+from maskgen.model import TransformerConfig
+from maskgen.schedule import Linear
+from maskgen.tasks import Target, Task, draw_tasks
+from maskgen.training.any_to_any import AnyToAnyModule
+from tests.mixed_shards import END, write_both
+
+TINY = TransformerConfig(dim=32, num_layers=2, num_heads=2)
+TASKS = {
+    "draw": Task(asked=["image"], given=["text"]),
+    "caption": Task(asked=["text"], given=["image"]),
+    "hear": Task(asked=["transcript"], given=["audio"]),
+    "speak": Task(asked=["audio"], given=["transcript", "speaker"]),
+    "draw_sound": Task(asked=["image"], given=["audio"]),
+    "both": Task(asked=["image", "audio"]),
+}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    return write_both(tmp_path_factory.mktemp("any"))
+
+
+def module(folders: tuple[str, str], **options: Any) -> AnyToAnyModule:
+    torch.manual_seed(0)
+    targets = {"text": Target(schedule=Linear(), loss="elbo")}
+    given = {"max_steps": 300, "warmup_steps": 2, "lr": 1e-2, "fold_length": 32, "tasks": TASKS, "targets": targets, **options}
+    return AnyToAnyModule(list(folders), TINY, **given)
+
+
+def data(folders: tuple[str, str]) -> MixedModalData:
+    parts = [Part(folder=folders[0]), Part(folder=folders[1]), Part(folder=folders[0], join=folders[1], drop=["text"])]
+    return MixedModalData(parts, batch_size=24, text_cells=8, validation_rows=4)
+
+
+def trainer(folder: Path, steps: int, *callbacks: L.Callback, **options: Any) -> L.Trainer:
+    return L.Trainer(
+        max_steps=steps,
+        accelerator="cpu",
+        default_root_dir=folder,
+        callbacks=[*callbacks],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        logger=False,
+        enable_checkpointing=bool(callbacks),
+        max_epochs=-1,
+        **options,
+    )
+
+
+def test_every_direction_of_the_table_is_learned(folders: tuple[str, str], tmp_path: Path) -> None:
+    trained = module(folders)
+    fit = trainer(tmp_path, 160, val_check_interval=160, check_val_every_n_epoch=None, num_sanity_val_steps=0)
+    fit.fit(trained, data(folders))
+    found = {name: float(value) for name, value in fit.callback_metrics.items() if name.startswith("val/") and "accuracy" in name}
+    for task, asked in (("draw", "image"), ("caption", "text"), ("hear", "transcript"), ("speak", "audio"), ("draw_sound", "image")):
+        assert found[f"val/{task}/accuracy_{asked}_level0"] > 0.9, (task, found)
+
+
+def test_a_modality_counts_by_its_weight_and_not_by_its_cells(folders: tuple[str, str]) -> None:
+    trained = module(folders)
+    made = data(folders)
+    made.setup("fit")
+    drawn = draw_tasks(next(iter(made.train_dataloader())), trained.space, TASKS, trained.targets, 0.0, torch.Generator().manual_seed(0))
+    found = trained.losses(drawn, 0.0)
+    assert set(found) == {"image", "text", "transcript", "audio"}
+    assert {len(losses["loss"]) for losses in found.values()} != {len(found["image"]["loss"])}
+    trained.model.zero_grad()
+    trained.reduced("transcript", drawn.asked["transcript"], found["transcript"]).backward()
+    gradient = trained.model.head.weight.grad
+    assert gradient is not None
+    own = trained.space.segment("transcript", 0)
+    assert bool(gradient[own.offset : own.offset + own.size].any())
+    other = trained.space.segment("audio", 1)
+    assert not bool(gradient[other.offset : other.offset + other.size].any()) or trained.model.config.tie_head
+
+
+def test_folding_changes_no_loss(folders: tuple[str, str]) -> None:
+    made = data(folders)
+    made.setup("fit")
+    batch = next(iter(made.train_dataloader()))
+    found = []
+    for length, rows in ((16, 1), (64, 4)):
+        trained = module(folders, fold_length=length, fold_rows=rows).eval()
+        drawn = draw_tasks(batch, trained.space, TASKS, trained.targets, 0.0, torch.Generator().manual_seed(0))
+        found.append(trained.losses(drawn, 0.0))
+    for name in found[0]:
+        assert torch.allclose(found[0][name]["loss"], found[1][name]["loss"], atol=1e-4)
+
+
+def test_validation_says_how_far_a_modality_is_from_its_baseline(folders: tuple[str, str], tmp_path: Path) -> None:
+    trained = module(folders, baselines={"image": 1.0})
+    fit = trainer(tmp_path, 1, val_check_interval=1, check_val_every_n_epoch=None, num_sanity_val_steps=0)
+    fit.fit(trained, data(folders))
+    found = fit.callback_metrics
+    assert float(found["val/draw/loss_image_over_baseline"]) == pytest.approx(float(found["val/draw/loss_image_level0"]) - 1, abs=1e-5)
+
+
+def test_a_checkpoint_is_a_pipeline_that_ends_its_texts(folders: tuple[str, str], tmp_path: Path) -> None:
+    trained = module(folders, grids={"text": [8], "image": [2, 2]})
+    saved = ModelCheckpoint(dirpath=tmp_path, save_last=True)
+    trainer(tmp_path, 2, saved).fit(trained, data(folders))
+    from maskgen.pipeline import Pipeline
+
+    checkpoint = read_checkpoint(tmp_path / "last.ckpt", "masked_transformer")
+    assert checkpoint["maskgen"]["grids"] == {"text": [8], "image": [2, 2]}
+    pipeline = Pipeline.from_checkpoint(tmp_path / "last.ckpt", {}, {"text": GenerationSettings(steps=(2,))})
+    assert pipeline.grids == {"text": (8,), "image": (2, 2)}
+    assert pipeline.space.modality("text").end == END
+    assert UNKNOWN == -1
+
+
+def test_names_that_the_shards_lack_are_refused(folders: tuple[str, str]) -> None:
+    with pytest.raises(ValueError, match="no modality 'video'"):
+        module(folders, tasks={"film": Task(asked=["video"])})
