@@ -4,11 +4,11 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-__all__ = ["GenerationOutput", "Pipeline", "SpeechOutput", "Voice", "__version__"]
+__all__ = ["AnyOutput", "AnyToAny", "GenerationOutput", "Pipeline", "SpeechOutput", "Voice", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    """Load pipelines and voices on first use, so that `import maskgen` stays fast and needs no torch."""
+    """Load pipelines, voices and models of any direction on first use, so that `import maskgen` stays fast and needs no torch."""
     if name in ("Pipeline", "GenerationOutput"):
         from maskgen import pipeline
 
@@ -17,4 +17,8 @@ def __getattr__(name: str) -> Any:
         from maskgen import voice
 
         return getattr(voice, name)
+    if name in ("AnyToAny", "AnyOutput"):
+        from maskgen import anything
+
+        return getattr(anything, name)
     raise AttributeError(f"module 'maskgen' has no attribute {name!r}")

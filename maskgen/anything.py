@@ -96,7 +96,7 @@ class AnyToAny:
     """One pipeline over text, image, audio, phones, speaker and transcript.
 
     Speech is made from phonemes, so what is to be spoken becomes text first: a picture is spoken of by its caption. A picture of a sound
-    is drawn from the sound itself, or from the words heard in it. Every step is one decode of the same network with other known cells.
+    is drawn from the words heard in it, or from the sound itself. Every step is one decode of the same network with other known cells.
 
     Args:
         pipeline: Its modalities are those above.
@@ -145,7 +145,7 @@ class AnyToAny:
         text: str | None = None,
         image: Image.Image | None = None,
         sound: Waveform | None = None,
-        through_words: bool = False,
+        directly: bool = False,
         seed: int = 0,
         settings: Mapping[str, GenerationSettings] | None = None,
         callback: StepCallback | None = None,
@@ -157,7 +157,7 @@ class AnyToAny:
             text: What is to be shown or spoken.
             image: A picture; other sizes than the model's are letterboxed.
             sound: Speech of at most 30 s, any rate and channels.
-            through_words: Draw a sound from the words heard in it, not from the sound.
+            directly: Draw a sound from the sound itself, not from the words heard in it.
             seed: Of every decode; the same seed gives the same media.
             settings: "text", "transcript", "image" or "audio" to how it is decoded; the model's own otherwise.
             callback: Called after every step with the state of the decode.
@@ -172,10 +172,10 @@ class AnyToAny:
         heard = None if sound is None else self.voice.codes_of(sound)
         if picture is not None:
             decode.caption(picture)
-        if heard is not None and ("text" in targets or "speech" in targets or through_words):
+        if heard is not None and ("text" in targets or "speech" in targets or not directly):
             decode.transcript(heard)
         if "image" in targets:
-            decode.image(heard if heard is not None and not through_words else None)
+            decode.image(heard if directly else None)
         if "speech" in targets:
             decode.speech(picture)
         return decode.made

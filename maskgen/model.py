@@ -22,6 +22,8 @@ class TransformerConfig:
         dropout: Share of dropped activations after attention and feed-forward, in training.
         rope_base: Longest wavelength of the rotary positions, in cells.
         rope_split: Parts of a head's rotary pairs given to time, row and column.
+        rope_raster: With this many columns, rows and columns also turn the pairs of time, in reading order: a picture is a line of cells to
+            a model whose positions are time alone. 0 leaves rows and columns the pairs of their own.
         tie_head: Use the embedding table as the output table.
         blind_condition: The condition does not look at the target, in training and in decoding: its keys and values are then computed
             once a decode (`maskgen.passes.reuse.PrefixPasses`) instead of at every step.
@@ -34,6 +36,7 @@ class TransformerConfig:
     dropout: float = 0.0
     rope_base: float = 1000.0
     rope_split: Sequence[int] = (2, 3, 3)
+    rope_raster: int = 0
     tie_head: bool = False
     blind_condition: bool = False
 
@@ -42,6 +45,8 @@ class TransformerConfig:
             raise ValueError(f"dim must be an even multiple of num_heads, got dim={self.dim}, num_heads={self.num_heads}")
         if len(self.rope_split) != 3 or min(self.rope_split) < 0 or sum(self.rope_split) == 0:
             raise ValueError(f"rope_split needs three shares (time, row, column), not all 0, got {tuple(self.rope_split)}")
+        if self.rope_raster < 0:
+            raise ValueError(f"rope_raster counts columns and must be at least 0, got {self.rope_raster}")
 
     @property
     def head_dim(self) -> int:
@@ -273,6 +278,9 @@ def rope_frequencies(config: TransformerConfig, device: torch.device | str = "cp
     for axis, count in enumerate(shares):
         frequencies[axis, start : start + count] = config.rope_base ** (-torch.arange(count, device=device) / max(count, 1))
         start += count
+    if config.rope_raster:
+        frequencies[1] += config.rope_raster * frequencies[0]
+        frequencies[2] += frequencies[0]
     return frequencies
 
 

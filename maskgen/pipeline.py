@@ -113,8 +113,8 @@ class Pipeline:
         """
         bundle = load_bundle(find_model(name), BUNDLE_KIND)
         config, tokenizers = bundle.config, {}
-        for modality, place in config["tokenizers"].items():
-            tokenizers[modality] = load_tokenizer(bundle.folder / place)
+        for modality in [one["name"] for one in config["space"]["modalities"] if one["name"] in config["tokenizers"]]:
+            tokenizers[modality] = load_tokenizer(bundle.folder / config["tokenizers"][modality])
             require_fingerprint(modality, tokenizers[modality].fingerprint, config["fingerprints"][modality], str(bundle.folder))
         model, space = transformer_of(bundle)
         settings = {target: GenerationSettings.from_dict(entry) for target, entry in config["generation"].items()}

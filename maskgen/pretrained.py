@@ -121,10 +121,9 @@ def grown(old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> dict[str, Ten
 
 
 def _sizes(config: TransformerConfig) -> dict[str, Any]:
-    """What must agree for weights to mean the same; dropout may differ."""
+    """What must agree for weights to mean the same. Dropout may differ, and so may `rope_raster`: a model of sound is taught pictures."""
     sizes = {**asdict(config), "hidden_dim": config.inner_dim, "rope_split": tuple(config.rope_split)}
-    del sizes["dropout"]
-    return sizes
+    return {name: size for name, size in sizes.items() if name not in ("dropout", "rope_raster")}
 
 
 def _named(space: TokenSpace) -> str:

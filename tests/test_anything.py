@@ -80,8 +80,8 @@ def test_each_call_takes_the_shortest_chain(model: AnyToAny) -> None:
     assert heard.transcript is not None
     assert heard.text == heard.transcript.text
     assert heard.transcript.seconds == pytest.approx(0.5)
-    assert model(["image"], sound=wave).steps == ["speech > image"]
-    assert model(["image"], sound=wave, through_words=True).steps == ["speech > text", "text > image"]
+    assert model(["image"], sound=wave).steps == ["speech > text", "text > image"]
+    assert model(["image"], sound=wave, directly=True).steps == ["speech > image"]
     both = model(["image", "speech"], text="a red heart")
     assert both.steps == ["text > image", "text > speech"]
     assert both.image is not None

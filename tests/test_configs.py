@@ -50,7 +50,7 @@ def test_a_training_parses(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("configs/generation_*.yaml")), ids=lambda path: path.name)
 def test_generation_settings_are_known_and_in_range(path: Path) -> None:
-    assert set(read_settings(path)) <= {"image", "text", "audio"}
+    assert set(read_settings(path)) <= {"image", "text", "audio", "transcript"}
 
 
 @pytest.mark.parametrize("part", ["model", "data", "trainer"])

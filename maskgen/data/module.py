@@ -292,7 +292,9 @@ def require_same_space(stores: Sequence[ShardStore], found: Sequence[Index]) -> 
         ValueError: With both places and what rebuilds one of them.
     """
     for store, index in zip(stores[1:], found[1:], strict=True):
-        if index.space != found[0].space or dict(index.fingerprints) != dict(found[0].fingerprints):
+        spaces = [TokenSpace.from_dict(dict(one.space or {})) for one in (found[0], index)]
+        same = len(spaces[0].modalities) == len(spaces[1].modalities) and spaces[0].begins_with(spaces[1])
+        if not same or dict(index.fingerprints) != dict(found[0].fingerprints):
             raise ValueError(
                 f"{stores[0].place} and {store.place} were made with other tokenizers ({dict(found[0].fingerprints)}, "
                 f"{dict(index.fingerprints)}); rebuild one with the tokenizers of the other: maskgen data build or maskgen data tokenize"

@@ -33,7 +33,7 @@ class AnyModel(Protocol):
         text: str | None = None,
         image: Image.Image | None = None,
         sound: Waveform | None = None,
-        through_words: bool = False,
+        directly: bool = False,
         seed: int = 0,
     ) -> Any:
         """Something with `text`, `image` and `speech`."""
@@ -190,8 +190,8 @@ def _drawn(model: AnyModel, rows: Sequence[Row], sentences: Sequence[Spoken], lo
     wanted = [of_label[one.label] for one in chosen]
     ways: dict[str, list[Any]] = {"from_sound": [], "from_words": [], "from_text": []}
     for place, (one, row) in enumerate(zip(chosen, wanted, strict=True)):
-        ways["from_sound"].append(model(["image"], sound=one.wave, seed=seed + place).image)
-        ways["from_words"].append(model(["image"], sound=one.wave, through_words=True, seed=seed + place).image)
+        ways["from_sound"].append(model(["image"], sound=one.wave, directly=True, seed=seed + place).image)
+        ways["from_words"].append(model(["image"], sound=one.wave, seed=seed + place).image)
         ways["from_text"].append(model(["image"], text=row.caption, seed=seed + place).image)
     return {"scores": {name: dict(look(wanted, images)) for name, images in ways.items()}, "rows": len(chosen)}
 

@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 Features = Callable[[Sequence[Image.Image]], Float[Tensor, "batch dim"]]
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
 """Weight penalties that are tried on rows left out of training."""
+FEWEST_ROWS = 10
 ITERATIONS = 100
 SMALLEST_SPREAD = 1e-3
 THUMBNAIL = 16
@@ -112,16 +113,18 @@ def read_attributes(
     Args:
         features: Name to features of the training rows and of the held-out rows.
         rows: Training rows.
-        held_out: Held-out rows; an attribute of which they show one class alone is left out.
+        held_out: Held-out rows; an attribute of which they show one class alone is left out, and so are training rows of classes that
+            they do not show.
     """
     found: dict[str, Any] = {}
     for name, read in ATTRIBUTES.items():
         known, asked = ([read(row) for row in some] for some in (rows, held_out))
-        classes = sorted({value for value in known if value is not None})
-        if len({value for value in asked if value is not None}) < 2 or len(classes) < 2:
+        shown = {value for value in asked if value is not None}
+        classes = sorted(shown & set(known))
+        if len(shown) < 2 or len(classes) < 2:
             continue
         places = {value: place for place, value in enumerate(classes)}
-        ours, theirs = ([row for row, value in enumerate(some) if value is not None] for some in (known, asked))
+        ours, theirs = ([row for row, value in enumerate(some) if value in shown] for some in (known, asked))
         target = torch.tensor([places[str(known[row])] for row in ours])
         truth = torch.tensor([places.get(str(asked[row]), -1) for row in theirs])
         part: dict[str, Any] = {"classes": len(classes), "rows": len(ours), "held_out": len(theirs)}
@@ -163,8 +166,10 @@ def evaluate_probe(
         Accuracies by attribute and kind of features.
 
     Raises:
-        ValueError: If the shards or the split are missing.
+        ValueError: If the shards or the split are missing, or there are too few rows.
     """
+    if rows < FEWEST_ROWS or (limit is not None and limit < 1):
+        raise ValueError(f"a probe needs at least {FEWEST_ROWS} training rows and a held-out one, got rows {rows} and limit {limit}")
     corpora = read_corpus(raw)
     if split not in corpora or split == "train":
         raise ValueError(f"found no held-out split {split!r}, there are {', '.join(sorted(set(corpora) - {'train'}))}")

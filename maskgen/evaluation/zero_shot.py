@@ -76,6 +76,8 @@ def evaluate_zero_shot(
     Raises:
         ValueError: If the shards or the split are missing, or there are too few captions.
     """
+    if limit < 1:
+        raise ValueError(f"limit must be at least 1 picture, got {limit}")
     corpora = read_corpus(raw)
     if split not in corpora or split == "train":
         raise ValueError(f"found no held-out split {split!r}, there are {', '.join(sorted(set(corpora) - {'train'}))}")

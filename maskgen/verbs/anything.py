@@ -67,14 +67,14 @@ def any_to_any(args: argparse.Namespace) -> "AnyToAny":
     return AnyToAny(pipeline, DurationPredictor.from_bundle(folder / "durations"), specialists)
 
 
-def made(args: argparse.Namespace, targets: list[str], decoded: str | None = None, through_words: bool = False) -> "AnyOutput":
+def made(args: argparse.Namespace, targets: list[str], decoded: str | None = None, directly: bool = False) -> "AnyOutput":
     """What the model makes of what is known.
 
     Args:
         args: Arguments.
         targets: Media asked for.
         decoded: Modality that the decoding arguments mean; None refuses them.
-        through_words: Draw a sound from the words heard in it.
+        directly: Draw a sound from the sound, not from the words heard in it.
     """
     from maskgen.pictures import read_picture
     from maskgen.sounds import read_sound
@@ -88,7 +88,7 @@ def made(args: argparse.Namespace, targets: list[str], decoded: str | None = Non
     prompt = args.prompt if isinstance(args.prompt, str) or args.prompt is None else " ".join(args.prompt) or None
     with StepBar() as bar:
         return model(
-            targets, text=prompt, image=image, sound=sound, through_words=through_words, seed=args.seed, settings=settings, callback=bar
+            targets, text=prompt, image=image, sound=sound, directly=directly, seed=args.seed, settings=settings, callback=bar
         )
 
 

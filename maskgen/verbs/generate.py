@@ -41,7 +41,7 @@ def _add_image(parser: argparse.ArgumentParser) -> None:
     add_decoding(parser)
     parser.add_argument("--negative-prompt", help="what guidance leads away from")
     parser.add_argument("--audio", type=Path, metavar="SOUND", help="recording of what is to be drawn, instead of a prompt")
-    parser.add_argument("--through-words", action="store_true", help="draw --audio from the words heard in it, not from the sound")
+    parser.add_argument("--directly", action="store_true", help="draw --audio from the sound, not from the words heard in it")
     parser.add_argument("--image", type=Path, help="picture to edit")
     parser.add_argument("--mask", type=Path, help="white where --image is made anew; as large as it")
     parser.add_argument("--strength", type=float, help="share of --image made anew, 0 to 1")
@@ -94,7 +94,7 @@ def _draw_sound(args: argparse.Namespace) -> None:
         raise ValueError(f"--audio and {found} do not go together: the recording says what is drawn, one picture at a time")
     args.model = args.model or anything.DEFAULT_MODEL
     args.prompt = None
-    output = anything.made(args, ["image"], "image", args.through_words)
+    output = anything.made(args, ["image"], "image", args.directly)
     assert output.image is not None, "a picture was asked for"
     picture = _enlarged(output.image, args.scale)
     picture.save(args.out)
