@@ -87,9 +87,7 @@ def made(args: argparse.Namespace, targets: list[str], decoded: str | None = Non
         settings[decoded] = decoded_as(model.pipeline.settings[decoded], args)
     prompt = args.prompt if isinstance(args.prompt, str) or args.prompt is None else " ".join(args.prompt) or None
     with StepBar() as bar:
-        return model(
-            targets, text=prompt, image=image, sound=sound, directly=directly, seed=args.seed, settings=settings, callback=bar
-        )
+        return model(targets, text=prompt, image=image, sound=sound, directly=directly, seed=args.seed, settings=settings, callback=bar)
 
 
 def generate_text(args: argparse.Namespace) -> None:
