@@ -58,5 +58,5 @@ def write(folder: Path, space: TokenSpace, rows: Mapping[str, list[dict[str, byt
 def write_both(folder: Path) -> tuple[str, str]:
     """Pictures (labels 0 to 5 in training, 4 in split A) and speech (labels 2 to 7, two of them without a picture)."""
     pictures = write(folder / "pictures", PICTURES, {"train": [picture(n) for n in range(LABELS)], "A": [picture(4)]})
-    sounds = write(folder / "speech", SPEECH, {"train": [speech(n) for n in (2, 3, 3, 4, 6, 7)], "A": [speech(4), speech(5)]})
+    sounds = write(folder / "speech", SPEECH, {"train": [speech(n) for n in (2, 3, 3, 4, 6, 7)], "A": [speech(4), speech(3)]})
     return pictures, sounds

@@ -85,6 +85,8 @@ class AnyToAnyModule(L.LightningModule):
         self.fold_length, self.fold_rows = fold_length, fold_rows
         self.max_steps, self.lr, self.warmup_steps = max_steps, lr, warmup_steps
         self.weight_decay, self.clip, self.seed = weight_decay, clip, seed
+        self._found: dict[str, tuple[float, int]] = {}
+        """Sum and number of what a validation found."""
         self._forward = (torch.compile(self.model, dynamic=False) if compile else self.model,)
         """In a tuple, so that the compiled copy is no submodule and its weights do not stand in the checkpoint twice."""
 
@@ -164,5 +166,15 @@ class AnyToAnyModule(L.LightningModule):
         return order_agnostic_bound(losses["loss"], losses["row"], asked.masked.total)
 
     def _log_mean(self, name: str, values: Tensor) -> None:
-        """Log a mean, weighted by its number of cells over a validation."""
-        self.log(name, values.mean(), batch_size=len(values), add_dataloader_idx=False)
+        """Count values towards a mean over the whole validation: a task comes in several loaders."""
+        total, count = self._found.get(name, (0.0, 0))
+        self._found[name] = total + float(values.sum()), count + len(values)
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin to count."""
+        self._found.clear()
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the mean of everything that was counted."""
+        for name, (total, count) in self._found.items():
+            self.log(name, total / count, sync_dist=True)
