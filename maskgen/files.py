@@ -52,3 +52,28 @@ def sync_folder(folder: Path) -> None:
         os.fsync(number)
     finally:
         os.close(number)
+
+
+LARGEST_TEXT_BYTES = 2**20
+
+
+def read_text(path: Path | str) -> str:
+    """Text of a UTF-8 file, without the line break at its end.
+
+    Raises:
+        ValueError: If the file is missing, over 1 MiB or not UTF-8.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist or is no file; give a text file")
+    if path.stat().st_size > LARGEST_TEXT_BYTES:
+        raise ValueError(f"{path} has {path.stat().st_size} bytes, at most {LARGEST_TEXT_BYTES} are read; give a shorter text")
+    try:
+        return path.read_bytes().decode("utf-8").removesuffix("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text (byte {error.start}: {error.reason}); save it as UTF-8") from error
+
+
+def write_text(text: str, path: Path | str) -> None:
+    """Write a text as UTF-8, with a line break at its end."""
+    write_atomic(Path(path), f"{text}\n".encode())

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from maskgen.batch import UNKNOWN, Codes
 from maskgen.bundle import fingerprint_of, load_bundle, save_bundle
-from maskgen.files import write_atomic
+from maskgen.files import read_text, write_text
 from maskgen.phonetics.speaker import Speaker
 from maskgen.phonetics.symbols import PAUSE, SYMBOLS
 from maskgen.space import Kind
@@ -19,7 +19,6 @@ BUNDLE_KIND = "phoneme_tokenizer"
 LEXICON_FILE = "lexicon.xz"
 CODEBOOK_SIZE = 128
 LONGEST_DURATION = CODEBOOK_SIZE - 1
-LARGEST_FILE_BYTES = 2**20
 
 
 def between_slashes(text: str) -> bool:
@@ -83,19 +82,11 @@ class PhonemeTokenizer(Tokenizer):
         Raises:
             ValueError: If the file is missing, over 1 MiB or not UTF-8.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise ValueError(f"{path} does not exist or is no file; give a text file")
-        if path.stat().st_size > LARGEST_FILE_BYTES:
-            raise ValueError(f"{path} has {path.stat().st_size} bytes, at most {LARGEST_FILE_BYTES} are read; give a shorter text")
-        try:
-            return path.read_bytes().decode("utf-8").removesuffix("\n")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path} is not UTF-8 text (byte {error.start}: {error.reason}); save it as UTF-8") from error
+        return read_text(path)
 
     def write(self, media: str, path: Path | str) -> None:
         """Write a text as UTF-8, with a line break at its end."""
-        write_atomic(Path(path), f"{media}\n".encode())
+        write_text(media, path)
 
     def phonemes(self, text: str) -> str:
         """Phonemes of a text, without slashes; what already stands between slashes is taken as it is.

@@ -11,7 +11,7 @@ import torch
 
 from maskgen.batch import UNKNOWN, Codes
 from maskgen.bundle import fingerprint_of, load_bundle, save_bundle
-from maskgen.files import write_atomic
+from maskgen.files import read_text, write_text
 from maskgen.space import Kind, Modality
 from maskgen.tokenizers.base import Tokenizer
 from tokenizers import Tokenizer as Engine
@@ -19,7 +19,6 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 BUNDLE_KIND = "text_tokenizer"
 VOCABULARY_FILE = "tokenizer.json"
-LARGEST_FILE_BYTES = 2**20
 HOLE = re.compile(r"\[(\d+)\]")
 LARGEST_HOLE = 256
 SPACE = "Ġ"
@@ -79,19 +78,11 @@ class TextTokenizer(Tokenizer):
         Raises:
             ValueError: If the file is missing, over 1 MiB or not UTF-8.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise ValueError(f"{path} does not exist or is no file; give a text file")
-        if path.stat().st_size > LARGEST_FILE_BYTES:
-            raise ValueError(f"{path} has {path.stat().st_size} bytes, at most {LARGEST_FILE_BYTES} are read; give a shorter text")
-        try:
-            return path.read_bytes().decode("utf-8").removesuffix("\n")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path} is not UTF-8 text (byte {error.start}: {error.reason}); save it as UTF-8") from error
+        return read_text(path)
 
     def write(self, media: str, path: Path | str) -> None:
         """Write a text as UTF-8, with a line break at its end."""
-        write_atomic(Path(path), f"{media}\n".encode())
+        write_text(media, path)
 
     def encode(self, media: Sequence[str]) -> list[Codes]:
         """Codes [1, n] of each text; the empty text has n = 0.
