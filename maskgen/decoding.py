@@ -27,7 +27,7 @@ from maskgen.logits import (
 )
 from maskgen.masking import level_groups
 from maskgen.model import MaskTransformer
-from maskgen.nets.adapted import Network
+from maskgen.nets.networks import Network
 from maskgen.nets.shortcut import ShortcutBlock
 from maskgen.passes.compiled import CompiledPasses
 from maskgen.passes.merging import MergedPasses
@@ -99,7 +99,7 @@ class Decoder:
         if settings.shortcut > 1 and self.helpers.shortcut is None:
             raise ValueError("the setting shortcut needs a trained one in the folder shortcut of the model; train it or set shortcut to 1")
         if not isinstance(model, MaskTransformer) and (settings.refresh > 1 or settings.merge or settings.shortcut > 1):
-            raise ValueError("refresh, merge and shortcut need maskgen's own transformer, this one is an adapted backbone; leave them off")
+            raise ValueError("refresh, merge and shortcut need maskgen's own transformer without towers; leave them off")
 
     def __call__(
         self,
@@ -160,7 +160,9 @@ class Decoder:
     def _own(self) -> MaskTransformer:
         """The model, where it is maskgen's own; an order that looks into its blocks asks for it."""
         if not isinstance(self.model, MaskTransformer):
-            raise ValueError("this order groups cells by the attention of maskgen's own transformer; give the adapted one another order")
+            raise ValueError(
+                "this order groups cells by the attention of one transformer; give an adapted backbone or a network with towers another"
+            )
         return self.model
 
 

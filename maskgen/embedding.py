@@ -9,6 +9,7 @@ from torch import Tensor
 
 from maskgen.batch import Codes, TokenBatch, pack
 from maskgen.model import MaskTransformer, visible
+from maskgen.nets.towers import TowerTransformer
 from maskgen.space import TokenSpace
 
 Pool = Literal["mean", "none"]
@@ -18,7 +19,7 @@ ROWS_AT_ONCE = 64
 
 @torch.no_grad()
 def hidden_states(
-    model: MaskTransformer, batch: TokenBatch, layer: int = -1, context: Bool[Tensor, "batch length"] | None = None
+    model: MaskTransformer | TowerTransformer, batch: TokenBatch, layer: int = -1, context: Bool[Tensor, "batch length"] | None = None
 ) -> Float[Tensor, "batch length dim"]:
     """Hidden states of all cells after some of the blocks; after the last one with the last norm, exactly what the head sees.
 
@@ -31,13 +32,15 @@ def hidden_states(
     Raises:
         ValueError: If there is no such layer, or `context` does not fit the model.
     """
-    count = len(model.blocks)
+    count = model.num_layers if isinstance(model, TowerTransformer) else len(model.blocks)
     if not -count - 1 <= layer <= count:
         raise ValueError(f"the model has layers 0 (its input) to {count}, or {-count - 1} to -1 from the end; got {layer}")
     wanted = layer % (count + 1)
     if wanted == count:
         found: Tensor = model(batch.ids, batch.modality, batch.coords, batch.valid, batch.document, context=context)
         return found
+    if isinstance(model, TowerTransformer):
+        return model(batch.ids, batch.modality, batch.coords, batch.valid, batch.document, layers=wanted)  # type: ignore[no-any-return]
     x, rotation = model.start(batch.ids, batch.modality, batch.coords)
     seen = visible(batch.valid, batch.document, context)
     for block in list(model.blocks)[:wanted]:
@@ -46,7 +49,7 @@ def hidden_states(
 
 
 def embed_rows(
-    model: MaskTransformer,
+    model: MaskTransformer | TowerTransformer,
     space: TokenSpace,
     rows: Sequence[Mapping[str, Codes]],
     layer: int = -1,

@@ -17,7 +17,7 @@ class TransformerConfig:
     Args:
         dim: Width of the residual stream.
         num_layers: Blocks.
-        num_heads: Attention heads; must divide dim.
+        num_heads: Attention heads; must divide dim where head_width is 0.
         hidden_dim: Width inside the SwiGLU; 0 takes 8/3 of dim, rounded up to a multiple of 64.
         dropout: Share of dropped activations after attention and feed-forward, in training.
         rope_base: Longest wavelength of the rotary positions, in cells.
@@ -27,6 +27,8 @@ class TransformerConfig:
         tie_head: Use the embedding table as the output table.
         blind_condition: The condition does not look at the target, in training and in decoding: its keys and values are then computed
             once a decode (`maskgen.passes.reuse.PrefixPasses`) instead of at every step.
+        head_width: Width of one head; 0 takes dim / num_heads. Networks that share their attention need equal heads
+            (`maskgen.nets.towers`), not equal widths.
     """
 
     dim: int = 512
@@ -39,10 +41,14 @@ class TransformerConfig:
     rope_raster: int = 0
     tie_head: bool = False
     blind_condition: bool = False
+    head_width: int = 0
 
     def __post_init__(self) -> None:
-        if self.dim % self.num_heads or self.head_dim % 2:
-            raise ValueError(f"dim must be an even multiple of num_heads, got dim={self.dim}, num_heads={self.num_heads}")
+        if self.head_width < 0 or self.head_dim % 2 or (not self.head_width and self.dim % self.num_heads):
+            raise ValueError(
+                "dim must be an even multiple of num_heads, or head_width an even number, "
+                f"got dim={self.dim}, num_heads={self.num_heads}, head_width={self.head_width}"
+            )
         if len(self.rope_split) != 3 or min(self.rope_split) < 0 or sum(self.rope_split) == 0:
             raise ValueError(f"rope_split needs three shares (time, row, column), not all 0, got {tuple(self.rope_split)}")
         if self.rope_raster < 0:
@@ -51,7 +57,7 @@ class TransformerConfig:
     @property
     def head_dim(self) -> int:
         """Width of one head."""
-        return self.dim // self.num_heads
+        return self.head_width or self.dim // self.num_heads
 
     @property
     def inner_dim(self) -> int:
@@ -65,10 +71,10 @@ class Attention(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.num_heads = config.num_heads
-        self.qkv = nn.Linear(config.dim, 3 * config.dim, bias=False)
+        self.qkv = nn.Linear(config.dim, 3 * config.num_heads * config.head_dim, bias=False)
         self.query_norm = nn.RMSNorm(config.head_dim)
         self.key_norm = nn.RMSNorm(config.head_dim)
-        self.out = nn.Linear(config.dim, config.dim, bias=False)
+        self.out = nn.Linear(config.num_heads * config.head_dim, config.dim, bias=False)
 
     def forward(
         self, x: Float[Tensor, "batch length dim"], rotation: tuple[Tensor, Tensor], seen: Tensor | None
@@ -89,9 +95,7 @@ class Attention(nn.Module):
         seen: Tensor | None,
     ) -> Float[Tensor, "batch queries dim"]:
         """What each query collects from the keys that it sees; the queries may be those of a few cells."""
-        attend = explicit_attention if query.device.type == "cpu" and torch.is_grad_enabled() else functional.scaled_dot_product_attention
-        mixed = attend(query, key, value, attn_mask=seen)
-        out: Tensor = self.out(rearrange(mixed, "b h l d -> b l (h d)"))
+        out: Tensor = self.out(attend(query, key, value, seen))
         return out
 
 
@@ -209,6 +213,17 @@ class MaskTransformer(nn.Module):
     def logits(self, hidden: Float[Tensor, "cells dim"], offset: int, size: int) -> Float[Tensor, "cells size"]:
         """Scores of the ids `offset` to `offset + size - 1` at the given cells: linear in `hidden`, without bias."""
         return functional.linear(hidden, self.head.weight[offset : offset + size])
+
+
+def attend(
+    query: Float[Tensor, "batch heads queries head_dim"],
+    key: Float[Tensor, "batch heads length head_dim"],
+    value: Float[Tensor, "batch heads length head_dim"],
+    seen: Tensor | None,
+) -> Float[Tensor, "batch queries features"]:
+    """What every head collects, heads side by side, by the fastest way for the device."""
+    by = explicit_attention if query.device.type == "cpu" and torch.is_grad_enabled() else functional.scaled_dot_product_attention
+    return rearrange(by(query, key, value, attn_mask=seen), "b h l d -> b l (h d)")
 
 
 def explicit_attention(

@@ -20,8 +20,9 @@ from maskgen.decoding import Decoder, Helpers, StepCallback
 from maskgen.editing import Edit, make_edit
 from maskgen.embedding import Pool, embed_rows
 from maskgen.generation import GenerationSettings
-from maskgen.nets.adapted import Network, network_of
+from maskgen.nets.networks import Network, network_of, own_tensors
 from maskgen.nets.shortcut import ShortcutBlock
+from maskgen.nets.towers import TowerTransformer
 from maskgen.passes.compiled import CompiledPasses
 from maskgen.passes.int8 import int8
 from maskgen.pretrained import BUNDLE_KIND, transformer_of
@@ -157,9 +158,7 @@ class Pipeline:
             places[name] = os.path.relpath(given, folder) if given else f"tokenizers/{name}"
             if not given:
                 tokenizer.save(folder / places[name])
-        state = {key: tensor.half() if half else tensor for key, tensor in self.model.state_dict().items()}
-        if self.model.config.tie_head:
-            state.pop("head.weight")
+        state = {key: tensor.half() if half else tensor for key, tensor in own_tensors(self.model).items()}
         config = {
             "space": self.space.to_dict(),
             "transformer": asdict(self.model.config),
@@ -184,7 +183,12 @@ class Pipeline:
         Args:
             mode: Of torch.compile.
             multiple: Rows are padded to a multiple of so many cells.
+
+        Raises:
+            ValueError: If the network has towers, whose share of the cells is another in every row.
         """
+        if isinstance(self.model, TowerTransformer):
+            raise ValueError("a network with towers has no static shapes to compile; leave compile off")
         self.helpers = replace(self.helpers, compiled=CompiledPasses(self.model, multiple, mode=mode))
         return self
 

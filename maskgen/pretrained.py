@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from maskgen.bundle import WEIGHTS_FILE, Bundle, find_model, load_bundle, read_record
 from maskgen.model import MaskTransformer, TransformerConfig
-from maskgen.nets.adapted import Network, network_of
+from maskgen.nets.networks import Network, load_own, network_of
 from maskgen.space import TokenSpace
 
 logger = logging.getLogger(__name__)
@@ -40,13 +41,10 @@ class Pretrained:
 
 
 def transformer_of(bundle: Bundle) -> tuple[Network, TokenSpace]:
-    """The transformer of a model bundle in float32, a MaskTransformer or an AdaptedTransformer, ready for use, and its token space."""
+    """The network of a model bundle in float32, ready for use, and its token space."""
     space = TokenSpace.from_dict(bundle.config["space"])
     model = network_of(bundle.config["transformer"], space)
-    tensors = {name: tensor.float() for name, tensor in bundle.tensors.items()}
-    if model.config.tie_head:
-        tensors["head.weight"] = tensors["embed.weight"]
-    model.load_state_dict(tensors)
+    load_own(model, {name: tensor.float() for name, tensor in bundle.tensors.items()})
     return model.eval().requires_grad_(False), space
 
 
@@ -61,7 +59,7 @@ def load_pretrained(name: Path | str) -> Pretrained:
     model, space = transformer_of(bundle)
     if not isinstance(model, MaskTransformer):
         raise ValueError(
-            f"{name} is an adapted backbone, which is neither a start nor a teacher; give a model of maskgen's own transformer"
+            f"{name} is an adapted backbone or has towers, neither a start nor a teacher; give a model of one transformer of maskgen"
         )
     weights = read_record(folder)["files"][WEIGHTS_FILE]
     return Pretrained(str(name), model, space, bundle.config["fingerprints"], bundle.config["grids"], weights)
@@ -83,8 +81,9 @@ def require_space(found: Pretrained, space: TokenSpace, shards: str) -> None:
 def start_from(model: MaskTransformer, space: TokenSpace, fingerprints: Mapping[str, str], name: str, shards: str) -> None:
     """Copy the weights of a model bundle into a transformer of the same sizes and the same token space, or one with further modalities.
 
-    No old id moves where modalities are appended, so the old ones keep all that they learned; the new ones start as they are in `model`.
-    Codes of another tokenizer are taken with a warning: a start from them is still better than none.
+    No old id moves where modalities are appended, so the old ones keep all that they learned; the new ones start as they are in `model`,
+    and so do further heads, which add nothing at first. Codes of another tokenizer are taken with a warning: a start from them is still
+    better than none.
 
     Args:
         model: Transformer that is to be trained; only its weights change.
@@ -100,14 +99,14 @@ def start_from(model: MaskTransformer, space: TokenSpace, fingerprints: Mapping[
     if not space.begins_with(found.space):
         require_space(found, space, shards)
     ours, theirs = _sizes(model.config), _sizes(found.model.config)
-    other = [key for key in ours if ours[key] != theirs[key]]
+    other = [key for key in ours if ours[key] != theirs[key] and not (key == "num_heads" and ours[key] > theirs[key])]
     if other:
         have, wanted = (", ".join(f"{key}={sizes[key]}" for key in other) for sizes in (theirs, ours))
         raise ValueError(f"the model {name} has {have}, this training has {wanted}; copy its sizes")
     for modality, fingerprint in found.fingerprints.items():
         if fingerprints.get(modality) != fingerprint:
             logger.warning("%s was trained with another %s tokenizer than made %s: its codes start as strangers", name, modality, shards)
-    model.load_state_dict(grown(found.model.state_dict(), model.state_dict()))
+    model.load_state_dict(grown(with_heads(found.model, model), model.state_dict()))
 
 
 def grown(old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -120,9 +119,29 @@ def grown(old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> dict[str, Ten
     return {name: torch.cat([tensor, new[name][len(tensor) :].to(tensor)]) if tensor.ndim else tensor for name, tensor in old.items()}
 
 
+def with_heads(old: MaskTransformer, new: MaskTransformer) -> dict[str, Tensor]:
+    """Weights of a transformer with as many heads as another has; what came to it is the other's, but its answers are not heard.
+
+    Args:
+        old: Transformer whose function stays.
+        new: One of the same sizes with as many heads or more.
+
+    Source: function-preserving growth, Net2Net, arXiv:1511.05641.
+    """
+    state, theirs = dict(old.state_dict()), new.state_dict()
+    width = old.config.num_heads * old.config.head_dim
+    for name in [name for name in state if ".attention." in name]:
+        if name.endswith(".qkv.weight"):
+            pairs = zip(state[name].chunk(3), theirs[name].chunk(3), strict=True)
+            state[name] = torch.cat([torch.cat([ours, more[width:].to(ours)]) for ours, more in pairs])
+        elif name.endswith(".out.weight"):
+            state[name] = functional.pad(state[name], (0, theirs[name].shape[1] - width))
+    return state
+
+
 def _sizes(config: TransformerConfig) -> dict[str, Any]:
     """What must agree for weights to mean the same. Dropout may differ, and so may `rope_raster`: a model of sound is taught pictures."""
-    sizes = {**asdict(config), "hidden_dim": config.inner_dim, "rope_split": tuple(config.rope_split)}
+    sizes = {**asdict(config), "hidden_dim": config.inner_dim, "rope_split": tuple(config.rope_split), "head_width": config.head_dim}
     return {name: size for name, size in sizes.items() if name not in ("dropout", "rope_raster")}
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from maskgen.batch import pack
 from maskgen.data.manifest import Index, write_index
 from maskgen.model import TransformerConfig
 from maskgen.pipeline import Pipeline
@@ -66,6 +67,19 @@ def test_another_space_is_refused_with_both_names(tmp_path: Path, tiny_bundle: P
 def test_other_sizes_are_refused_with_both(tiny_bundle: Path, shards: str) -> None:
     with pytest.raises(ValueError, match=r"bundle has num_layers=2, rope_base=1000\.0, this training has num_layers=3, rope_base=100\.0"):
         started(shards, tiny_bundle, num_layers=3, rope_base=100.0)
+
+
+def test_further_heads_are_not_heard_at_first_and_learn(tiny_bundle: Path, tiny_pipeline: Pipeline, shards: str) -> None:
+    grown = started(shards, tiny_bundle, num_heads=3, head_width=16).model
+    assert grown.blocks[0].attention.qkv.weight.shape == (3 * 48, 32)
+    batch = pack([{"text": torch.arange(5)[None], "image": torch.arange(32).view(2, 4, 4) % 16}], tiny_pipeline.space)
+    asked = batch.ids, batch.modality, batch.coords, batch.valid, batch.document
+    found = grown(*asked)
+    torch.testing.assert_close(found, tiny_pipeline.model(*asked), atol=1e-6, rtol=1e-5)
+    found.square().sum().backward()
+    assert grown.blocks[0].attention.out.weight.grad[:, 32:].any()
+    with pytest.raises(ValueError, match="bundle has num_heads=2, this training has num_heads=1"):
+        started(shards, tiny_bundle, num_heads=1, head_width=16)
 
 
 def test_codes_of_another_tokenizer_are_taken_with_a_warning(

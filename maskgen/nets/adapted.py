@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from maskgen.model import MaskTransformer, TransformerConfig, nearby, visible
+from maskgen.model import nearby, visible
 from maskgen.nets.backbone import FAMILIES, Found, Trunk, read_backbone, read_vocabulary
 from maskgen.space import MASK, PAD, TokenSpace
 
@@ -161,17 +161,6 @@ class AdaptedTransformer(nn.Module):
         """Scores of the ids `offset` to `offset + size - 1` at the given cells: affine in `hidden`, so guidance may mix before it."""
         bias = None if self.head_bias is None else self.head_bias[offset : offset + size]
         return functional.linear(hidden, self.head.weight[offset : offset + size], bias)
-
-
-Network = MaskTransformer | AdaptedTransformer
-"""What a training makes and a model bundle holds."""
-
-
-def network_of(config: Mapping[str, Any], space: TokenSpace) -> Network:
-    """An untrained network from the plain data of its configuration, `dataclasses.asdict(network.config)`."""
-    if "backbone" in config:
-        return AdaptedTransformer(AdaptedConfig(**config), space.size, len(space.modalities))
-    return MaskTransformer(TransformerConfig(**config), space.size, len(space.modalities))
 
 
 def adapt(

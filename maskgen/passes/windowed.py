@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from maskgen.nets.adapted import Network
+from maskgen.nets.networks import Network
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from maskgen.batch import TokenBatch
 from maskgen.data.mixture import merged_space
 from maskgen.folding import folded
 from maskgen.model import MaskTransformer, TransformerConfig
+from maskgen.nets.networks import made
+from maskgen.nets.towers import TowersConfig, TowerTransformer, tower_spaces
 from maskgen.pretrained import start_from
 from maskgen.tasks import Asked, Drawn, Target, Task, draw_tasks
 from maskgen.training.masked import mixed_seed, order_agnostic_bound
@@ -28,7 +30,7 @@ class AnyToAnyModule(L.LightningModule):
 
     Args:
         shards: Folders of token shards, as in the data's parts; their index.json name the token space.
-        transformer: Sizes of the model.
+        transformer: Sizes of the model, or of its towers: then each modality has weights of its own.
         tasks: The table.
         targets: Modality to how it is masked and weighed.
         grids: Code grid of each modality that generation fills by default.
@@ -44,7 +46,8 @@ class AnyToAnyModule(L.LightningModule):
         clip: Largest gradient norm.
         seed: Every task and mask is drawn from (seed, step, rank).
         compile: Compile the transformer with torch.compile.
-        start: Folder or shipped name of a model whose weights are the start; its token space must be the first part of this one.
+        start: Folder or shipped name of a model whose weights are the start; its token space must be the first part of this one. With
+            towers: tower to such a name, for those that do not start untrained.
 
     Raises:
         ValueError: If a task or a target names a modality that the shards lack, or `start` does not fit.
@@ -55,7 +58,7 @@ class AnyToAnyModule(L.LightningModule):
     def __init__(
         self,
         shards: Sequence[str],
-        transformer: TransformerConfig,
+        transformer: TransformerConfig | TowersConfig,
         tasks: dict[str, Task],
         targets: dict[str, Target] | None = None,
         grids: dict[str, list[int]] | None = None,
@@ -71,15 +74,15 @@ class AnyToAnyModule(L.LightningModule):
         clip: float = 1.0,
         seed: int = 0,
         compile: bool = False,
-        start: str | None = None,
+        start: str | dict[str, str] | None = None,
     ) -> None:
         super().__init__()
         self.space, self.fingerprints = merged_space(shards)
         for name in {name for task in tasks.values() for name in task.modalities} | set(targets or {}) | set(grids or {}):
             self.space.of(name)
-        self.model = MaskTransformer(transformer, self.space.size, len(self.space.modalities))
+        self.model = made(transformer, self.space)
         if start is not None:
-            start_from(self.model, self.space, self.fingerprints, start, ", ".join(shards))
+            self._start(start, ", ".join(shards))
         self.tasks, self.targets, self.grids = dict(tasks), dict(targets or {}), dict(grids or {})
         self.drop_condition, self.baselines, self.label_smoothing = drop_condition, dict(baselines or {}), label_smoothing
         self.fold_length, self.fold_rows = fold_length, fold_rows
@@ -89,6 +92,24 @@ class AnyToAnyModule(L.LightningModule):
         """Sum and number of what a validation found."""
         self._forward = (torch.compile(self.model, dynamic=False) if compile else self.model,)
         """In a tuple, so that the compiled copy is no submodule and its weights do not stand in the checkpoint twice."""
+
+    def _start(self, start: str | dict[str, str], shards: str) -> None:
+        """Take over the weights of trained models.
+
+        Raises:
+            ValueError: If a model does not fit, or names of towers are wanted and not given, or the other way round.
+        """
+        if isinstance(start, str) and isinstance(self.model, MaskTransformer):
+            start_from(self.model, self.space, self.fingerprints, start, shards)
+            return
+        if isinstance(start, str) or not isinstance(self.model, TowerTransformer) or set(start) - set(self.model.names):
+            towers = ", ".join(self.model.names) if isinstance(self.model, TowerTransformer) else "none"
+            raise ValueError(
+                f"this network has the towers {towers}, start is {start}; give one name for a network without towers, else one a tower"
+            )
+        spaces = tower_spaces(self.model.config, self.space)
+        for tower, name in start.items():
+            start_from(self.model.tower(tower), spaces[tower], self.fingerprints, name, shards)
 
     def configure_optimizers(self) -> Any:
         """Muon and AdamW with warm-up and cosine, stepped per batch."""

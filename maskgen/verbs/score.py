@@ -152,13 +152,15 @@ def evaluate_probe(args: argparse.Namespace) -> None:
 
 def _untrained(pipeline: "Pipeline", seed: int) -> "Pipeline":
     """The same pipeline around a transformer of the same sizes with random weights."""
+    from dataclasses import asdict
+
     import torch
 
-    from maskgen.model import MaskTransformer
+    from maskgen.nets.networks import network_of
     from maskgen.pipeline import Pipeline
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = MaskTransformer(pipeline.model.config, pipeline.space.size, len(pipeline.space.modalities))
+        model = network_of(asdict(pipeline.model.config), pipeline.space)
     weight = pipeline.model.embed.weight
     return Pipeline(model, pipeline.space, pipeline.tokenizers).to(weight.device, weight.dtype)

@@ -1,5 +1,6 @@
 """Training on a table of tasks: every direction is learned, losses are balanced by modality, and the checkpoint becomes a pipeline."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,14 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from maskgen.batch import UNKNOWN
+from maskgen.bundle import load_bundle
 from maskgen.checkpoint import read_checkpoint
 from maskgen.data.mixture import MixedModalData, Part
 from maskgen.generation import GenerationSettings
 from maskgen.model import TransformerConfig
+from maskgen.nets.towers import Tower, TowersConfig, TowerTransformer
+from maskgen.pipeline import Pipeline
+from maskgen.pretrained import transformer_of
 from maskgen.schedule import Linear
 from maskgen.tasks import Target, Task, draw_tasks
 from maskgen.training.any_to_any import AnyToAnyModule
@@ -119,14 +124,51 @@ def test_a_checkpoint_is_a_pipeline_that_ends_its_texts(folders: tuple[str, str]
     trained = module(folders, grids={"text": [8], "image": [2, 2]})
     saved = ModelCheckpoint(dirpath=tmp_path, save_last=True)
     trainer(tmp_path, 2, saved).fit(trained, data(folders))
-    from maskgen.pipeline import Pipeline
-
     checkpoint = read_checkpoint(tmp_path / "last.ckpt", "masked_transformer")
     assert checkpoint["maskgen"]["grids"] == {"text": [8], "image": [2, 2]}
     pipeline = Pipeline.from_checkpoint(tmp_path / "last.ckpt", {}, {"text": GenerationSettings(steps=(2,))})
     assert pipeline.grids == {"text": (8,), "image": (2, 2)}
     assert pipeline.space.modality("text").end == END
     assert UNKNOWN == -1
+
+
+TOWERS = TowersConfig(
+    towers={
+        "pictures": Tower(modalities=["text", "image"], transformer=replace(TINY, tie_head=True)),
+        "speech": Tower(
+            modalities=["audio", "speaker", "transcript"],
+            transformer=TransformerConfig(dim=24, num_layers=2, num_heads=2, head_width=16, tie_head=True),
+        ),
+    }
+)
+
+
+def test_towers_start_from_models_that_were_trained_apart_and_learn_together(folders: tuple[str, str], tmp_path: Path) -> None:
+    apart = {}
+    for (name, tower), folder, tasks in zip(TOWERS.towers.items(), folders, (["draw", "caption"], ["hear"]), strict=True):
+        one = AnyToAnyModule([folder], tower.transformer, {task: TASKS[task] for task in tasks})
+        apart[name] = one.model.state_dict()
+        Pipeline(one.model, one.space, {}).save_pretrained(tmp_path / name, half=False)
+    start = {name: str(tmp_path / name) for name in apart}
+    trained = AnyToAnyModule(list(folders), TOWERS, TASKS, start=start, max_steps=300, warmup_steps=2, lr=1e-2)
+    assert isinstance(trained.model, TowerTransformer)
+    for name, state in apart.items():
+        assert all(torch.equal(tensor, state[key]) for key, tensor in trained.model.tower(name).state_dict().items())
+    saved = ModelCheckpoint(dirpath=tmp_path, save_last=True)
+    fit = trainer(tmp_path, 80, saved, val_check_interval=80, check_val_every_n_epoch=None, num_sanity_val_steps=0)
+    fit.fit(trained, data(folders))
+    assert float(fit.callback_metrics["val/draw_sound/accuracy_image_level0"]) > 0.8
+    made = Pipeline.from_checkpoint(tmp_path / "last.ckpt", {})
+    made.save_pretrained(tmp_path / "bundle", half=False)
+    again, space = transformer_of(load_bundle(tmp_path / "bundle", "pipeline"))
+    assert space == trained.space
+    assert all(torch.equal(tensor, again.state_dict()[key]) for key, tensor in trained.model.state_dict().items())
+
+
+def test_a_start_for_towers_names_the_towers(folders: tuple[str, str]) -> None:
+    for start in ("emoji-64", {"voices": "heart-16k"}):
+        with pytest.raises(ValueError, match="has the towers pictures, speech, start is"):
+            AnyToAnyModule(list(folders), TOWERS, TASKS, start=start)  # type: ignore[arg-type]
 
 
 def test_names_that_the_shards_lack_are_refused(folders: tuple[str, str]) -> None:
