@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import lightning as L
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -15,16 +14,16 @@ from torch.nn import functional
 from maskgen.batch import TokenBatch
 from maskgen.data.manifest import read_index
 from maskgen.masking import Masked, draw_masks
-from maskgen.nets.adapted import adapt, open_share
+from maskgen.nets.adapted import AdaptedTransformer, adapt, open_share
 from maskgen.nets.backbone import read_vocabulary
 from maskgen.schedule import Linear, MaskSchedule
 from maskgen.space import TokenSpace
 from maskgen.tokenizers.transformers_text import TransformersTextTokenizer
+from maskgen.training.base import GeneratorModule
 from maskgen.training.masked import mixed_seed, order_agnostic_bound
-from maskgen.training.optim import MuonAdamW, split_parameters, warmup_cosine
 
 
-class AdaptedTokenModule(L.LightningModule):
+class AdaptedTokenModule(GeneratorModule[AdaptedTransformer]):
     """Learns to guess masked codes as `MaskedTokenModule` does, from a pretrained start.
 
     Args:
@@ -86,16 +85,6 @@ class AdaptedTokenModule(L.LightningModule):
         self.drop_condition, self.label_smoothing, self.weight = drop_condition, label_smoothing, weight
         self.max_steps, self.lr, self.warmup_steps = max_steps, lr, warmup_steps
         self.weight_decay, self.clip, self.seed = weight_decay, clip, seed
-
-    def configure_optimizers(self) -> Any:
-        """Muon and AdamW with warm-up and cosine, stepped per batch."""
-        optimizer = MuonAdamW(*split_parameters(self.model), lr=self.lr, weight_decay=self.weight_decay)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_cosine(self.warmup_steps, self.max_steps, floor=0.02))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
-        """Clip in the module: Lightning's own clipping refuses fused AdamW under mixed precision."""
-        self.log("train/gradient_norm", torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what `maskgen export` needs beside the weights: no path of the backbone among it."""

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import lightning as L
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -18,11 +17,11 @@ from maskgen.nets.networks import made
 from maskgen.nets.towers import TowersConfig, TowerTransformer, tower_spaces
 from maskgen.pretrained import start_from
 from maskgen.tasks import Asked, Drawn, Target, Task, draw_tasks
+from maskgen.training.base import GeneratorModule
 from maskgen.training.masked import mixed_seed, order_agnostic_bound
-from maskgen.training.optim import MuonAdamW, split_parameters, warmup_cosine
 
 
-class AnyToAnyModule(L.LightningModule):
+class AnyToAnyModule(GeneratorModule[MaskTransformer | TowerTransformer]):
     """Learns any direction between modalities: each row draws a task from a table, rows of all tasks share a step.
 
     The loss of a step is the weighted mean of one loss a modality, each the mean over that modality's codes: a picture's 64 cells do not
@@ -110,16 +109,6 @@ class AnyToAnyModule(L.LightningModule):
         spaces = tower_spaces(self.model.config, self.space)
         for tower, name in start.items():
             start_from(self.model.tower(tower), spaces[tower], self.fingerprints, name, shards)
-
-    def configure_optimizers(self) -> Any:
-        """Muon and AdamW with warm-up and cosine, stepped per batch."""
-        optimizer = MuonAdamW(*split_parameters(self.model), lr=self.lr, weight_decay=self.weight_decay)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_cosine(self.warmup_steps, self.max_steps, floor=0.02))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
-        """Clip in the module: Lightning's own clipping refuses fused AdamW under mixed precision."""
-        self.log("train/gradient_norm", torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what `maskgen export` needs beside the weights."""

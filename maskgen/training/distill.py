@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -18,12 +17,13 @@ from maskgen.data.manifest import read_index
 from maskgen.generation import GenerationSettings
 from maskgen.logits import LogitsFn, guided_model, hide_condition
 from maskgen.masking import Masked, draw_masks
+from maskgen.model import MaskTransformer
 from maskgen.pretrained import load_pretrained, require_space
 from maskgen.sampling.base import Sampler
 from maskgen.schedule import MaskSchedule
 from maskgen.space import MASK, Segment, TokenSpace
+from maskgen.training.base import GeneratorModule
 from maskgen.training.masked import mixed_seed
-from maskgen.training.optim import MuonAdamW, split_parameters, warmup_cosine
 
 FOLLOWED = {"sampler", "sampler_options", "steps", "schedule", "temperature", "choice_temperature", "top_k", "top_p", "min_p", "typical_p"}
 FOLLOWED |= {"guidance_scale", "guidance_schedule", "guidance_interval"}
@@ -98,7 +98,7 @@ def said_while_decoding(
     return said
 
 
-class DistillModule(L.LightningModule):
+class DistillModule(GeneratorModule[MaskTransformer]):
     """Teaches a copy of a model to say in one pass what the guided model says over several.
 
     From real codes masked as before a step of the student, the teacher decodes to the end in a few guided steps, and the student learns
@@ -129,6 +129,8 @@ class DistillModule(L.LightningModule):
     Source: Self-Distillation Through Time, arXiv:2410.21035; guidance folded in, arXiv:2210.03142. Differs: the teacher always decodes to
     the end, in the order and with the guidance of `decode`.
     """
+
+    lr_floor = 0.0
 
     def __init__(
         self,
@@ -169,16 +171,6 @@ class DistillModule(L.LightningModule):
     def on_fit_start(self) -> None:
         """The teacher is no submodule, so it does not move by itself."""
         self._teacher[0].to(self.device)
-
-    def configure_optimizers(self) -> Any:
-        """Muon and AdamW with warm-up and cosine, stepped per batch."""
-        optimizer = MuonAdamW(*split_parameters(self.model), lr=self.lr, weight_decay=self.weight_decay)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_cosine(self.warmup_steps, self.max_steps))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
-        """Clip in the module: Lightning's own clipping refuses fused AdamW under mixed precision."""
-        self.log("train/gradient_norm", torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what `maskgen export model` needs beside the weights: to it the student is a model like any other."""

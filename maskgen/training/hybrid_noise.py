@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -15,12 +14,12 @@ from maskgen.data.manifest import read_index
 from maskgen.model import MaskTransformer, TransformerConfig
 from maskgen.pretrained import start_from
 from maskgen.space import TokenSpace
+from maskgen.training.base import GeneratorModule
 from maskgen.training.masked import mixed_seed
 from maskgen.training.noise import HybridNoise, Noised, NoiseLaw, Weight, cell_weights, divergences, draw_noise
-from maskgen.training.optim import MuonAdamW, split_parameters, warmup_cosine
 
 
-class HybridNoiseModule(L.LightningModule):
+class HybridNoiseModule(GeneratorModule[MaskTransformer]):
     """Learns a modality of one level from masked and wrong codes; checkpoints, data and optimizer are those of `MaskedTokenModule`.
 
     What it learns serves orders that take codes back, such as `maskgen.sampling.self_correction`: it has seen wrong codes.
@@ -85,16 +84,6 @@ class HybridNoiseModule(L.LightningModule):
         self.weight_decay, self.clip, self.seed = weight_decay, clip, seed
         self._forward = (torch.compile(self.model, dynamic=False) if compile else self.model,)
         """In a tuple, so that the compiled copy is no submodule and its weights do not stand in the checkpoint twice."""
-
-    def configure_optimizers(self) -> Any:
-        """Muon and AdamW with warm-up and cosine, stepped per batch."""
-        optimizer = MuonAdamW(*split_parameters(self.model), lr=self.lr, weight_decay=self.weight_decay)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_cosine(self.warmup_steps, self.max_steps, floor=0.02))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
-        """Clip in the module: Lightning's own clipping refuses fused AdamW under mixed precision."""
-        self.log("train/gradient_norm", torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what `maskgen export` needs beside the weights."""

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import lightning as L
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -18,13 +17,13 @@ from maskgen.model import MaskTransformer, TransformerConfig
 from maskgen.pretrained import start_from
 from maskgen.schedule import Cosine, MaskSchedule
 from maskgen.space import TokenSpace
-from maskgen.training.optim import MuonAdamW, split_parameters, warmup_cosine
+from maskgen.training.base import GeneratorModule
 
 RATE_BUCKETS = 4
 """Validation losses are also given per quarter of the mask rate."""
 
 
-class MaskedTokenModule(L.LightningModule):
+class MaskedTokenModule(GeneratorModule[MaskTransformer]):
     """Learns to guess masked codes of one modality at a time, given everything else in the row.
 
     Args:
@@ -104,16 +103,6 @@ class MaskedTokenModule(L.LightningModule):
         self.weight_decay, self.clip, self.seed = weight_decay, clip, seed
         self._forward = (torch.compile(self.model, dynamic=False) if compile else self.model,)
         """In a tuple, so that the compiled copy is no submodule and its weights do not stand in the checkpoint twice."""
-
-    def configure_optimizers(self) -> Any:
-        """Muon and AdamW with warm-up and cosine, stepped per batch."""
-        optimizer = MuonAdamW(*split_parameters(self.model), lr=self.lr, weight_decay=self.weight_decay)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_cosine(self.warmup_steps, self.max_steps, floor=0.02))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
-        """Clip in the module: Lightning's own clipping refuses fused AdamW under mixed precision."""
-        self.log("train/gradient_norm", torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what `maskgen export` needs beside the weights."""
