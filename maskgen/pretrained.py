@@ -82,12 +82,12 @@ def start_from(model: MaskTransformer, space: TokenSpace, fingerprints: Mapping[
     """Copy the weights of a model bundle into a transformer of the same sizes and the same token space, or one with further modalities.
 
     No old id moves where modalities are appended, so the old ones keep all that they learned; the new ones start as they are in `model`,
-    and so do further heads, which add nothing at first. Codes of another tokenizer are taken with a warning: a start from them is still
+    and so do further heads, which add nothing at first. Modalities of the bundle behind those of the shards are left out. Codes of another tokenizer are taken with a warning: a start from them is still
     better than none.
 
     Args:
         model: Transformer that is to be trained; only its weights change.
-        space: Token space of the shards: the bundle's, or one that begins with it.
+        space: Token space of the shards: the bundle's, or one that begins with it, or with which it begins.
         fingerprints: Tokenizers of the shards.
         name: Folder or shipped name of the model to start from.
         shards: Folder of the shards, for the errors.
@@ -96,27 +96,31 @@ def start_from(model: MaskTransformer, space: TokenSpace, fingerprints: Mapping[
         ValueError: If there is no such model, or its sizes or its token space are others; names both.
     """
     found = load_pretrained(name)
-    if not space.begins_with(found.space):
+    if not space.begins_with(found.space) and not found.space.begins_with(space):
         require_space(found, space, shards)
     ours, theirs = _sizes(model.config), _sizes(found.model.config)
     other = [key for key in ours if ours[key] != theirs[key] and not (key == "num_heads" and ours[key] > theirs[key])]
     if other:
         have, wanted = (", ".join(f"{key}={sizes[key]}" for key in other) for sizes in (theirs, ours))
         raise ValueError(f"the model {name} has {have}, this training has {wanted}; copy its sizes")
+    names = [one.name for one in space.modalities]
     for modality, fingerprint in found.fingerprints.items():
-        if fingerprints.get(modality) != fingerprint:
+        if modality in names and fingerprints.get(modality) != fingerprint:
             logger.warning("%s was trained with another %s tokenizer than made %s: its codes start as strangers", name, modality, shards)
     model.load_state_dict(grown(with_heads(found.model, model), model.state_dict()))
 
 
 def grown(old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Old weights where a table has as many rows or more; rows that came to it as they are in the new weights.
+    """Old weights where a table has as many rows; rows that came to it as they are in the new weights, rows behind its end left out.
 
     Args:
-        old: Weights of the smaller model.
-        new: Weights of the larger one, of the same names; only the first axis may be longer.
+        old: Weights of a model.
+        new: Weights of another one, of the same names; only the first axis may be longer or shorter.
     """
-    return {name: torch.cat([tensor, new[name][len(tensor) :].to(tensor)]) if tensor.ndim else tensor for name, tensor in old.items()}
+    return {
+        name: torch.cat([tensor, new[name][len(tensor) :].to(tensor)])[: len(new[name])] if tensor.ndim else tensor
+        for name, tensor in old.items()
+    }
 
 
 def with_heads(old: MaskTransformer, new: MaskTransformer) -> dict[str, Tensor]:

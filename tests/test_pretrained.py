@@ -82,6 +82,20 @@ def test_further_heads_are_not_heard_at_first_and_learn(tiny_bundle: Path, tiny_
         started(shards, tiny_bundle, num_heads=1, head_width=16)
 
 
+def test_modalities_behind_those_of_the_shards_are_left_out(
+    tmp_path: Path, tiny_bundle: Path, tiny_space: TokenSpace, tiny_pipeline: Pipeline, caplog: pytest.LogCaptureFixture
+) -> None:
+    shorter = TokenSpace(tiny_space.modalities[:1])
+    folder = shards_of(tmp_path / "texts", shorter, {"text": tiny_pipeline.tokenizers["text"].fingerprint})
+    with caplog.at_level(logging.WARNING):
+        module = MaskedTokenModule(folder, TransformerConfig(**SIZES), None, target="text", start=str(tiny_bundle))
+    assert not caplog.records
+    wanted = tiny_pipeline.model.embed.weight
+    assert module.model.embed.weight.shape == (shorter.size, 32)
+    assert torch.equal(module.model.embed.weight, wanted[: shorter.size])
+    assert torch.equal(module.model.blocks[1].feed.out.weight, tiny_pipeline.model.blocks[1].feed.out.weight)
+
+
 def test_codes_of_another_tokenizer_are_taken_with_a_warning(
     tmp_path: Path, tiny_bundle: Path, tiny_space: TokenSpace, caplog: pytest.LogCaptureFixture
 ) -> None:

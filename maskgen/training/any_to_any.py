@@ -44,7 +44,7 @@ class AnyToAnyModule(GeneratorModule[MaskTransformer | TowerTransformer]):
         weight_decay: Of the hidden matrices.
         clip: Largest gradient norm.
         seed: Every task and mask is drawn from (seed, step, rank).
-        compile: Compile the transformer with torch.compile.
+        compile: Compile the transformer with torch.compile; with towers what each does to its cells.
         start: Folder or shipped name of a model whose weights are the start; its token space must be the first part of this one. With
             towers: tower to such a name, for those that do not start untrained.
 
@@ -89,7 +89,10 @@ class AnyToAnyModule(GeneratorModule[MaskTransformer | TowerTransformer]):
         self.weight_decay, self.clip, self.seed = weight_decay, clip, seed
         self._found: dict[str, tuple[float, int]] = {}
         """Sum and number of what a validation found."""
-        self._forward = (torch.compile(self.model, dynamic=False) if compile else self.model,)
+        whole = compile and isinstance(self.model, MaskTransformer)
+        if compile and isinstance(self.model, TowerTransformer):
+            self.model.compile_blocks()
+        self._forward = (torch.compile(self.model, dynamic=False) if whole else self.model,)
         """In a tuple, so that the compiled copy is no submodule and its weights do not stand in the checkpoint twice."""
 
     def _start(self, start: str | dict[str, str], shards: str) -> None:
