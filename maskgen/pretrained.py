@@ -82,8 +82,8 @@ def start_from(model: MaskTransformer, space: TokenSpace, fingerprints: Mapping[
     """Copy the weights of a model bundle into a transformer of the same sizes and the same token space, or one with further modalities.
 
     No old id moves where modalities are appended, so the old ones keep all that they learned; the new ones start as they are in `model`,
-    and so do further heads, which add nothing at first. Modalities of the bundle behind those of the shards are left out. Codes of another tokenizer are taken with a warning: a start from them is still
-    better than none.
+    and so do further heads, which add nothing at first. Modalities of the bundle behind those of the shards are left out. Codes of another
+    tokenizer are taken with a warning: a start from them is still better than none.
 
     Args:
         model: Transformer that is to be trained; only its weights change.
