@@ -72,6 +72,7 @@ class AnyOutput:
         speech: The speech.
         steps: What was decoded, in order, such as "image > text".
         outputs: Codes, trajectories and passes of each of those decodes.
+        judging_passes: Model passes that chose among candidates.
     """
 
     text: str | None = None
@@ -80,11 +81,12 @@ class AnyOutput:
     speech: SpeechOutput | None = None
     steps: list[str] = field(default_factory=list)
     outputs: list[GenerationOutput] = field(default_factory=list)
+    judging_passes: int = 0
 
     @property
     def passes(self) -> float:
-        """Model passes of all decodes."""
-        return sum(output.passes_a_row for output in self.outputs)
+        """Model passes of all decodes and of what chose among candidates."""
+        return sum(sum(output.passes) for output in self.outputs) + self.judging_passes
 
     @property
     def elapsed_s(self) -> float:
@@ -146,6 +148,7 @@ class AnyToAny:
         image: Image.Image | None = None,
         sound: Waveform | None = None,
         directly: bool = False,
+        candidates: int = 1,
         seed: int = 0,
         settings: Mapping[str, GenerationSettings] | None = None,
         callback: StepCallback | None = None,
@@ -158,16 +161,21 @@ class AnyToAny:
             image: A picture; other sizes than the model's are letterboxed.
             sound: Speech of at most 30 s, any rate and channels.
             directly: Draw a sound from the sound itself, not from the words heard in it.
+            candidates: Captions or transcripts that are decoded, by this seed and those after it; the one that the model itself finds
+                likeliest is kept.
             seed: Of every decode; the same seed gives the same media.
             settings: "text", "transcript", "image" or "audio" to how it is decoded; the model's own otherwise.
             callback: Called after every step with the state of the decode.
 
         Raises:
-            ValueError: If not exactly one medium is given, nothing is asked for, the given is asked for, or a sound cannot be used.
+            ValueError: If not exactly one medium is given, nothing is asked for, the given is asked for, or a sound cannot be used, or
+                there is to be no candidate.
         """
+        if candidates < 1:
+            raise ValueError(f"candidates must be at least 1, got {candidates}")
         given = [name for name, medium in (("text", text), ("image", image), ("speech", sound)) if medium is not None]
         _check(targets, given)
-        decode = _Decodes(self, AnyOutput(text), seed, dict(settings or {}), callback)
+        decode = _Decodes(self, AnyOutput(text), seed, candidates, dict(settings or {}), callback)
         picture = None if image is None else self.pictures.encode([letterbox(image.convert("RGB"), self.pictures.size)])[0]
         heard = None if sound is None else self.voice.codes_of(sound)
         if picture is not None:
@@ -188,17 +196,18 @@ class _Decodes:
     owner: AnyToAny
     made: AnyOutput
     seed: int
+    candidates: int
     settings: dict[str, GenerationSettings]
     callback: StepCallback | None
 
     def caption(self, picture: Codes) -> None:
         """A picture in words."""
-        self.made.text = self._media("image > text", {"image": picture}, "text")
+        self.made.text = self._likeliest("image > text", {"image": picture}, {}, "text")
 
     def transcript(self, heard: Codes) -> None:
         """What is said in a sound."""
         blank = torch.full((1, self.owner.scribe.slots(heard.shape[1])), UNKNOWN)
-        self.made.transcript = self._media("speech > text", {"audio": heard, "transcript": blank}, "transcript")
+        self.made.transcript = self._likeliest("speech > text", {"audio": heard}, {"transcript": blank}, "transcript")
         self.made.text = self.made.transcript.text
 
     def image(self, heard: Codes | None) -> None:
@@ -227,6 +236,17 @@ class _Decodes:
         if not self.made.text or not self.made.text.strip():
             raise ValueError(f"the model found no words in what was given, so there is nothing to make {what} of; try another --seed")
         return self.made.text
+
+    def _likeliest(self, step: str, known: Mapping[str, Any], blank: Mapping[str, Codes], target: str) -> Any:
+        """The best of several decodes, by the bound on the likelihood of each, under the same masks."""
+        pipeline, seeds = self.owner.pipeline, list(range(self.seed, self.seed + self.candidates))
+        output = pipeline.generate([{**known, **blank}] * len(seeds), target, seeds, self.settings.get(target), callback=self.callback)
+        self._note(step, output)
+        if len(seeds) == 1:
+            return output.media[0]
+        found = pipeline.classify(known, [{target: codes} for codes in output.codes], target)
+        self.made.judging_passes += sum(one.score.passes for one in found)
+        return output.media[found[0].place]
 
     def _media(self, step: str, known: Mapping[str, Any], target: str, by: Pipeline | None = None) -> Any:
         """The medium of one decode."""

@@ -14,6 +14,7 @@ from maskgen.generation import GenerationSettings
 from maskgen.logits import LogitsFn, PassCounter, model_logits
 from maskgen.masking import level_groups
 from maskgen.model import MaskTransformer
+from maskgen.nets.networks import Network
 from maskgen.passes.reuse import PrefixPasses
 from maskgen.passes.windowed import Windowed
 from maskgen.space import MASK, Segment, TokenSpace
@@ -166,7 +167,7 @@ class Scorer:
     """
 
     def __init__(
-        self, model: MaskTransformer, space: TokenSpace, target: str, settings: ScoreSettings, decoding: GenerationSettings | None = None
+        self, model: Network, space: TokenSpace, target: str, settings: ScoreSettings, decoding: GenerationSettings | None = None
     ) -> None:
         self.model, self.space, self.target, self.settings = model, space, target, settings
         self.segments, self.decoding = space.of(target), decoding or GenerationSettings()
@@ -228,7 +229,9 @@ class Scorer:
         """`_values`, by the model."""
         batch = pack([row], self.space).to(self.model.embed.weight.device)
         counter, found = PassCounter(), []
-        prefix = PrefixPasses(self.model, self.segments[0].index) if self.model.config.blind_condition else None
+        prefix: PrefixPasses | None = None
+        if isinstance(self.model, MaskTransformer) and self.model.config.blind_condition:
+            prefix = PrefixPasses(self.model, self.segments[0].index)
         for group in self.groups:
             window = self.decoding.window_at(group[0])
             logits_fn = model_logits(prefix or (Windowed(self.model, window) if window else self.model), counter)

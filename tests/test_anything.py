@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Mapping
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,20 +14,23 @@ from PIL import Image
 
 from maskgen.anything import AnyToAny
 from maskgen.batch import UNKNOWN
+from maskgen.canvas import letterbox
 from maskgen.cli import main
 from maskgen.pipeline import Pipeline
 from maskgen.sounds import Waveform, write_sound
 from maskgen.tokenizers.image import ImageTokenizer
 from maskgen.tokenizers.text import TextTokenizer, with_holes
-from tests.tiny_any import write_any
+from tests.tiny_any import SIZES, TOWERS, write_any
 
 Row = Mapping[str, torch.Tensor]
 SHAPES = {"text": (1, 5), "image": (2, 4, 4), "audio": (3, 12), "transcript": (1, 6)}
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory, tiny_text: TextTokenizer, tiny_image: ImageTokenizer) -> Path:
-    return write_any(tmp_path_factory.mktemp("any") / "bundle", tiny_text, tiny_image)
+@pytest.fixture(scope="module", params=[SIZES, TOWERS], ids=["one", "towers"])
+def bundle(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tiny_text: TextTokenizer, tiny_image: ImageTokenizer
+) -> Path:
+    return write_any(tmp_path_factory.mktemp("any") / "bundle", tiny_text, tiny_image, request.param)
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +116,27 @@ def test_the_same_seed_gives_the_same_media(model: AnyToAny) -> None:
     assert first.tobytes() == second.tobytes() != other.tobytes()
 
 
+@pytest.mark.parametrize(("medium", "target"), [({"image": picture()}, "text"), ({"sound": recording()}, "transcript")])
+def test_of_several_candidates_the_likeliest_is_kept(model: AnyToAny, medium: dict[str, Any], target: str) -> None:
+    chosen = model(["text"], **medium, seed=5, candidates=4)
+    assert len(chosen.outputs[0].codes) == 4
+    alone = [model(["text"], **medium, seed=5 + number) for number in range(4)]
+    for number, one in enumerate(alone):
+        assert chosen.outputs[0].codes[number].equal(one.outputs[0].codes[0])
+    known = (
+        {"image": model.pictures.encode([letterbox(picture(), model.pictures.size)])[0]}
+        if target == "text"
+        else {"audio": model.voice.codes_of(recording())}
+    )
+    scores = [model.pipeline.score([{**known, target: one.outputs[0].codes[0]}], target)[0] for one in alone]
+    best = max(range(4), key=lambda number: scores[number].total)
+    assert chosen.text == alone[best].text
+    assert len({one.text for one in alone}) > 1
+    assert chosen.passes == sum(one.passes for one in alone) + sum(score.passes for score in scores)
+    with pytest.raises(ValueError, match="candidates must be at least 1, got 0"):
+        model(["text"], **medium, candidates=0)
+
+
 def test_a_text_ends_at_its_first_end_code(model: AnyToAny, tiny_text: TextTokenizer) -> None:
     end = model.pipeline.space.modality("text").end
     assert end == tiny_text.end
@@ -154,7 +179,7 @@ def test_the_verbs(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     picture().save("picture.png")
     write_sound(recording(), tmp_path / "clip.wav")
     main(["generate", "text", "--image", "picture.png", "--model", str(bundle)])
-    main(["generate", "text", "--audio", "clip.wav", "--model", str(bundle), "--out", "said.json"])
+    main(["generate", "text", "--audio", "clip.wav", "--model", str(bundle), "--out", "said.json", "--candidates", "2"])
     main(["generate", "text", "a [2] heart", "--image", "picture.png", "--model", str(bundle), "--out", "filled.txt"])
     main(["generate", "image", "--audio", "clip.wav", "--model", str(bundle), "--out", "heard.png"])
     main(["generate", "image,speech", "a red heart", "--model", str(bundle), "--out", "both"])

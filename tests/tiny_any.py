@@ -5,10 +5,12 @@ from pathlib import Path
 import torch
 
 from maskgen.generation import GenerationSettings
-from maskgen.model import MaskTransformer, TransformerConfig
+from maskgen.model import TransformerConfig
 from maskgen.nets.audio import AudioAutoencoder, AudioAutoencoderConfig
 from maskgen.nets.durations import DurationConfig, DurationPredictor
+from maskgen.nets.networks import made
 from maskgen.nets.quantize import ResidualQuantizer
+from maskgen.nets.towers import Tower, TowersConfig
 from maskgen.pipeline import Pipeline
 from maskgen.space import TokenSpace
 from maskgen.tokenizers.attribute import AttributeTokenizer
@@ -20,9 +22,16 @@ from maskgen.tokenizers.transcript import TranscriptTokenizer
 
 PHONES = Path(__file__).parents[1] / "tokenizers/phones-en/bundle"
 SIZES = TransformerConfig(dim=32, num_layers=2, num_heads=2, tie_head=True)
+NARROW = TransformerConfig(dim=24, num_layers=2, num_heads=2, head_width=16, tie_head=True)
+TOWERS = TowersConfig(
+    towers={
+        "pictures": Tower(modalities=["text", "image"], transformer=SIZES),
+        "speech": Tower(modalities=["audio", "phones", "speaker", "transcript"], transformer=NARROW),
+    }
+)
 
 
-def write_any(folder: Path, text: TextTokenizer, image: ImageTokenizer) -> Path:
+def write_any(folder: Path, text: TextTokenizer, image: ImageTokenizer, sizes: TransformerConfig | TowersConfig = SIZES) -> Path:
     """A saved pipeline over text, image, audio, phones, speaker and transcript, and its durations."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -39,9 +48,10 @@ def write_any(folder: Path, text: TextTokenizer, image: ImageTokenizer) -> Path:
             "transcript": TranscriptTokenizer(text),
         }
         space = TokenSpace([tokenizer.modality(name) for name, tokenizer in tokenizers.items()])
-        model = MaskTransformer(SIZES, space.size, len(space.modalities))
+        model = made(sizes, space)
         with torch.no_grad():
-            model.embed.weight.mul_(20.0)
+            for table in [one for one in model.modules() if isinstance(one, torch.nn.Embedding) and one.num_embeddings > 10]:
+                table.weight.mul_(20.0)
         durations = DurationPredictor(DurationConfig(dim=16, num_layers=1)).eval()
     settings = {
         "text": GenerationSettings(steps=(3,)),

@@ -118,6 +118,7 @@ class TowerTransformer(nn.Module):
         self.owner: Tensor
         self.local: Tensor
         self.number: Tensor
+        self._enter, self._leave = _enter, _leave
 
     @property
     def embed(self) -> nn.Embedding:
@@ -128,6 +129,10 @@ class TowerTransformer(nn.Module):
     def num_layers(self) -> int:
         """Blocks of each tower."""
         return len(self.tower(self.names[0]).blocks)
+
+    def compile_blocks(self) -> None:
+        """Put what the towers do to their cells behind torch.compile, for any number of cells; what joins them stays as it is."""
+        self._enter, self._leave = torch.compile(_enter, dynamic=True), torch.compile(_leave, dynamic=True)
 
     def forward(
         self,
@@ -161,10 +166,10 @@ class TowerTransformer(nn.Module):
         slots = _slots(list(cells.values()), valid.numel())
         for number in range(self.num_layers if layers is None else layers):
             blocks = {name: _block(self.tower(name), number) for name in cells}
-            parts = [block.attention.project(block.attention_norm(streams[name]), starts[name][1]) for name, block in blocks.items()]
+            parts = [self._enter(block, streams[name], starts[name][1]) for name, block in blocks.items()]
             query, key, value = (_laid_out(part, slots, valid.shape) for part in zip(*parts, strict=True))
             mixed = attend(query, key, value, seen).flatten(0, 1)
-            streams = {name: block.after(streams[name], block.attention.out(mixed[cells[name]][None])) for name, block in blocks.items()}
+            streams = {name: self._leave(block, streams[name], mixed[cells[name]][None]) for name, block in blocks.items()}
         if layers is None:
             streams = {name: self.tower(name).norm(x) for name, x in streams.items()}
         widened = torch.cat([functional.pad(x[0], (0, self.config.dim - x.shape[-1])) for x in streams.values()])
@@ -206,6 +211,16 @@ def tower_spaces(config: TowersConfig, space: TokenSpace) -> dict[str, TokenSpac
         name: TokenSpace([one for one in space.modalities if one.name in tower.modalities], space.specials)
         for name, tower in config.towers.items()
     }
+
+
+def _enter(block: Block, x: Tensor, rotation: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values of a tower's cells."""
+    return block.attention.project(block.attention_norm(x), rotation)
+
+
+def _leave(block: Block, x: Tensor, mixed: Tensor) -> Tensor:
+    """The stream of a tower's cells after a block, from what their heads collected."""
+    return block.after(x, block.attention.out(mixed))
 
 
 def _block(tower: MaskTransformer, number: int) -> Block:

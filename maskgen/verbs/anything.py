@@ -49,6 +49,7 @@ def _add_known(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default=DEFAULT_MODEL, help="folder of a model, or the name of a shipped one (default: %(default)s)")
     add_alone(parser)
     add_machine(parser)
+    parser.add_argument("--candidates", type=int, default=1, help="captions or transcripts to decode; the likeliest is kept (default: 1)")
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     add_decoding(parser)
 
@@ -92,7 +93,17 @@ def made(args: argparse.Namespace, targets: list[str], decoded: str | None = Non
         settings[decoded] = decoded_as(model.pipeline.settings[decoded], args)
     prompt = args.prompt if isinstance(args.prompt, str) or args.prompt is None else " ".join(args.prompt) or None
     with StepBar() as bar:
-        return model(targets, text=prompt, image=image, sound=sound, directly=directly, seed=args.seed, settings=settings, callback=bar)
+        return model(
+            targets,
+            text=prompt,
+            image=image,
+            sound=sound,
+            directly=directly,
+            candidates=getattr(args, "candidates", 1),
+            seed=args.seed,
+            settings=settings,
+            callback=bar,
+        )
 
 
 def generate_text(args: argparse.Namespace) -> None:
