@@ -19,7 +19,7 @@ FLOORS: list[list[str]] = [
     ["generation", "grouped", "tasks"],
     ["decoding", "scoring"],
     ["training/*", "pipeline", "evaluation/*", "interop/*"],
-    ["animation", "voice", "finetuning"],
+    ["animation", "voice", "finetuning", "joining"],
     ["anything"],
     ["verbs/*"],
     ["cli", "ui"],

@@ -52,6 +52,11 @@ def add(verbs: Any) -> None:
     )
     model.add_argument("--generation", type=Path, help="YAML of generation settings: target modality to GenerationSettings")
     model.set_defaults(verb=export_model)
+    towers = kinds.add_parser("towers", help="models that were trained apart to one model in which each is a tower")
+    towers.add_argument("models", nargs="+", type=named_folder, metavar="TOWER=MODEL", help="name of the tower and folder of its model")
+    towers.add_argument("--out", type=Path, required=True)
+    towers.add_argument("--generation", type=Path, help="YAML of generation settings (default: those of the models)")
+    towers.set_defaults(verb=export_towers)
 
 
 def export_image_tokenizer(args: argparse.Namespace) -> None:
@@ -118,4 +123,19 @@ def export_model(args: argparse.Namespace) -> None:
     settings = read_settings(args.generation) if args.generation else {}
     pipeline = Pipeline.from_checkpoint(args.checkpoint, {name: load_tokenizer(place) for name, place in places.items()}, settings)
     fingerprint = pipeline.save_pretrained(args.out, tokenizers=places)
+    print(f"wrote {args.out}, fingerprint {fingerprint[:12]}")
+
+
+def export_towers(args: argparse.Namespace) -> None:
+    """One model bundle from several, with references to their tokenizers."""
+    from maskgen.generation import read_settings
+    from maskgen.joining import join_towers, tokenizer_folders
+
+    models = dict(args.models)
+    if len(models) != len(args.models):
+        raise ValueError(f"each tower needs a name of its own, got {', '.join(name for name, _ in args.models)}")
+    pipeline = join_towers(models)
+    if args.generation:
+        pipeline.settings = {**pipeline.settings, **read_settings(args.generation)}
+    fingerprint = pipeline.save_pretrained(args.out, tokenizers=tokenizer_folders(models))
     print(f"wrote {args.out}, fingerprint {fingerprint[:12]}")

@@ -1,0 +1,52 @@
+"""Models that were trained apart, joined as the towers of one network."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from maskgen.bundle import find_model, load_bundle
+from maskgen.model import MaskTransformer
+from maskgen.nets.towers import Tower, TowersConfig, TowerTransformer
+from maskgen.pipeline import Pipeline
+from maskgen.pretrained import BUNDLE_KIND
+from maskgen.space import TokenSpace
+
+
+def join_towers(models: Mapping[str, Path | str]) -> Pipeline:
+    """One pipeline whose network has each of the models as a tower.
+
+    Rows of one tower's modalities give what its model gives; what lies across towers is untrained until the network is trained as a whole.
+
+    Args:
+        models: Name of the tower to folder or shipped name of a model of maskgen's own transformer.
+
+    Raises:
+        ValueError: If a model is missing or of another kind, two have a modality of one name, or layers or heads differ.
+    """
+    parts = {name: Pipeline.from_pretrained(model) for name, model in models.items()}
+    for name, part in parts.items():
+        if not isinstance(part.model, MaskTransformer):
+            raise ValueError(f"{models[name]} is an adapted backbone or has towers itself; give models of one transformer of maskgen")
+    towers = {
+        name: Tower(modalities=[one.name for one in part.space.modalities], transformer=part.model.config) for name, part in parts.items()
+    }
+    config = TowersConfig(towers=towers)
+    specials = dict.fromkeys(special for part in parts.values() for special in part.space.specials)
+    if any(part.space.specials != tuple(specials) for part in parts.values()):
+        raise ValueError(f"the models have other special ids ({', '.join(specials)} in all); join models of like token spaces")
+    space = TokenSpace([one for part in parts.values() for one in part.space.modalities], specials)
+    network = TowerTransformer(config, space)
+    for name, part in parts.items():
+        network.tower(name).load_state_dict(part.model.state_dict())
+    tokenizers = {key: one for part in parts.values() for key, one in part.tokenizers.items()}
+    settings = {key: one for part in parts.values() for key, one in part.settings.items()}
+    grids = {key: one for part in parts.values() for key, one in part.grids.items()}
+    return Pipeline(network, space, tokenizers, settings, grids)
+
+
+def tokenizer_folders(models: Mapping[str, Path | str]) -> dict[str, Path]:
+    """Where the models' tokenizers lie, so that a joined bundle can refer to them."""
+    found = {}
+    for model in models.values():
+        bundle = load_bundle(find_model(model), BUNDLE_KIND)
+        found.update({name: (bundle.folder / place).resolve() for name, place in bundle.config["tokenizers"].items()})
+    return found
