@@ -60,12 +60,7 @@ def any_to_any(args: argparse.Namespace) -> "AnyToAny":
     from maskgen.bundle import find_model
     from maskgen.nets.durations import DurationPredictor
 
-    try:
-        folder = find_model(args.model)
-    except ValueError as error:
-        if args.model != DEFAULT_MODEL:
-            raise
-        raise ValueError(f"{error}; docs/any-to-any.md trains a model for all directions, give it with --model") from error
+    folder = find_model(args.model)
     pipeline = pipeline_of(args)
     if not (folder / "durations").is_dir():
         raise ValueError(f"{folder} holds a model that does not go every way (no folder durations); {DEFAULT_MODEL} does")
