@@ -11,7 +11,7 @@ from torch import Tensor
 from maskgen.batch import TokenBatch, pack
 from maskgen.checkpoint import read_checkpoint, weights
 from maskgen.data.manifest import Index, write_index
-from maskgen.nets.adapted import network_of
+from maskgen.nets.networks import network_of
 from maskgen.space import Modality, TokenSpace
 from maskgen.tokenizers.text import train_bpe
 from maskgen.training.adapt import AdaptedTokenModule
