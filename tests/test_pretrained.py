@@ -72,6 +72,7 @@ def test_other_sizes_are_refused_with_both(tiny_bundle: Path, shards: str) -> No
 def test_further_heads_are_not_heard_at_first_and_learn(tiny_bundle: Path, tiny_pipeline: Pipeline, shards: str) -> None:
     grown = started(shards, tiny_bundle, num_heads=3, head_width=16).model
     assert grown.blocks[0].attention.qkv.weight.shape == (3 * 48, 32)
+    assert len(grown.blocks[0].attention.qkv.weight[32:48].unique(dim=0)) == 16  # a new head is no constant
     batch = pack([{"text": torch.arange(5)[None], "image": torch.arange(32).view(2, 4, 4) % 16}], tiny_pipeline.space)
     asked = batch.ids, batch.modality, batch.coords, batch.valid, batch.document
     found = grown(*asked)
