@@ -4,9 +4,10 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
@@ -66,9 +67,21 @@ class Processes:
             watched.close()
 
 
+@contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Processes that start inside are deaf to Ctrl-C from birth, as it is the parent's; it hears what came meanwhile afterwards.
+
+    A worker could ignore the signal only once its imports are done, and would end before that with a traceback.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _follow(watched: Connection) -> None:
-    """Makes this worker end as soon as the other end of a pipe closes, which the parent's death does too; Ctrl-C is the parent's."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Makes this worker end as soon as the other end of a pipe closes, which the parent's death does too."""
 
     def end() -> None:
         watched.poll(None)
@@ -85,7 +98,8 @@ def _spread(jobs: Sequence[ShardJob], pools: Sequence[ProcessPoolExecutor]) -> L
     def give(worker: int) -> None:
         job = next(waiting, None)
         if job is not None:
-            running[pools[worker].submit(build_shard, job.placed(worker))] = worker, job
+            with _deaf_children():
+                running[pools[worker].submit(build_shard, job.placed(worker))] = worker, job
 
     for worker in range(len(pools)):
         give(worker)

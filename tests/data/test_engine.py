@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import chain, pairwise
 from pathlib import Path
@@ -476,6 +477,22 @@ def test_ctrl_c_leaves_a_folder_that_goes_on(dots: Path, unbroken: Path, tmp_pat
     done: list[str] = []
     run(planned(recipe), out, recording(done))
     assert 0 < len(done) < len(planned(recipe).shards)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="children are found in /proc")
+def test_workers_are_deaf_to_ctrl_c_from_their_first_moment(tmp_path: Path) -> None:
+    recipe, out = corpus(tmp_path, count=40, bad=()), tmp_path / "out"
+    build = start(recipe, out, 2)
+    told: set[int] = set()
+    while build.poll() is None:
+        with suppress(FileNotFoundError, ProcessLookupError):
+            for child in map(int, Path(f"/proc/{build.pid}/task/{build.pid}/children").read_text().split()):
+                os.kill(child, signal.SIGINT)
+                told.add(child)
+    _, said = build.communicate()
+    assert build.returncode == 0, said.decode()
+    assert "Traceback" not in said.decode()
+    assert len(told) >= 2
 
 
 # Bad samples
