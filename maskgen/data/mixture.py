@@ -15,8 +15,9 @@ from maskgen.batch import Codes, TokenBatch, pack, pack_rows
 from maskgen.data.grouping import Grouping
 from maskgen.data.loader import ResumableLoader
 from maskgen.data.manifest import Index, read_index
-from maskgen.data.module import fixed_loader, share_of, token_space, training_order
+from maskgen.data.module import fixed_loader, require_tokenizer_of, share_of, token_space, training_order
 from maskgen.data.order import BalancedOrder, Draw, MixtureOrder, Order, ShuffledOrder, balanced_weights, chance, fixed_subset
+from maskgen.data.phrases import Phrases
 from maskgen.data.samples import Joined, TokenRows, open_rows
 from maskgen.data.store import Check, Damage, ShardStore
 from maskgen.space import Modality, TokenSpace
@@ -36,6 +37,7 @@ class Part:
         balance: Fields of the json whose values come equally often, outer to inner.
         canonical_share: Share of draws that take a sample's first caption.
         longest_text: A caption with more codes gives way to the sample's shortest; 0 takes all.
+        phrases: Puts captions into sentences.
     """
 
     folder: str
@@ -46,6 +48,7 @@ class Part:
     balance: Sequence[str] = ()
     canonical_share: float = 0.5
     longest_text: int = 0
+    phrases: Phrases | None = None
 
     @property
     def folders(self) -> tuple[str, ...]:
@@ -238,8 +241,10 @@ class MixedModalData(lightning.LightningDataModule):
     def _open(self, folder: str, split: str, part: Part) -> TokenRows:
         store = ShardStore(folder)
         index, space = token_space(store)
+        if "text" in index.fingerprints:
+            require_tokenizer_of(part.phrases, store, index)
         rows = open_rows(store, index, split, self.check, self.damage)
-        return TokenRows(rows, space, part.canonical_share, part.longest_text, self.seed)
+        return TokenRows(rows, space, part.canonical_share, part.longest_text, self.seed, part.phrases)
 
     def train_dataloader(self) -> ResumableLoader:
         """Training rows without end, parts mixed by weight."""

@@ -15,6 +15,7 @@ from maskgen.data.grouping import Grouping
 from maskgen.data.loader import ResumableLoader, Share
 from maskgen.data.manifest import Index
 from maskgen.data.order import BalancedOrder, Draw, MixtureOrder, Order, ShuffledOrder, balanced_weights, fixed_subset
+from maskgen.data.phrases import Phrases
 from maskgen.data.rows import ShardRows
 from maskgen.data.samples import ImageRows, Joined, TokenRows, open_rows
 from maskgen.data.sound_rows import SoundRows
@@ -200,9 +201,10 @@ class TokenData(lightning.LightningDataModule):
         check: "hash" reads all shards once at the start and compares; "size" looks at their length alone.
         damage: At a damaged shard "stop", or "skip" it with a warning and a count.
         seed: Decides the order of training and the captions taken.
+        phrases: Puts captions of training into sentences.
 
     Raises:
-        ValueError: If a folder holds no token shards, or the token spaces or tokenizers of several differ.
+        ValueError: If a folder holds no token shards, the token spaces or tokenizers of several differ, or the phrases have another tokenizer.
     """
 
     def __init__(
@@ -221,6 +223,7 @@ class TokenData(lightning.LightningDataModule):
         check: Check = "hash",
         damage: Damage = "stop",
         seed: int = 0,
+        phrases: Phrases | None = None,
     ) -> None:
         super().__init__()
         self.folders = {folder: 1.0} if isinstance(folder, str) else dict(folder)
@@ -228,7 +231,7 @@ class TokenData(lightning.LightningDataModule):
         self.validation_splits, self.validation_rows, self.canonical_share = tuple(validation_splits), validation_rows, canonical_share
         self.longest_text, self.length_multiple = longest_text, length_multiple
         self.balance, self.window, self.grouping = tuple(balance), window, grouping
-        self.check, self.damage = check, damage
+        self.check, self.damage, self.phrases = check, damage, phrases
         self.rows: dict[str, TokenRows] = {}
         self.train: list[TokenRows] = []
 
@@ -249,8 +252,9 @@ class TokenData(lightning.LightningDataModule):
         self.rows = {"train": self.train[0], **{split: self._open(stores[0], opened[0][0], split, opened[0][1]) for split in others}}
 
     def _open(self, store: ShardStore, index: Index, split: str, space: TokenSpace) -> TokenRows:
+        require_tokenizer_of(self.phrases, store, index)
         rows = open_rows(store, index, split, self.check, self.damage)
-        return TokenRows(rows, space, self.canonical_share, self.longest_text, self.seed)
+        return TokenRows(rows, space, self.canonical_share, self.longest_text, self.seed, self.phrases)
 
     def train_dataloader(self) -> ResumableLoader:
         """Training rows without end, folders mixed by weight."""
@@ -283,6 +287,19 @@ def token_space(store: ShardStore) -> tuple[Index, TokenSpace]:
     if index.space is None:
         raise ValueError(f"{store.place} holds {index.kind} shards, wanted tokens; build them: maskgen data tokenize")
     return index, TokenSpace.from_dict(dict(index.space))
+
+
+def require_tokenizer_of(phrases: Phrases | None, store: ShardStore, index: Index) -> None:
+    """Refuses phrases with another text tokenizer than that of the shards.
+
+    Raises:
+        ValueError: With both fingerprints.
+    """
+    if phrases is not None and phrases.tokenizer.fingerprint != index.fingerprints.get("text"):
+        raise ValueError(
+            f"the phrases' text tokenizer ({phrases.tokenizer.fingerprint}) is not that of {store.place} ({index.fingerprints.get('text')}); "
+            "give phrases the bundle with which the shards were made"
+        )
 
 
 def require_same_space(stores: Sequence[ShardStore], found: Sequence[Index]) -> None:

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from maskgen.batch import Codes
 from maskgen.data.manifest import Index
 from maskgen.data.order import Draw, chance
+from maskgen.data.phrases import Phrases
 from maskgen.data.rows import ShardRows
 from maskgen.data.store import Check, Damage, ShardStore
 from maskgen.space import TokenSpace
@@ -64,18 +65,27 @@ class TokenRows(Dataset[dict[str, Codes]]):
         canonical_share: Share of training draws that take the first caption; the other captions share the rest.
         longest_text: In training a caption with more codes than this gives way to the row's shortest; 0 takes all.
         seed: With draw and key, decides which caption is taken.
+        phrases: In training puts captions into sentences; a sentence with more than `longest_text` codes stays a caption.
 
     Raises:
         ValueError: If a share lies outside [0, 1].
     """
 
-    def __init__(self, rows: ShardRows, space: TokenSpace, canonical_share: float = 0.5, longest_text: int = 0, seed: int = 0) -> None:
+    def __init__(
+        self,
+        rows: ShardRows,
+        space: TokenSpace,
+        canonical_share: float = 0.5,
+        longest_text: int = 0,
+        seed: int = 0,
+        phrases: Phrases | None = None,
+    ) -> None:
         if not 0.0 <= canonical_share <= 1.0:
             raise ValueError(f"canonical_share must lie in [0, 1], got {canonical_share}")
         self.rows, self.space = rows, space
         self.modalities = [(f"{modality.name}.npy", modality.name, modality.kind) for modality in space.modalities]
         self.fields = [field for field, _, _ in self.modalities]
-        self.canonical_share, self.longest_text, self.seed = canonical_share, longest_text, seed
+        self.canonical_share, self.longest_text, self.seed, self.phrases = canonical_share, longest_text, seed, phrases
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -98,11 +108,17 @@ class TokenRows(Dataset[dict[str, Codes]]):
         return sum(int(np.prod(array.shape[1:])) for array in self.arrays(draw).values())
 
     def caption(self, array: np.ndarray, row: int, number: int) -> np.ndarray:
-        """Codes of the caption that a draw takes; in training the shortest one where that is too long."""
+        """Codes of the caption that a draw takes; in training perhaps in a sentence, and the shortest one where it is too long."""
         codes = caption_codes(array, self.alternative(row, number, len(array)))
-        if number < 0 or not self.longest_text or codes.shape[1] <= self.longest_text:
+        if number < 0:
             return codes
-        return min((caption_codes(array, place) for place in range(len(array))), key=lambda caption: caption.shape[1])
+        longest = self.longest_text or np.inf
+        if codes.shape[1] > longest:
+            codes = min((caption_codes(array, place) for place in range(len(array))), key=lambda caption: caption.shape[1])
+        if self.phrases is None:
+            return codes
+        sentence = self.phrases(codes, self.seed, number, self.rows.key(row))
+        return sentence if sentence.shape[1] <= longest else codes
 
     def alternative(self, row: int, number: int, count: int) -> int:
         """Which of a row's captions a draw takes: the first in validation, else by chance of (seed, draw, key)."""

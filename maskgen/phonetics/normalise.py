@@ -92,7 +92,7 @@ def _quoted(text: str) -> str:
 
 def _spaced(text: str) -> str:
     """Single spaces, none before punctuation that closes and none after what opens; hyphens and apostrophes only in words."""
-    text = re.sub(r"(?<![A-Za-z'])-+|-+(?![A-Za-z'])|(?<![A-Za-z])'+(?![A-Za-z])", " ", text)
+    text = re.sub(r"(?<![A-Za-z])(?<![A-Za-z]')-+|-+(?![A-Za-z'])|(?<![A-Za-z])'+(?![A-Za-z])", " ", text)
     text = re.sub(r"([,;:])(?=[A-Za-z])", r"\1 ", text)
     text = re.sub(r"\s+([,.;:!?”)])", r"\1", re.sub(r"([“(])\s+", r"\1", text))
     return " ".join(text.split())

@@ -16,11 +16,12 @@ from maskgen.data.encode import padded
 from maskgen.data.manifest import read_index
 from maskgen.data.module import RawImages, TokenData, token_space
 from maskgen.data.order import fixed_subset
+from maskgen.data.phrases import Phrases
 from maskgen.data.samples import TokenRows, open_rows
 from maskgen.data.store import ShardStore
 from maskgen.space import Kind
 from maskgen.tokenizers.base import Tokenizer
-from maskgen.tokenizers.text import TextTokenizer
+from maskgen.tokenizers.text import TextTokenizer, train_bpe
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "data" / "emoji" / "sample"
@@ -149,6 +150,42 @@ def test_a_long_caption_gives_way_to_the_shortest_in_training_only(tokens: Path)
     array = np.array([[1, 2, 3], [4, 5, -1], [6, 7, 8]])
     assert rows.caption(array, 0, 0).tolist() == [[4, 5]]
     assert rows.caption(array, 0, -1).tolist() == [[1, 2, 3]]
+
+
+def test_phrases_put_their_share_of_training_captions_into_sentences(tokens: Path, tokenizers: dict[str, Tokenizer]) -> None:
+    text, bundle = tokenizers["text"], str(ROOT / "tokenizers" / "text-bpe" / "bundle")
+    plain = token_rows(tokens, "train", seed=3)
+
+    def said(draws: int, **options: Any) -> list[tuple[str, str]]:
+        rows = token_rows(tokens, "train", seed=3, phrases=Phrases(bundle, ["Here is {}.", "Show me {}!"], 0.5), **options)
+        both = [(rows[draw]["text"], plain[draw]["text"]) for draw in ((n % len(plain), n) for n in range(draws))]
+        return [(text.decode([sentence])[0], text.decode([caption])[0]) for sentence, caption in both]
+
+    found = said(400)
+    kinds = Counter("here" if a == f"here is {b}." else "show" if a == f"show me {b}!" else "plain" if a == b else "wrong" for a, b in found)
+    assert kinds["wrong"] == 0
+    assert 70 < kinds["here"] < 130
+    assert 70 < kinds["show"] < 130
+    assert said(400) == found
+    assert all(len(text.encode([sentence])[0][0]) <= 12 for sentence, caption in said(100, longest_text=12) if sentence != caption)
+    held_out = token_rows(tokens, "A", phrases=Phrases(bundle, ["Here is {}."], 1.0))
+    assert not text.decode([held_out[0, -1]["text"]])[0].startswith("here is")
+
+
+@pytest.mark.parametrize(
+    ("templates", "share", "wrong"),
+    [([], 0.2, "must not be empty"), (["no place"], 0.2, "exactly once"), (["{} and {}"], 0.2, "exactly once"), (["{0}"], 0.2, "exactly once"), (["{}"], 1.2, "share must lie")],
+)  # fmt: skip
+def test_phrases_without_a_place_for_the_caption_are_refused(templates: list[str], share: float, wrong: str) -> None:
+    with pytest.raises(ValueError, match=wrong):
+        Phrases(str(ROOT / "tokenizers" / "text-bpe" / "bundle"), templates, share)
+
+
+def test_phrases_of_another_tokenizer_are_refused(tokens: Path, tmp_path: Path) -> None:
+    train_bpe(["some other words"], 256).save(tmp_path / "other")
+    data = TokenData(str(tokens), validation_splits=["A"], phrases=Phrases(str(tmp_path / "other"), ["Here is {}."]))
+    with pytest.raises(ValueError, match="is not that of .*give phrases the bundle"):
+        data.setup("fit")
 
 
 def test_padding_marks_the_end_of_each_caption() -> None:

@@ -209,6 +209,8 @@ def test_the_bundle_says_what_the_teacher_says(english: PhonemeTokenizer, text: 
 
 
 @given(st.text("abcdefghijklmnopqrstuvwxyzABC'- .,1€", min_size=1, max_size=30))
+@example("'-A")
+@example("a-'-b")
 def test_every_latin_word_is_said(english: PhonemeTokenizer, text: str) -> None:
     if any(mark.isalnum() for mark in text):
         assert english.encode([text])[0].shape[1] > 2
