@@ -1,6 +1,7 @@
 """Mixtures of shards: the merged space, joined samples, filled texts, exact draws."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,9 @@ def test_shards_of_other_tokenizers_are_refused_by_name(folders: tuple[str, str]
     other = write(tmp_path / "other", TokenSpace([TEXT]), {"train": [picture(0)]}, {"text": "another"})
     with pytest.raises(ValueError, match="have text from other tokenizers \\(text-print, another\\)"):
         merged_space([folders[0], other])
+    larger = write(tmp_path / "larger", TokenSpace([replace(TEXT, codebook_size=12)]), {"train": [picture(0)]})
+    with pytest.raises(ValueError, match="have text from other tokenizers"):
+        merged_space([folders[0], larger])
 
 
 def test_parts_come_by_weight_and_joined_samples_agree(folders: tuple[str, str]) -> None:
