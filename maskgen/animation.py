@@ -27,11 +27,15 @@ def decode_frames(pipeline: Pipeline, output: GenerationOutput) -> list[Image.Im
 
 def partial_codes(output: GenerationOutput) -> Iterator[Codes]:
     """Codes of the first row after every step, UNKNOWN where nothing was decided yet."""
-    final = output.codes[0]
-    for level, trajectory in enumerate(output.trajectories[: len(final)]):
+    final, level = output.codes[0], 0
+    for trajectory in output.trajectories:
+        if level == len(final):
+            return
+        cells = trajectory.codes[-1, 0] != UNKNOWN
+        depth = int(cells.sum()) // final[0].numel()  # levels that were decoded together: of each cell they stand behind one another
         for step in range(len(trajectory.codes)):
-            cells = trajectory.codes[-1, 0] != UNKNOWN
             codes = final.clone()
-            codes[level] = trajectory.codes[step, 0][cells].reshape(final.shape[1:])
-            codes[level + 1 :] = UNKNOWN
+            codes[level : level + depth] = trajectory.codes[step, 0][cells].reshape(*final.shape[1:], depth).movedim(-1, 0)
+            codes[level + depth :] = UNKNOWN
             yield codes
+        level += depth

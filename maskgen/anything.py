@@ -11,7 +11,7 @@ from PIL import Image
 
 from maskgen.batch import UNKNOWN, Codes
 from maskgen.bundle import find_model
-from maskgen.canvas import letterbox
+from maskgen.canvas import letterbox, on_white
 from maskgen.decoding import StepCallback
 from maskgen.generation import GenerationSettings
 from maskgen.nets.durations import DurationPredictor
@@ -24,6 +24,7 @@ from maskgen.voice import SpeechOutput, Voice
 DEFAULT_MODEL = "any-64"
 Medium = Literal["text", "image", "speech"]
 MEDIA: tuple[Medium, ...] = get_args(Medium)
+DECODED = ("text", "transcript", "image", "audio")
 SPECIALISTS_FILE = "specialists.json"
 NEEDED = ("text", "image", "audio", "phones", "speaker", "transcript")
 
@@ -39,6 +40,11 @@ class Specialists:
 
     pictures: Pipeline | None = None
     voice: Voice | None = None
+
+    @property
+    def pipelines(self) -> list[Pipeline]:
+        """Those that there are, to place them on a machine."""
+        return [one for one in (self.pictures, None if self.voice is None else self.voice.pipeline) if one is not None]
 
     @classmethod
     def beside(cls, folder: Path) -> "Specialists":
@@ -164,19 +170,21 @@ class AnyToAny:
             candidates: Captions or transcripts that are decoded, by this seed and those after it; the one that the model itself finds
                 likeliest is kept.
             seed: Of every decode; the same seed gives the same media.
-            settings: "text", "transcript", "image" or "audio" to how it is decoded; the model's own otherwise.
+            settings: "text", "transcript", "image" or "audio" to how it is decoded; otherwise as the model has it that decodes it.
             callback: Called after every step with the state of the decode.
 
         Raises:
-            ValueError: If not exactly one medium is given, nothing is asked for, the given is asked for, or a sound cannot be used, or
-                there is to be no candidate.
+            ValueError: If not exactly one medium is given, nothing is asked for, the given is asked for, a sound cannot be used, a text
+                is too long, settings are for something else, or there is to be no candidate.
         """
         if candidates < 1:
             raise ValueError(f"candidates must be at least 1, got {candidates}")
+        if unknown := sorted(set(settings or {}) - set(DECODED)):
+            raise ValueError(f"there are settings for {', '.join(unknown)}; {', '.join(DECODED)} are decoded")
         given = [name for name, medium in (("text", text), ("image", image), ("speech", sound)) if medium is not None]
         _check(targets, given)
         decode = _Decodes(self, AnyOutput(text), seed, candidates, dict(settings or {}), callback)
-        picture = None if image is None else self.pictures.encode([letterbox(image.convert("RGB"), self.pictures.size)])[0]
+        picture = None if image is None else self.pictures.encode([letterbox(on_white(image), self.pictures.size)])[0]
         heard = None if sound is None else self.voice.codes_of(sound)
         if picture is not None:
             decode.caption(picture)
@@ -187,6 +195,19 @@ class AnyToAny:
         if "speech" in targets:
             decode.speech(picture)
         return decode.made
+
+    def decoder_of(self, target: str, directly: bool = False) -> Pipeline:
+        """The pipeline that decodes one of text, transcript, image and audio, a specialist where there is one.
+
+        Args:
+            target: What is decoded.
+            directly: Whether a picture is drawn from a sound itself, which specialists cannot.
+        """
+        if target == "image" and self.specialists.pictures is not None and not directly:
+            return self.specialists.pictures
+        if target == "audio" and self.specialists.voice is not None:
+            return self.specialists.voice.pipeline
+        return self.pipeline
 
 
 @dataclass
@@ -212,10 +233,11 @@ class _Decodes:
 
     def image(self, heard: Codes | None) -> None:
         """A picture of a sound, or of the text."""
-        if heard is not None:
-            self.made.image = self._media("speech > image", {"audio": heard}, "image")
-            return
-        self.made.image = self._media("text > image", {"text": self._words("a picture")}, "image", self.owner.specialists.pictures)
+        decoder = self.owner.decoder_of("image", directly=heard is not None)
+        known = decoder.text_codes(self._words("a picture")) if heard is None else {"audio": heard}
+        output = decoder.generate([known], "image", [self.seed], self.settings.get("image"), callback=self.callback)
+        self._note("text > image" if heard is None else "speech > image", output)
+        self.made.image = output.media[0]
 
     def speech(self, picture: Codes | None) -> None:
         """The text, spoken beside the picture it is of."""
@@ -247,12 +269,6 @@ class _Decodes:
         found = pipeline.classify(known, [{target: codes} for codes in output.codes], target)
         self.made.judging_passes += sum(one.score.passes for one in found)
         return output.media[found[0].place]
-
-    def _media(self, step: str, known: Mapping[str, Any], target: str, by: Pipeline | None = None) -> Any:
-        """The medium of one decode."""
-        output = (by or self.owner.pipeline).generate([known], target, [self.seed], self.settings.get(target), callback=self.callback)
-        self._note(step, output)
-        return output.media[0]
 
     def _note(self, step: str, output: GenerationOutput) -> None:
         self.made.steps.append(step)

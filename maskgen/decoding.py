@@ -46,7 +46,7 @@ class Helpers:
     """Trained networks beside a generator that some settings ask for.
 
     Args:
-        critic: Judge of drawn codes, for the orders `critic` and `frequency`.
+        critic: Judge of drawn codes, for the order `critic`.
         shortcut: Predictor of hidden states, for the setting `shortcut`.
         compiled: The model behind torch.compile, which takes its place where all cells are computed.
     """
@@ -177,9 +177,10 @@ class _Run:
     def logits(self, group: Sequence[int], steps: int) -> tuple[LogitsFn, LogitsFn]:
         """Guided logits of the levels that are decoded now with all tricks, and plain ones."""
         settings, window = self.settings, self.settings.window_at(group[0])
-        model = self.reused or (Windowed(self.model, window) if window else self.compiled or self.model)
+        prefix = self.reused if isinstance(self.reused, PrefixPasses) else None
+        model = Windowed(prefix or self.model, window) if window else self.reused or self.compiled or self.model
         if isinstance(self.reused, ReusedPasses):
-            self.reused.levels = group
+            self.reused.begin(group)
         logits_fn: LogitsFn = guided_model(model, self.null, settings.guidance(), settings.guidance_rescale, self.counter)
         if settings.noise_regularization:
             logits_fn = noise_regularised(logits_fn, self.generators, steps=steps, scale=settings.noise_regularization)

@@ -156,5 +156,5 @@ def row_noise(
 ) -> Float[Tensor, "batch length"]:
     """Noise for chosen cells, each row from its own generator; 0 elsewhere, where nothing is drawn."""
     counts = cells.sum(dim=1).tolist()
-    values = torch.cat([noise((count,), generator).to(cells.device) for count, generator in zip(counts, generators, strict=True)])
-    return scattered(cells, values, 0.0)
+    values = torch.cat([noise((count,), generator) for count, generator in zip(counts, generators, strict=True)])
+    return scattered(cells, values.to(cells.device), 0.0)

@@ -15,6 +15,12 @@ from maskgen.schedule import by_name as schedule_by_name
 
 PerLevel = tuple[float, ...]
 PER_LEVEL = ("steps", "temperature", "choice_temperature", "window")
+WORDS = ("sampler", "schedule", "guidance_schedule", "null", "sampler_options")
+"""Settings that are not numbers."""
+WHOLE = ("steps", "top_k", "window", "refresh", "shortcut", "groups")
+"""Settings that are whole numbers."""
+CHEAPER = {"refresh": 1, "shortcut": 1, "merge": 0.0}
+"""Settings that make passes cheaper, one at a time, to their value when off; they need one transformer without towers."""
 RANGES = (
     ("min_p", 0.0, 1.0),
     ("guidance_rescale", 0.0, 1.0),
@@ -92,13 +98,18 @@ class GenerationSettings:
                 raise ValueError(f"{name} must lie in [{least:g}, {largest:g}], got {getattr(self, name)}")
         if min(self.window) < 0:
             raise ValueError(f"window counts steps of time and must be at least 0, got {self.window}")
-        cheaper = [name for name, off in (("refresh", 1), ("shortcut", 1), ("merge", 0.0)) if getattr(self, name) != off]
+        cheaper = [name for name, off in CHEAPER.items() if getattr(self, name) != off]
         if len(cheaper) > 1 or (cheaper and any(self.window)):
             both = [*cheaper, "window"] if any(self.window) else cheaper
             raise ValueError(f"{' and '.join(both)} do not go together; choose one of them")
         self.guidance()
         for level in range(max(len(self.steps), len(self.temperature), len(self.choice_temperature or ()))):
             self.at(level)
+        if any(len(group) > 1 for group in self.groups or ()) and (needed := _needs(self.at(0))):
+            raise ValueError(
+                f"the order {self.sampler} needs its own look at a single level ({', '.join(sorted(needed))}), so it cannot rank the codes "
+                "of several levels together; leave groups out or take another order"
+            )
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "GenerationSettings":
@@ -113,11 +124,15 @@ class GenerationSettings:
             raise ValueError(f"unknown generation settings {', '.join(sorted(unknown))}; there are {', '.join(sorted(fields))}")
         several = (*PER_LEVEL, "guidance_interval")
         values: dict[str, Any] = {
-            name: _as_tuple(value) if name in several and value is not None else value for name, value in data.items()
+            name: _as_tuple(value) if name in several and value is not None else value
+            for name, value in ((name, _number(name, value)) for name, value in data.items())
         }
-        if values.get("groups") is not None:
-            values["groups"] = tuple(tuple(group) for group in values["groups"])
-        return cls(**values)
+        try:
+            if values.get("groups") is not None:
+                values["groups"] = tuple(tuple(group) for group in values["groups"])
+            return cls(**values)
+        except TypeError as error:
+            raise ValueError(f"a generation setting has a value of the wrong kind: {error}") from error
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -176,6 +191,33 @@ def _sampler(name: str, common: Mapping[str, Any], own: Mapping[str, Any]) -> Sa
         theirs = sorted(known - {one.name for one in dataclasses.fields(Sampler)})
         raise ValueError(f"the order {name} has no options {', '.join(unknown)}; it has {', '.join(theirs) or 'none of its own'}")
     return kind(**{option: value for option, value in {**common, **own}.items() if option in known})
+
+
+def _needs(sampler: Sampler) -> set[str]:
+    """What an order, and the one inside it, must be given beside the logits."""
+    inner = getattr(sampler, "inner", None)
+    return set(sampler.needs) | (_needs(inner) if isinstance(inner, Sampler) else set())
+
+
+def _number(name: str, value: Any) -> Any:
+    """The value, numbers as numbers of the kind that is wanted: YAML 1.1 reads 1e-2 as text.
+
+    Raises:
+        ValueError: If there is something else where a number is wanted.
+    """
+    if isinstance(value, (list, tuple)):
+        return [_number(name, one) for one in value]
+    if name in WORDS or value is None:
+        return value
+    try:
+        found = float(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be a number, got {value!r}") from error
+    if name not in WHOLE:
+        return found
+    if not found.is_integer():
+        raise ValueError(f"{name} must be whole numbers, got {value!r}")
+    return int(found)
 
 
 def read_settings(path: Path) -> dict[str, GenerationSettings]:

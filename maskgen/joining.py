@@ -1,14 +1,18 @@
 """Models that were trained apart, joined as the towers of one network."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
 from maskgen.bundle import find_model, load_bundle
+from maskgen.generation import CHEAPER, GenerationSettings
 from maskgen.model import MaskTransformer
 from maskgen.nets.towers import Tower, TowersConfig, TowerTransformer
 from maskgen.pipeline import Pipeline
 from maskgen.pretrained import BUNDLE_KIND
 from maskgen.space import TokenSpace
+
+logger = logging.getLogger(__name__)
 
 
 def join_towers(models: Mapping[str, Path | str]) -> Pipeline:
@@ -20,7 +24,8 @@ def join_towers(models: Mapping[str, Path | str]) -> Pipeline:
         models: Name of the tower to folder or shipped name of a model of maskgen's own transformer.
 
     Raises:
-        ValueError: If a model is missing or of another kind, two have a modality of one name, or layers or heads differ.
+        ValueError: If a model is missing or of another kind, two have a modality of one name, layers or heads differ, or a model's settings
+            ask for what a network with towers cannot do.
     """
     parts = {name: Pipeline.from_pretrained(model) for name, model in models.items()}
     for name, part in parts.items():
@@ -38,9 +43,26 @@ def join_towers(models: Mapping[str, Path | str]) -> Pipeline:
     for name, part in parts.items():
         network.tower(name).load_state_dict(part.model.state_dict())
     tokenizers = {key: one for part in parts.values() for key, one in part.tokenizers.items()}
-    settings = {key: one for part in parts.values() for key, one in part.settings.items()}
+    settings = {key: _for_towers(key, one, str(models[name])) for name, part in parts.items() for key, one in part.settings.items()}
     grids = {key: one for part in parts.values() for key, one in part.grids.items()}
     return Pipeline(network, space, tokenizers, settings, grids)
+
+
+def _for_towers(target: str, settings: GenerationSettings, model: str) -> GenerationSettings:
+    """Settings of a model as a network with towers can follow them: speed settings that it cannot are left off, with a warning.
+
+    Raises:
+        ValueError: If the order needs a critic or the attention of one transformer.
+    """
+    if needed := set(settings.at(0).needs) & {"critic", "grouping"}:
+        raise ValueError(
+            f"{target} of {model} is decoded in the order {settings.sampler}, which needs a {needed.pop()} that towers do not have; "
+            "give its bundle another order first"
+        )
+    off = {name: value for name, value in CHEAPER.items() if getattr(settings, name) != value}
+    if off:
+        logger.warning("%s of %s: %s left off, which needs one transformer without towers", target, model, ", ".join(off))
+    return settings.changed(**off)
 
 
 def tokenizer_folders(models: Mapping[str, Path | str]) -> dict[str, Path]:

@@ -170,9 +170,16 @@ class Pipeline:
         return save_bundle(folder, BUNDLE_KIND, config, state)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Pipeline":
-        """Move the model or change its precision; sampling noise stays float64 on the CPU, so seeds mean the same everywhere."""
+        """Move the model and its helpers or change their precision.
+
+        Sampling noise stays float64 on the CPU, so seeds mean the same everywhere.
+        """
         self.device = self.device if device is None else torch.device(device)
         self.model.to(device=self.device, dtype=dtype)
+        if self.helpers.critic is not None:
+            self.helpers.critic.to(device=self.device)
+        if self.helpers.shortcut is not None:
+            self.helpers.shortcut.to(device=self.device, dtype=dtype)
         return self
 
     def compile(self, mode: str | None = None, multiple: int = 32) -> "Pipeline":
@@ -197,6 +204,15 @@ class Pipeline:
         self.model = int8(self.model)
         return self
 
+    def settings_of(self, target: str) -> GenerationSettings:
+        """How a modality is decoded unless a call says otherwise.
+
+        Raises:
+            ValueError: If the model has no such modality.
+        """
+        self.space.of(target)
+        return self.settings.get(target) or GenerationSettings()
+
     def generate(
         self,
         known: Sequence[Mapping[str, Any]],
@@ -213,7 +229,7 @@ class Pipeline:
             known: One entry a row: modality to media or Codes. Codes of the target may hold UNKNOWN (-1) cells; without an entry
                 for the target all of its default grid is unknown.
             target: Modality to generate.
-            seeds: One a row, in [0, 2**63); a row's result depends on its own seed alone, on a CPU to the last bit.
+            seeds: One a row, in [0, 2**63); a row's result depends on its own seed alone, in float32 on a CPU to the last bit.
             settings: How to decode; the bundle's own if None.
             negative: Per row what guidance leads away from; None leads away from no condition at all.
             callback: Called after every step with the state of the decode.
@@ -230,7 +246,9 @@ class Pipeline:
                 raise ValueError(f"a seed must lie in [0, 2**63), got {seed}")
         if len(seeds) != len(known) or (negative is not None and len(negative) != len(known)):
             raise ValueError(f"{len(known)} rows need as many seeds and negatives, got {len(seeds)} and {len(negative or known)}")
-        settings = settings or self.settings.get(target) or GenerationSettings()
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        settings = settings or self.settings_of(target)
         rows = [self._with_target(self._encoded(row), target) for row in known]
         others = None if negative is None else [self._with_target(self._encoded(row), target) for row in negative]
         codes: list[Codes] = []
@@ -365,6 +383,8 @@ class Pipeline:
     def _with_target(self, row: dict[str, Codes], target: str) -> dict[str, Codes]:
         """The row with a blank target where it has none."""
         if target in row:
+            if not row[target].numel():
+                raise ValueError(f"{target} has no cells to fill, its codes have shape {tuple(row[target].shape)}; give at least one")
             return row
         if target not in self.grids:
             raise ValueError(f"the model has no default grid for {target!r}; give codes of the wanted shape with -1 in every cell")
@@ -471,7 +491,8 @@ class Pipeline:
         if len(asked) != 1:
             raise ValueError(f"an edit takes exactly one of mask_image, strength and outpaint, got {' and '.join(asked) or 'none'}")
         tokenizer = self.tokenizers["image"]
-        assert isinstance(tokenizer, ImageTokenizer), "editing pictures needs the learned image tokenizer"
+        if not isinstance(tokenizer, ImageTokenizer):
+            raise ValueError(f"editing pictures needs the learned image tokenizer, this model has {type(tokenizer).__name__}")
         return make_edit(tokenizer, image, mask, strength, outpaint)
 
 

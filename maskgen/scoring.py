@@ -234,7 +234,8 @@ class Scorer:
             prefix = PrefixPasses(self.model, self.segments[0].index)
         for group in self.groups:
             window = self.decoding.window_at(group[0])
-            logits_fn = model_logits(prefix or (Windowed(self.model, window) if window else self.model), counter)
+            model = prefix or self.model
+            logits_fn = model_logits(Windowed(model, window) if window else model, counter)
             found.append(group_values(logits_fn, batch, [self.segments[level] for level in group], asked, self.settings))
         return found, counter.rows
 

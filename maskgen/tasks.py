@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 
 import torch
 from jaxtyping import Bool, Int
@@ -94,7 +95,7 @@ class Target:
         infill_share: Share of rows that keep both its ends.
 
     Raises:
-        ValueError: If the loss has no such name.
+        ValueError: If the loss has no such name, or the weight is not positive.
     """
 
     schedule: MaskSchedule = field(default_factory=Cosine)
@@ -105,6 +106,10 @@ class Target:
     infill_share: float = 0.0
 
     def __post_init__(self) -> None:
+        if not self.weight > 0:
+            raise ValueError(
+                f"the weight of a target must be positive, got {self.weight}; leave out of the tasks what is not to be learned"
+            )
         if self.loss not in ("maskgit", "elbo"):
             raise ValueError(f"a target's loss is maskgit or elbo, got {self.loss!r}")
         if self.loss == "elbo" and not isinstance(self.schedule, Linear):
@@ -166,10 +171,15 @@ def draw_tasks(
     table = list(tasks.values())
     seen = _by_role(batch, space, table, task, drop_condition, generator)
     asked: dict[str, Asked] = {}
-    for name in dict.fromkeys(name for one in table if one.budget is None for name in one.asked):
-        member = torch.tensor([one.budget is None and name in one.asked for one in table], device=task.device)[task]
-        if rows := member.nonzero()[:, 0].tolist():
-            asked[name] = _masked(seen, space, name, targets.get(name, Target()), torch.tensor(rows, device=task.device), generator)
+    phones = {one.name for one in space.modalities if one.kind == "phones"}
+    for name, with_phones in product(dict.fromkeys(name for one in table if one.budget is None for name in one.asked), (False, True)):
+        asks = [one.budget is None and name in one.asked and bool(phones & set(one.asked)) == with_phones for one in table]
+        if rows := torch.tensor(asks, device=task.device)[task].nonzero()[:, 0].tolist():
+            # Phonemes that are asked for themselves are not hidden around a gap in the sound.
+            timed = [] if with_phones or space.kind(name) != "audio" else [space.index(one) for one in phones]
+            here = torch.tensor(rows, device=task.device)
+            new = _masked(seen, space, name, targets.get(name, Target()), here, timed, generator)
+            asked[name] = _joined(asked[name], new) if name in asked else new
     for name, found in asked.items():
         seen = _with(seen, found, space.index(name))
     for number, one in enumerate(table):
@@ -225,11 +235,16 @@ def _by_role(
 
 
 def _masked(
-    batch: TokenBatch, space: TokenSpace, name: str, target: Target, rows: Int[Tensor, " rows"], generator: torch.Generator
+    batch: TokenBatch,
+    space: TokenSpace,
+    name: str,
+    target: Target,
+    rows: Int[Tensor, " rows"],
+    timed: Sequence[int],
+    generator: torch.Generator,
 ) -> Asked:
     """Mask one modality of some rows."""
     segments = space.of(name)
-    timed = [space.index(one.name) for one in space.modalities if one.kind == "phones"] if space.kind(name) == "audio" else []
     weights = target.level_weights or [1.0] * len(segments)
     shares = 0.0, generator, target.prompt_share, target.infill_share, timed
     return Asked(rows, draw_masks(batch.rows(rows), segments, target.schedule, weights, *shares))

@@ -52,8 +52,8 @@ def noise_regularised(logits_fn: LogitsFn, generators: Sequence[torch.Generator]
             raise ValueError(f"a batch of {len(batch)} rows needs one generator a row, got {len(generators)}")
         place = min(progress * steps / (steps - 1), 1.0) if steps > 1 else 0.0
         drawn = zip(cells.sum(dim=1).tolist(), generators, strict=True)
-        parts = [_normal(count, segment.size, generator).to(logits.device) for count, generator in drawn]
-        return logits + scale * abs(math.cos(math.pi * place)) * torch.cat(parts)
+        noise = torch.cat([_normal(count, segment.size, generator) for count, generator in drawn])
+        return logits + scale * abs(math.cos(math.pi * place)) * noise.to(logits.device)
 
     return noisy
 

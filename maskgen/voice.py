@@ -173,7 +173,7 @@ class Voice:
         spoken = self._timed(sentences, int(speakers), seconds, speed)
         who = None if known is not None and speaker is None else speakers
         rows = [{**(beside or {}), **self._row(phones, who, known)} for phones in spoken]
-        settings = settings or self.pipeline.settings["audio"]
+        settings = settings or self.pipeline.settings_of("audio")
         seeds = [seed + number for number in range(num * len(rows))]
         output = self.pipeline.generate(rows * num, "audio", seeds, settings, callback=callback)
         given = None if prompt is None or not keep_prompt else fit_audio(prompt, self.codec.sample_rate_hz, self.codec.channels)[0].samples
@@ -227,7 +227,7 @@ class Voice:
         new = int(phones[1].sum())
         blank = torch.full((self.codec.num_levels, new), UNKNOWN)
         row = {"phones": torch.cat([_pauses(start), phones], dim=1), "audio": torch.cat([codes[:, :start], blank, codes[:, stop:]], dim=1)}
-        settings = settings or self.pipeline.settings["audio"]
+        settings = settings or self.pipeline.settings_of("audio")
         output = self.pipeline.generate([row], "audio", [seed], settings, callback=callback)
         edited = self._pasted(original, output.media[0].samples, start, start + new, stop)
         return SpeechOutput(

@@ -1,5 +1,7 @@
 """The film of a decode shows what was known after each step."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -31,6 +33,18 @@ def test_known_cells_only_grow_and_keep_their_codes(tiny_pipeline: Pipeline) -> 
         assert int((codes != UNKNOWN).sum()) > int(known.sum())
         before = codes
     assert torch.equal(before, output.codes[0])
+
+
+def test_levels_that_were_decoded_together_are_shown_together(tiny_pipeline: Pipeline) -> None:
+    settings = tiny_pipeline.settings["image"].changed(groups=[[0, 1]], steps=[6])
+    output = tiny_pipeline.generate([tiny_pipeline.text_codes("a red heart")], "image", [0], settings)
+    shown = list(partial_codes(output))
+    assert len(shown) == 6
+    assert all(codes.shape == (2, 4, 4) for codes in shown)
+    for before, after in pairwise(shown):
+        known = before != UNKNOWN
+        assert torch.equal(after[known], before[known])
+    assert torch.equal(shown[-1], output.codes[0])
 
 
 def test_unknown_cells_are_grey_and_unknown_levels_add_nothing(tiny_image: ImageTokenizer) -> None:

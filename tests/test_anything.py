@@ -1,5 +1,6 @@
 """Any direction: every target from every subset of the others with any known cells; chains; the verbs and what they refuse."""
 
+import argparse
 import json
 import shutil
 from collections.abc import Mapping
@@ -16,10 +17,12 @@ from maskgen.anything import AnyToAny
 from maskgen.batch import UNKNOWN
 from maskgen.canvas import letterbox
 from maskgen.cli import main
+from maskgen.generation import GenerationSettings
 from maskgen.pipeline import Pipeline
 from maskgen.sounds import Waveform, write_sound
 from maskgen.tokenizers.image import ImageTokenizer
 from maskgen.tokenizers.text import TextTokenizer, with_holes
+from maskgen.verbs.anything import any_to_any
 from tests.tiny_any import SIZES, TOWERS, write_any
 
 Row = Mapping[str, torch.Tensor]
@@ -50,7 +53,7 @@ def recording(seconds: float = 0.5) -> Waveform:
 
 
 def picture() -> Image.Image:
-    return Image.fromarray(np.random.default_rng(1).integers(0, 256, (40, 32, 3), dtype=np.uint8))
+    return Image.fromarray(np.random.default_rng(1).integers(0, 256, (41, 33, 3), dtype=np.uint8))
 
 
 @pytest.mark.parametrize("target", SHAPES)
@@ -106,6 +109,26 @@ def test_specialists_draw_and_speak_in_its_place(bundle: Path, tmp_path: Path, t
         (folder / "specialists.json").write_text(text)
         with pytest.raises(ValueError, match=message):
             AnyToAny.from_pretrained(folder)
+
+
+def test_specialists_follow_the_machine_and_their_own_settings(bundle: Path, tmp_path: Path, tiny_bundle: Path) -> None:
+    folder = shutil.copytree(bundle, tmp_path / "with")
+    (folder / "specialists.json").write_text(json.dumps({"image": str(tiny_bundle)}))
+    args = argparse.Namespace(model=str(folder), alone=False, device="cpu", dtype="bfloat16", int8=False, compile=False)
+    model = any_to_any(args)
+    assert model.specialists.pictures is not None
+    assert {one.model.embed.weight.dtype for one in (model.pipeline, model.specialists.pictures)} == {torch.bfloat16}
+    assert model.decoder_of("image") is model.specialists.pictures
+    assert model.decoder_of("image", directly=True) is model.decoder_of("text") is model.decoder_of("audio") is model.pipeline
+
+
+def test_pictures_are_laid_on_white_and_prompts_are_stripped_as_elsewhere(model: AnyToAny) -> None:
+    clear = Image.new("RGBA", (32, 32), (0, 0, 0, 0))
+    white = Image.new("RGB", (32, 32), "white")
+    seen, wanted = (model(["text"], image=one).outputs[0].codes[0] for one in (clear, white))
+    assert seen.equal(wanted)
+    drawn, plain = (model(["image"], text=text).outputs[0].codes[0] for text in (" a red heart ", "a red heart"))
+    assert drawn.equal(plain)
 
 
 def test_the_same_seed_gives_the_same_media(model: AnyToAny) -> None:
@@ -165,6 +188,12 @@ def test_holes_are_filled_and_nothing_else(model: AnyToAny, tiny_text: TextToken
         (["image", "image"], {"text": "a"}, "each once"),
         (["image"], {"image": picture()}, "is given and asked for"),
         (["speech"], {"text": "  "}, "found no words"),
+        (["image", "speech"], {"text": "heart " * 200}, "at most 64 are taken"),
+        (
+            ["speech"],
+            {"text": "a", "settings": {"speech": GenerationSettings()}},
+            "settings for speech; text, transcript, image, audio are decoded",
+        ),
         (["image"], {"sound": Waveform(samples=np.zeros((1, 16_000), np.float32), sample_rate_hz=16_000)}, "silent"),
         (["text"], {"sound": Waveform(samples=np.full((1, 100), np.nan, np.float32), sample_rate_hz=16_000)}, "NaN|infinit"),
     ],

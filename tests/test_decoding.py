@@ -1,6 +1,8 @@
 """Settings become a decode: every switch keeps what a decode promises, and costs what it says."""
 
 import argparse
+import copy
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +16,7 @@ from maskgen.generation import GenerationSettings
 from maskgen.guidance import ConstantGuidance
 from maskgen.logits import guided_model, hide_condition
 from maskgen.nets.shortcut import ShortcutBlock, ShortcutConfig
+from maskgen.passes.reuse import ReusedPasses
 from maskgen.pipeline import Pipeline
 from maskgen.sampling import names
 from maskgen.sampling.base import State
@@ -127,6 +130,41 @@ def test_what_is_not_there_is_said(tiny_pipeline: Pipeline) -> None:
             tiny_pipeline.generate(known, "image", [0], PLAIN.changed(**change))
     with pytest.raises(ValueError, match="refresh and merge do not go together"):
         PLAIN.changed(refresh=2, merge=0.2)
+
+
+@pytest.mark.parametrize("switch", [{"shortcut": 2}, {"sampler": "critic"}], ids=str)
+def test_helpers_follow_the_model_to_another_precision(tiny_pipeline: Pipeline, switch: dict[str, Any]) -> None:
+    pipeline = equipped_pipeline(tiny_pipeline)
+    pipeline = Pipeline(
+        copy.deepcopy(pipeline.model), pipeline.space, pipeline.tokenizers, pipeline.settings, pipeline.grids, pipeline.helpers
+    )
+    made = pipeline.to(dtype=torch.bfloat16).generate([pipeline.text_codes("a cat")], "image", [0], PLAIN.changed(**switch))
+    assert int(made.codes[0].min()) >= 0
+
+
+def test_a_refreshed_row_does_not_depend_on_how_long_others_take(tiny_pipeline: Pipeline) -> None:
+    """Rows that go together (here in bfloat16) start each level with a full pass."""
+    calls: list[int] = []
+
+    class Counted(ReusedPasses):
+        def begin(self, levels: Sequence[int]) -> None:
+            calls.append(len(levels))
+            super().begin(levels)
+            assert self._full is None
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("maskgen.decoding.ReusedPasses", Counted)
+        tiny_pipeline.generate([tiny_pipeline.text_codes("a cat")], "image", [0], PLAIN.changed(refresh=3))
+    assert calls == [1, 1]
+
+
+def test_nothing_to_fill_and_no_batch_are_refused(tiny_pipeline: Pipeline) -> None:
+    with pytest.raises(ValueError, match="image has no cells to fill"):
+        tiny_pipeline.generate([{"image": torch.zeros(2, 0, 4, dtype=torch.long)}], "image", [0])
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got -1"):
+        tiny_pipeline.generate([{}], "image", [0], batch_size=-1)
+    with pytest.raises(ValueError, match="no modality 'audio'"):
+        tiny_pipeline.settings_of("audio")
 
 
 def test_an_order_inside_another_gets_its_tools_too() -> None:

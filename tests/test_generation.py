@@ -34,6 +34,11 @@ def test_none_changes_nothing_and_zero_changes() -> None:
     assert settings.changed(guidance_scale=0.0).guidance_scale == 0.0
 
 
+def test_numbers_that_yaml_reads_as_text_are_numbers() -> None:
+    found = GenerationSettings.from_dict({"min_p": "1e-2", "steps": ["8", 4], "guidance_scale": "1e1"})
+    assert (found.min_p, found.steps, found.guidance_scale) == (0.01, (8, 4), 10)
+
+
 def test_settings_survive_json() -> None:
     settings = GenerationSettings(steps=(3, 1), guidance_schedule="interval", guidance_scale=2.0, guidance_interval=(0.2, 0.9))
     assert GenerationSettings.from_dict(settings.to_dict()) == settings
@@ -52,6 +57,12 @@ def test_zero_top_k_and_full_top_p_cut_nothing() -> None:
 @pytest.mark.parametrize(
     ("data", "sentence"),
     [
+        ({"steps": [4.5]}, "steps must be whole numbers"),
+        ({"refresh": "two"}, "refresh must be a number, got 'two'"),
+        ({"groups": 3}, "value of the wrong kind"),
+        ({"guidance_scale": {}}, "guidance_scale must be a number"),
+        ({"sampler": "zigzag", "groups": [[0], [1, 2]]}, "needs its own look at a single level"),
+        ({"sampler": "blocks", "sampler_options": {"inner": "critic"}, "groups": [[0, 1]]}, "needs its own look at a single level"),
         ({"step": 3}, "unknown generation settings step; there are"),
         ({"steps": []}, "steps needs at least one value"),
         ({"steps": [3, 0]}, "steps must be at least 1"),

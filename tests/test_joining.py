@@ -1,6 +1,7 @@
 """Models that were trained apart become towers of one network, and each still does what it did."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,6 +25,21 @@ def speakers(folder: Path, sizes: TransformerConfig = NARROW, name: str = "speak
         model = MaskTransformer(sizes, space.size, 1)
     Pipeline(model, space, {name: tokenizer}, {name: GenerationSettings(steps=(1,))}, {name: (1,)}).save_pretrained(folder)
     return folder
+
+
+def decoded_as(bundle: Path, folder: Path, **changes: Any) -> Path:
+    pipeline = Pipeline.from_pretrained(bundle)
+    pipeline.settings["image"] = pipeline.settings["image"].changed(**changes)
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+def test_speed_settings_that_towers_cannot_follow_are_left_off(tiny_bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fast = decoded_as(tiny_bundle, tmp_path / "fast", refresh=2)
+    joined = join_towers({"pictures": fast, "speech": speakers(tmp_path / "voice")})
+    assert joined.settings["image"].refresh == 1
+    assert "refresh left off" in caplog.text
+    assert joined("a red heart").images[0].size == (32, 32)
 
 
 def test_each_tower_does_what_its_model_did(tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -51,6 +67,9 @@ def test_each_tower_does_what_its_model_did(tiny_bundle: Path, tmp_path: Path, c
         (["a={tiny}", "b={deep}"], "layers, heads and head width agree; got a 2, 2, 16, b 3, 2, 16"),
         (["a={tiny}", "b=missing"], "missing"),
         (["a={both}", "b={voice}"], "has towers itself"),
+        (["v1.0={tiny}", "b={voice}"], "a tower cannot be named v1.0"),
+        (["train={tiny}", "b={voice}"], "a tower cannot be named train"),
+        (["a={frequency}", "b={voice}"], "frequency, which needs a grouping"),
     ],
 )
 def test_what_cannot_be_joined_is_refused(
@@ -59,6 +78,7 @@ def test_what_cannot_be_joined_is_refused(
     places = {
         "tiny": tiny_bundle,
         "voice": speakers(tmp_path / "voice"),
+        "frequency": decoded_as(tiny_bundle, tmp_path / "frequency", sampler="frequency"),
         "deep": speakers(tmp_path / "deep", TransformerConfig(dim=24, num_layers=3, num_heads=2, head_width=16, tie_head=True)),
     }
     join_towers({"x": tiny_bundle, "y": speakers(tmp_path / "other", name="other")}).save_pretrained(tmp_path / "both")

@@ -153,6 +153,18 @@ def test_a_budget_larger_than_the_row_still_asks_something() -> None:
     assert int(drawn.asked["speaker"].masked.cells.sum()) == 1
 
 
+@pytest.mark.parametrize("share", ["infill_share", "prompt_share"])
+def test_phonemes_that_are_asked_for_stay_visible_around_a_gap(share: str) -> None:
+    clean = pack([sample(seed) for seed in range(60)], SPACE)
+    targets = {"audio": Target(**{share: 1.0})}  # type: ignore[arg-type]
+    drawn = draw(clean, Task(asked=["phones", "audio"]), targets=targets)
+    for name in ("phones", "audio"):
+        asked = drawn.asked[name]
+        assert drawn.batch.valid[asked.rows][asked.masked.cells.any(dim=2)].all(), name
+    hidden = draw(clean, Task(asked=["audio"], given=["phones"]), targets=targets).batch
+    assert not hidden.valid[hidden.cells(SPACE.index("phones")) | (clean.modality == SPACE.index("phones"))].all()
+
+
 def test_targets_have_schedules_of_their_own() -> None:
     clean = pack([sample(seed) for seed in range(600)], SPACE)
     targets = {"image": Target(level_weights=[0.0, 0.0, 1.0]), "text": Target(schedule=Linear())}
@@ -171,6 +183,7 @@ def test_targets_have_schedules_of_their_own() -> None:
         (lambda: Task(asked=["a"], given=["b"], budget=Budget()), "budget decides itself"),
         (lambda: Budget(asked=(0, 4)), "asked from 1 on"),
         (lambda: Target(loss="mean"), "maskgit or elbo"),
+        (lambda: Target(weight=0.0), "weight of a target must be positive"),
     ],
 )
 def test_bad_tables(made, message: str) -> None:  # type: ignore[no-untyped-def]

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -214,16 +214,26 @@ class MixedModalData(lightning.LightningDataModule):
         self.train: list[Filled] = []
         self.validation: list[Filled] = []
 
+    @cached_property
+    def _merged(self) -> tuple[TokenSpace, dict[str, str]]:
+        return merged_space(list(dict.fromkeys(folder for part in self.parts for folder in part.folders)))
+
     @property
     def space(self) -> TokenSpace:
         """The token space of all parts."""
-        return merged_space(list(dict.fromkeys(folder for part in self.parts for folder in part.folders)))[0]
+        return self._merged[0]
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Modality to the fingerprint of its tokenizer."""
+        return self._merged[1]
 
     def setup(self, stage: str) -> None:
         """Opens the training split of every part, and the validation splits that it has."""
         if self.train:
             return
         space = self.space
+        self._check()
         self.train = [self._filled(part, "train", space) for part in self.parts]
         self.validation = [
             self._filled(part, split, space)
@@ -231,6 +241,28 @@ class MixedModalData(lightning.LightningDataModule):
             for part in self.parts
             if all(split in ShardStore(folder).index().counts for folder in part.folders)
         ]
+
+    def _check(self) -> None:
+        """Refuse what would do nothing without a word.
+
+        Raises:
+            ValueError: If no part has a validation split, a part drops what it has not, or phrases or text cells have no text.
+        """
+        indexes = {folder: token_space(ShardStore(folder)) for part in self.parts for folder in part.folders}
+        for split in self.validation_splits:
+            if not any(all(split in indexes[folder][0].counts for folder in part.folders) for part in self.parts):
+                found = sorted({name for index, _ in indexes.values() for name in index.counts})
+                raise ValueError(f"no part has the validation split {split!r}; there are {', '.join(found)}")
+        for part in self.parts:
+            names = {one.name: one.kind for folder in part.folders for one in indexes[folder][1].modalities}
+            if lacking := [name for name in part.drop if name not in names]:
+                raise ValueError(f"{part.folder} has no {', '.join(lacking)} to drop; it has {', '.join(names)}")
+            if part.phrases is not None and "text" not in names:
+                raise ValueError(f"{part.folder} has no text to put into phrases; it has {', '.join(names)}")
+        if self.text_cells and not any(one.kind == "text" and one.end is not None for one in self.space.modalities):
+            raise ValueError(
+                f"text_cells is {self.text_cells}, but no text of these shards has a code for its end; build them again or set it to 0"
+            )
 
     def _filled(self, part: Part, split: str, space: TokenSpace) -> Filled:
         """The samples of one split of a part."""

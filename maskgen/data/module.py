@@ -204,7 +204,8 @@ class TokenData(lightning.LightningDataModule):
         phrases: Puts captions of training into sentences.
 
     Raises:
-        ValueError: If a folder holds no token shards, the token spaces or tokenizers of several differ, or the phrases have another tokenizer.
+        ValueError: If a folder holds no token shards, the token spaces or tokenizers of several differ, or the phrases have another
+            tokenizer.
     """
 
     def __init__(
@@ -239,6 +240,11 @@ class TokenData(lightning.LightningDataModule):
     def space(self) -> TokenSpace:
         """The token space of the shards."""
         return self.train[0].space if self.train else token_space(ShardStore(next(iter(self.folders))))[1]
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Modality to the fingerprint of its tokenizer."""
+        return dict(ShardStore(next(iter(self.folders))).index().fingerprints)
 
     def setup(self, stage: str) -> None:
         """Opens the training split of every folder and the validation splits of the first."""
@@ -297,8 +303,8 @@ def require_tokenizer_of(phrases: Phrases | None, store: ShardStore, index: Inde
     """
     if phrases is not None and phrases.tokenizer.fingerprint != index.fingerprints.get("text"):
         raise ValueError(
-            f"the phrases' text tokenizer ({phrases.tokenizer.fingerprint}) is not that of {store.place} ({index.fingerprints.get('text')}); "
-            "give phrases the bundle with which the shards were made"
+            f"the phrases' text tokenizer ({phrases.tokenizer.fingerprint}) is not that of {store.place} "
+            f"({index.fingerprints.get('text')}); give phrases the bundle with which the shards were made"
         )
 
 

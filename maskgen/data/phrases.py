@@ -12,7 +12,8 @@ from maskgen.tokenizers.text import TextTokenizer
 class Phrases:
     """Puts some of the captions of training into sentences: "a red heart" becomes "Here is a red heart."
 
-    A model that has met captions alone takes no notice of a sentence such as one that was transcribed from speech. Shards need not be built anew.
+    A model that has met captions alone makes nothing of a sentence, such as one that was transcribed from speech. Shards need not be
+    built anew.
 
     Args:
         tokenizer: Bundle of the text tokenizer that made the shards.

@@ -18,7 +18,8 @@ from maskgen.masking import level_groups
 from maskgen.sampling import by_name, names
 
 logger = logging.getLogger(__name__)
-NEEDS = {"critic": "a trained critic", "grouping": "a grouping of cells", "inverse": "logits for its step back"}
+NEEDS = {"critic": "a trained critic"}
+"""What an order may lack beside the generator, as its error names it."""
 """What fills a field that a sampler needs, in words."""
 
 
@@ -158,8 +159,8 @@ def _cell(
 
 
 def _reason(name: str, error: ValueError) -> str:
-    """Why a sampler cannot be: what it needs, if it needs anything."""
-    needed = [NEEDS.get(need, need) for need in by_name(name).needs]
+    """Why a sampler cannot be: what it lacks, or its error in one line."""
+    needed = [NEEDS[need] for need in by_name(name).needs if NEEDS.get(need, "\n") in str(error)]
     return f"needs {' and '.join(needed)}" if needed else " ".join(str(error).split())
 
 

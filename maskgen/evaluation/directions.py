@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from PIL import Image
 
@@ -18,13 +18,15 @@ from maskgen.files import write_atomic
 from maskgen.sounds import Waveform
 
 logger = logging.getLogger(__name__)
-CAPTION = re.compile(r"(?P<subject>.*?)(?: with (?P<tone>light|medium-light|medium|medium-dark|dark) skin)?(?:, (?P<style>\w+) style)?")
+TONE = "(?:light|medium-light|medium|medium-dark|dark)"
+CAPTION = re.compile(rf"(?P<subject>.*?)(?: (?:with|and) (?P<tone>{TONE}(?: and {TONE})?) skin)?(?:, (?P<style>\w+) style)?")
 BLANK = Image.new("RGB", (64, 64), "white")
-"""Stands for a picture of a recording in which no word was heard."""
+"""Stands for a picture beside a recording in which no word was heard."""
 Hear = Callable[[Waveform], str]
 Look = Callable[[Sequence[Row], Sequence[Image.Image]], Mapping[str, float]]
 
 
+@runtime_checkable
 class AnyModel(Protocol):
     """What is asked of a model; `maskgen.anything.AnyToAny` is one."""
 
@@ -107,8 +109,10 @@ def error_rate(wanted: Sequence[str], heard: Sequence[str]) -> dict[str, float]:
 
 
 def nearest_label(heard: str, labels: Sequence[str]) -> str:
-    """The label whose words are closest to what was heard, by the words that they share; the shorter one of two alike."""
+    """The label whose words are closest to what was heard, by the words that they share; the shorter one of two alike. "" for no word."""
     words = set(normalised(heard).split())
+    if not words:
+        return ""
 
     def score(label: str) -> tuple[float, int]:
         own = set(normalised(label).split())
@@ -174,13 +178,16 @@ def _described(model: AnyModel, pictures: Corpus, captions: Sequence[str], hear:
     """Pictures spoken of: does the speech say the caption, and is what it says right?"""
     heard = []
     for place, image in enumerate(to_pictures(pictures.pixels)):
-        if captions[place].strip():
+        if normalised(captions[place]):
             heard.append(hear(model(["speech"], image=image, seed=seed + place).speech.waves[0]))
         else:
             heard.append("")  # without a caption there is nothing to speak
     labels = sorted({row.label for row in pictures.rows})
     right = [nearest_label(text, labels) == row.label for text, row in zip(heard, pictures.rows, strict=True)]
-    scores = {"of_its_caption": error_rate([text or "nothing" for text in captions], heard), "label_heard": sum(right) / len(right)}
+    scores = {
+        "of_its_caption": error_rate([text if normalised(text) else "nothing" for text in captions], heard),
+        "label_heard": sum(right) / len(right),
+    }
     return {"scores": scores, "labels": len(labels), "rows": [{"caption": a, "heard": b} for a, b in zip(captions, heard, strict=True)]}
 
 
@@ -195,7 +202,7 @@ def _drawn(model: AnyModel, rows: Sequence[Row], sentences: Sequence[Spoken], lo
     for place, (one, row) in enumerate(zip(chosen, wanted, strict=True)):
         ways["from_sound"].append(model(["image"], sound=one.wave, directly=True, seed=seed + place).image)
         words = model(["text"], sound=one.wave, seed=seed + place).text or ""
-        ways["from_words"].append(model(["image"], text=words, seed=seed + place).image if words.strip() else BLANK)
+        ways["from_words"].append(model(["image"], text=words, seed=seed + place).image if normalised(words) else BLANK)
         ways["from_text"].append(model(["image"], text=row.caption, seed=seed + place).image)
     return {"scores": {name: dict(look(wanted, images)) for name, images in ways.items()}, "rows": len(chosen)}
 
@@ -210,8 +217,11 @@ def _joint(model: AnyModel, rows: Sequence[Row], hear: Hear, look: Look, seed: i
         images.append(made.image)
         heard.append(hear(made.speech.waves[0]))
     labels = sorted({row.label for row in rows})
-    by_label = {row.label: row for row in rows}
-    agreed = look([by_label[nearest_label(text, labels)] for text in heard], images)
+    by_label, meant = {row.label: row for row in rows}, [nearest_label(text, labels) for text in heard]
+    agreed = look(
+        [by_label.get(label, row) for label, row in zip(meant, rows, strict=True)],
+        [image if label else BLANK for label, image in zip(meant, images, strict=True)],
+    )
     return {
         "scores": {"image": dict(look(rows, images)), "speech": error_rate([row.caption for row in rows], heard), "agreement": dict(agreed)}
     }

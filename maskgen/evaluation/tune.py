@@ -102,21 +102,35 @@ def tune(
     """
     if not task.keys:
         raise ValueError("found no row to score, wanted at least one; give another split or more --rows")
-    first = _round(task, journal, found, max(1, len(task.keys) // 4), "a quarter of the rows", report)
+    tried = _round(task, journal, found, max(1, len(task.keys) // 4), "a quarter of the rows", report)
+    first = [trial for _, trial in tried]
     kept = _second_round(first, passes_at_most)
-    second = _round(task, journal, [found[place] for place in kept], len(task.keys), "all rows", report)
+    second = [trial for _, trial in _round(task, journal, [tried[place][0] for place in kept], len(task.keys), "all rows", report)]
     points, rows = [trial.point for trial in second], np.stack([trial.row_quality for trial in second])
-    chosen = choose(points, rows, second[0].weight, passes_at_most)
+    # An order whose passes are chance was cheap enough on a quarter of the rows and may be a little dearer on all.
+    limit = None if passes_at_most is None else max(passes_at_most, min(passes for passes, _ in points[1:] or points))
+    chosen = choose(points, rows, second[0].weight, limit)
     return Tuned(first=first, second=second, front=front(points), chosen=chosen)
 
 
-def _round(task: TaskScorer, journal: Journal, found: Sequence[Candidate], rows: int, what: str, report: Report | None) -> list[Trial]:
-    """Every candidate on so many rows."""
+def _round(
+    task: TaskScorer, journal: Journal, found: Sequence[Candidate], rows: int, what: str, report: Report | None
+) -> list[tuple[Candidate, Trial]]:
+    """Every candidate on so many rows; one that cannot begin is left out and told, unless it is the first, the bundle's own.
+
+    Raises:
+        ValueError: If the bundle's own setting cannot be decoded with.
+    """
     trials = []
     for number, one in enumerate(found):
         if report is not None:
             report(number, len(found), f"{what}: {describe(one.changes)}")
-        trials.append(run_trial(task, journal, one.changes, one.settings, rows))
+        try:
+            trials.append((one, run_trial(task, journal, one.changes, one.settings, rows)))
+        except ValueError as error:
+            if not number:
+                raise
+            logger.warning("left out %s: %s", describe(one.changes), error)
     return trials
 
 

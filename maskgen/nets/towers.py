@@ -41,7 +41,8 @@ class TowersConfig:
         towers: Name to tower. Their layers and heads agree; widths and rotary positions need not.
 
     Raises:
-        ValueError: If there is no tower, two share a modality, their attention does not fit together, or one has blind_condition.
+        ValueError: If there is no tower, a name is none, two share a modality, their attention does not fit together, or one has
+            blind_condition.
     """
 
     towers: Mapping[str, Tower]
@@ -52,6 +53,8 @@ class TowersConfig:
             key: (tower.transformer.num_layers, tower.transformer.num_heads, tower.transformer.head_dim)
             for key, tower in self.towers.items()
         }
+        if wrong := [key for key in self.towers if not key.isidentifier() or hasattr(nn.ModuleDict, key) or key == "training"]:
+            raise ValueError(f"a tower cannot be named {', '.join(wrong)}; take plain words such as pictures and speech")
         if not names or len(set(names)) != len(names):
             raise ValueError(f"each modality has exactly one tower, got {', '.join(names) or 'no tower'}")
         if len(set(shapes.values())) != 1:

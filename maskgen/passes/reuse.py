@@ -141,6 +141,10 @@ class ReusedPasses:
         """Cells computed so far, as a share of those that the plain model would have computed."""
         return self._kept.work
 
+    def begin(self, levels: Sequence[int]) -> None:
+        """From now on these levels are decoded; the next pass is full, so that no row's states depend on how long others took before."""
+        self.levels, self._full, self._age = levels, None, 0
+
     @torch.no_grad()
     def __call__(
         self,

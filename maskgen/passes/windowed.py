@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from maskgen.nets.networks import Network
+from maskgen.passes.reuse import PrefixPasses
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Windowed:
     Source: restricted context of MAGNeT, arXiv:2401.04577.
     """
 
-    model: Network
+    model: Network | PrefixPasses
     window: int
 
     def __post_init__(self) -> None:

@@ -49,7 +49,8 @@ class AnyToAnyModule(GeneratorModule[MaskTransformer | TowerTransformer]):
             towers: tower to such a name, for those that do not start untrained.
 
     Raises:
-        ValueError: If a task or a target names a modality that the shards lack, or `start` does not fit.
+        ValueError: If a task, a target or a baseline names a modality that the shards lack, a share or weights do not fit, or `start`
+            does not.
 
     Source: mixtures of tasks by masking, 4M, arXiv:2312.06647, and UniDisc, arXiv:2503.20853.
     """
@@ -77,8 +78,15 @@ class AnyToAnyModule(GeneratorModule[MaskTransformer | TowerTransformer]):
     ) -> None:
         super().__init__()
         self.space, self.fingerprints = merged_space(shards)
-        for name in {name for task in tasks.values() for name in task.modalities} | set(targets or {}) | set(grids or {}):
+        for name in {name for task in tasks.values() for name in task.modalities} | {*(targets or {}), *(grids or {}), *(baselines or {})}:
             self.space.of(name)
+        for name, target in (targets or {}).items():
+            if target.level_weights is not None and len(target.level_weights) != len(self.space.of(name)):
+                raise ValueError(
+                    f"{name} has {len(self.space.of(name))} levels, level_weights are {list(target.level_weights)}; give one a level"
+                )
+        if not 0.0 <= drop_condition <= 1.0:
+            raise ValueError(f"drop_condition is a share of the rows and lies in [0, 1], got {drop_condition}")
         self.model = made(transformer, self.space)
         if start is not None:
             self._start(start, ", ".join(shards))

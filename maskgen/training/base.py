@@ -6,6 +6,7 @@ import lightning as L
 import torch
 from torch import nn
 
+from maskgen.space import TokenSpace
 from maskgen.training.optim import MuonAdamW, split_parameters, warmup_cosine
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -15,6 +16,8 @@ class GeneratorModule(L.LightningModule, Generic[Network]):
     """Base of modules that train a network `model`; a subclass sets what is declared here."""
 
     model: Network
+    space: TokenSpace
+    fingerprints: dict[str, str]
     lr: float
     weight_decay: float
     warmup_steps: int
@@ -22,6 +25,25 @@ class GeneratorModule(L.LightningModule, Generic[Network]):
     clip: float
     lr_floor: ClassVar[float] = 0.02
     """Last learning rate, as a share of the highest."""
+
+    def setup(self, stage: str) -> None:
+        """Refuse data in which an id means another code than in the model: it would train on them without a word.
+
+        Raises:
+            ValueError: If the data's token space is not the first part of the model's, or its tokenizers are others.
+        """
+        data = getattr(self.trainer, "datamodule", None)
+        space, fingerprints = getattr(data, "space", None), getattr(data, "fingerprints", {})
+        if isinstance(space, TokenSpace) and not self.space.begins_with(space):
+            raise ValueError(
+                f"the data's tokens are {', '.join(one.name for one in space.modalities)}, the model's (shards) "
+                f"{', '.join(one.name for one in self.space.modalities)}; name the same folders of shards in both, in the same order"
+            )
+        if others := [name for name, made in fingerprints.items() if self.fingerprints.get(name, made) != made]:
+            raise ValueError(
+                f"the data's {' and '.join(others)} codes come from other tokenizers than those of the model's shards; "
+                "name the same folders of shards in both"
+            )
 
     def configure_optimizers(self) -> Any:
         """Muon and AdamW with warm-up and cosine, stepped per batch."""

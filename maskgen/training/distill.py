@@ -155,6 +155,7 @@ class DistillModule(GeneratorModule[MaskTransformer]):
         for name, fingerprint in index.fingerprints.items():
             require_fingerprint(name, fingerprint, found.fingerprints.get(name, "none"), teacher)
         _check(decode, reverse_share)
+        require_seeing(found.model.config.blind_condition, teacher)
         self.space, self.fingerprints = found.space, dict(index.fingerprints)
         self.target, self.segments, self.grid = target, found.space.of(target), found.grids.get(target)
         self.conditions = tuple(found.space.index(one.name) for one in found.space.modalities if one.name != target)
@@ -165,12 +166,8 @@ class DistillModule(GeneratorModule[MaskTransformer]):
         self.max_steps, self.lr, self.warmup_steps = max_steps, lr, warmup_steps
         self.weight_decay, self.clip, self.seed = weight_decay, clip, seed
         self._teacher = (found.model,)
-        """In a tuple, so that it is neither trained, averaged nor saved."""
+        """In a tuple, so that it is neither trained, averaged nor saved; it moves to a batch's device when it is asked."""
         self._forward = (torch.compile(self.model, dynamic=False) if compile else self.model,)
-
-    def on_fit_start(self) -> None:
-        """The teacher is no submodule, so it does not move by itself."""
-        self._teacher[0].to(self.device)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what `maskgen export model` needs beside the weights: to it the student is a model like any other."""
@@ -223,7 +220,7 @@ class DistillModule(GeneratorModule[MaskTransformer]):
     @torch.no_grad()
     def targets(self, batch: TokenBatch, segment: Segment, generators: Sequence[torch.Generator]) -> Float[Tensor, "cells size"]:
         """The teacher's guided logits at every masked cell of the level, each at the step in which it takes the cell."""
-        logits_fn = guided_model(self._teacher[0], hide_condition(self.conditions), self.decode.guidance())
+        logits_fn = guided_model(self._teacher[0].to(batch.ids.device), hide_condition(self.conditions), self.decode.guidance())
         return said_while_decoding(logits_fn, self.decode.at(segment.level), batch, segment, generators)
 
 
@@ -237,6 +234,16 @@ def require_plain(decode: GenerationSettings) -> None:
     others = [one.name for one in dataclasses.fields(decode) if one.name not in FOLLOWED]
     if found := [f"{name}={getattr(decode, name)}" for name in others if getattr(decode, name) != getattr(default, name)]:
         raise ValueError(f"decode has {', '.join(found)}, which a training does not follow; it follows {', '.join(sorted(FOLLOWED))}")
+
+
+def require_seeing(blind_condition: bool, model: str) -> None:
+    """Refuse a model whose condition does not look at its target: its passes need to be told which cells are the condition.
+
+    Raises:
+        ValueError: If it is one; names it.
+    """
+    if blind_condition:
+        raise ValueError(f"{model} was trained with blind_condition, which this training does not serve; give a model trained without it")
 
 
 def _check(decode: GenerationSettings, reverse_share: float) -> None:

@@ -21,7 +21,7 @@ from maskgen.nets.shortcut import BUNDLE_KIND, ShortcutBlock, ShortcutConfig
 from maskgen.passes.shortcut import Fields, predicted
 from maskgen.pretrained import load_pretrained, require_space
 from maskgen.space import MASK, TokenSpace
-from maskgen.training.distill import require_plain
+from maskgen.training.distill import require_plain, require_seeing
 from maskgen.training.masked import mixed_seed
 from maskgen.training.optim import warmup_cosine
 
@@ -144,6 +144,7 @@ class ShortcutModule(L.LightningModule):
         require_plain(decode)
         found = load_pretrained(generator)
         require_space(found, TokenSpace.from_dict(dict(read_index(Path(shards)).space or {})), shards)
+        require_seeing(found.model.config.blind_condition, generator)
         self.segments, self.decode, self.weights = found.space.of(target), decode, found.weights
         self.conditions = tuple(found.space.index(one.name) for one in found.space.modalities if one.name != target)
         dim = found.model.config.dim
@@ -151,11 +152,7 @@ class ShortcutModule(L.LightningModule):
         self.updates, self.max_steps, self.lr, self.warmup_steps = updates, max_steps, lr, warmup_steps
         self.weight_decay, self.clip, self.seed = weight_decay, clip, seed
         self._generator = (found.model,)
-        """In a tuple, so that it is neither trained nor saved."""
-
-    def on_fit_start(self) -> None:
-        """The model is no submodule, so it does not move by itself."""
-        self._generator[0].to(self.device)
+        """In a tuple, so that it is neither trained nor saved; it moves to a batch's device when it is asked."""
 
     def configure_optimizers(self) -> Any:
         """AdamW with warm-up and cosine."""
@@ -202,7 +199,7 @@ class ShortcutModule(L.LightningModule):
         levels[[segment.level for segment in self.segments]] = True
         batch = batch.with_ids(batch.ids.masked_fill(cells[..., None] & levels, MASK))
         seeds = torch.randint(2**62, (len(batch),), generator=draws).tolist()
-        recorder, own = _Recorder(self._generator[0]), [torch.Generator().manual_seed(seed) for seed in seeds]
+        recorder, own = _Recorder(self._generator[0].to(batch.ids.device)), [torch.Generator().manual_seed(seed) for seed in seeds]
         logits_fn = guided_model(recorder, hide_condition(self.conditions), self.decode.guidance())
         for segment in self.segments:
             batch, _ = self.decode.at(segment.level).sample(logits_fn, batch, segment, own)
@@ -211,7 +208,9 @@ class ShortcutModule(L.LightningModule):
     def errors(self, moves: Moves) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """Mean squared error of the block at the valid cells, and that of the old hidden states left as they are."""
         valid = moves.fields[2]
-        found = predicted(self._generator[0], self.block, moves.hidden, moves.before, moves.after, moves.fields).float()
+        found = predicted(
+            self._generator[0].to(moves.before.device), self.block, moves.hidden, moves.before, moves.after, moves.fields
+        ).float()
         return (found - moves.wanted)[valid].square().mean(), (moves.hidden - moves.wanted)[valid].square().mean()
 
     def _shares(self, moves: Moves, draws: torch.Generator) -> Iterator[Moves]:

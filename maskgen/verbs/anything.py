@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maskgen.verbs.decoding import add_decoding, decoded_as
-from maskgen.verbs.machine import add_machine, check_writable, pipeline_of
+from maskgen.verbs.machine import add_machine, check_writable, pipeline_of, placed
 from maskgen.verbs.progress import StepBar
 
 if TYPE_CHECKING:
@@ -65,6 +65,8 @@ def any_to_any(args: argparse.Namespace) -> "AnyToAny":
     if not (folder / "durations").is_dir():
         raise ValueError(f"{folder} holds a model that does not go every way (no folder durations); {DEFAULT_MODEL} does")
     specialists = Specialists() if args.alone else Specialists.beside(folder)
+    for one in specialists.pipelines:
+        placed(one, args)
     return AnyToAny(pipeline, DurationPredictor.from_bundle(folder / "durations"), specialists)
 
 
@@ -85,7 +87,7 @@ def made(args: argparse.Namespace, targets: list[str], decoded: str | None = Non
     model = any_to_any(args)
     settings = {}
     if decoded is not None:
-        settings[decoded] = decoded_as(model.pipeline.settings[decoded], args)
+        settings[decoded] = decoded_as(model.decoder_of(decoded, directly).settings_of(decoded), args)
     prompt = args.prompt if isinstance(args.prompt, str) or args.prompt is None else " ".join(args.prompt) or None
     with StepBar() as bar:
         return model(
@@ -124,7 +126,9 @@ def generate_text(args: argparse.Namespace) -> None:
 
 def _filled(args: argparse.Namespace) -> str:
     """The text with its holes filled, beside a picture if one is given."""
+    from maskgen.canvas import letterbox
     from maskgen.pictures import read_picture
+    from maskgen.tokenizers.image import ImageTokenizer
     from maskgen.tokenizers.text import TextTokenizer, with_holes
 
     if args.audio is not None:
@@ -134,9 +138,14 @@ def _filled(args: argparse.Namespace) -> str:
     tokenizer = pipeline.tokenizers.get("text")
     if not isinstance(tokenizer, TextTokenizer) or "text" not in pipeline.settings:
         raise ValueError(f"the model {args.model} does not write text; {DEFAULT_MODEL} does")
-    known = {"text": with_holes(args.prompt, tokenizer), **({} if picture is None else {"image": picture})}
+    known: dict[str, Any] = {"text": with_holes(args.prompt, tokenizer)}
+    if picture is not None:
+        drawing = pipeline.tokenizers.get("image")
+        if not isinstance(drawing, ImageTokenizer):
+            raise ValueError(f"the model {args.model} does not look at pictures; leave out --image or take {DEFAULT_MODEL}")
+        known["image"] = letterbox(picture, drawing.size)
     with StepBar() as bar:
-        output = pipeline.generate([known], "text", [args.seed], decoded_as(pipeline.settings["text"], args), callback=bar)
+        output = pipeline.generate([known], "text", [args.seed], decoded_as(pipeline.settings_of("text"), args), callback=bar)
     return str(output.media[0])
 
 

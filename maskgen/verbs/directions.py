@@ -42,7 +42,13 @@ def evaluate_any(args: argparse.Namespace) -> None:
         raise ValueError(f"--limit must be at least 1, got {args.limit}")
     model = any_to_any(args)
     corpora = read_corpus(args.raw)
+    if HELD_OUT not in corpora:
+        raise ValueError(
+            f"{args.raw} has the splits {', '.join(corpora)}, wanted {HELD_OUT}, held-out combinations; build the corpus again"
+        )
     found = held_out_sounds(args.speech, HELD_OUT, model.voice.codec.sample_rate_hz, args.limit)
+    if lacking := [field for field in ("captions", "label") if any(not meta.get(field) for meta, _ in found)]:
+        raise ValueError(f"rows of {args.speech} have no {' and no '.join(lacking)}; sentences about pictures are wanted, see data/speech")
     sentences = [Spoken(meta["captions"][0], wave, meta["label"]) for meta, wave in found]
     listeners: dict[str, Any] = {"whisper base": whisper_base(), "whisper tiny.en": whisper_tiny_english(), "pocketsphinx": pocketsphinx()}
     pictures = _about(corpora[HELD_OUT], [one.label for one in sentences])

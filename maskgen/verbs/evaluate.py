@@ -44,7 +44,7 @@ def evaluate_image(args: argparse.Namespace) -> None:
     from maskgen.evaluation.image import evaluate_image_model
 
     pipeline = pipeline_of(args)
-    settings = decoded_as(pipeline.settings["image"], args)
+    settings = decoded_as(pipeline.settings_of("image"), args)
     tokenizer = pipeline.tokenizers["image"]
     report = evaluate_image_model(
         args.raw,

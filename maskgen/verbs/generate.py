@@ -78,7 +78,7 @@ def generate_image(args: argparse.Namespace) -> None:
             negative_prompt=args.negative_prompt,
             num_images_per_prompt=args.num,
             seed=args.seed,
-            settings=decoded_as(pipeline.settings["image"], args),
+            settings=decoded_as(pipeline.settings_of("image"), args),
             callback_on_step_end=bar,
         )
     _write_images(args, output)

@@ -62,7 +62,7 @@ def evaluate_speech(args: argparse.Namespace) -> None:
         speaker: [wave for meta, wave in found[args.limit :] if meta["speaker"] == speaker][:REFERENCE_CLIPS]
         for speaker in {row.speaker for row in rows}
     }
-    settings = decoded_as(voice.pipeline.settings["audio"], args)
+    settings = decoded_as(voice.pipeline.settings_of("audio"), args)
     row_sets = {"codec": RowSet(waves=[codec.decode(codec.encode([row.reference]), [row.reference.samples.shape[1]])[0] for row in rows])}
     for seed in args.seeds if isinstance(args.seeds, list) else [args.seeds]:
         row_sets[f"generated seed {seed}"] = _spoken(voice, rows, seed, settings)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def add_machine(parser: argparse.ArgumentParser) -> None:
     """Where and how precisely the model runs."""
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (default: %(default)s)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default: %(default)s)")
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="precision of the model (default: %(default)s)"
     )
@@ -22,16 +22,27 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
 
 def pipeline_of(args: argparse.Namespace) -> "Pipeline":
     """The model that the arguments name, on the machine that they name."""
-    import torch
-
     from maskgen.pipeline import Pipeline
+
+    return placed(Pipeline.from_pretrained(args.model), args)
+
+
+def placed(pipeline: "Pipeline", args: argparse.Namespace) -> "Pipeline":
+    """A pipeline on the machine and in the precision that the arguments name.
+
+    Raises:
+        ValueError: If the device cannot be used, or the model cannot be compiled.
+    """
+    import torch
 
     try:
         device = torch.device(args.device)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {args.device} is not usable here ({str(error).splitlines()[0]}); use cpu") from error
-    pipeline = Pipeline.from_pretrained(args.model).to(device, getattr(torch, args.dtype))
+    if device.type == "mps":
+        raise ValueError("--device mps has no float64, in which codes are drawn; use cpu")
+    pipeline.to(device, getattr(torch, args.dtype))
     if args.int8:
         pipeline.quantize()
     if args.compile:

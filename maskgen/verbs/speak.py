@@ -84,7 +84,7 @@ def _spoken(args: argparse.Namespace, voice: "Voice") -> "SpeechOutput":
     """What the voice says."""
     from maskgen.sounds import read_sound
 
-    settings = decoded_as(voice.pipeline.settings["audio"], args)
+    settings = decoded_as(voice.pipeline.settings_of("audio"), args)
     with StepBar() as bar:
         if args.edit is not None:
             span = (args.span[0], args.span[1])

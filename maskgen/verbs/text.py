@@ -100,7 +100,7 @@ def _samples(pipeline: "Pipeline", texts: "list[dict[str, Codes]]", args: argpar
     from maskgen.evaluation.texts import held_out_texts
 
     target, end = args.target, pipeline.space.modality(args.target).end
-    settings = decoded_as(pipeline.settings[target], args)
+    settings = decoded_as(pipeline.settings_of(target), args)
     shown = [texts[place % len(texts)][target] for place in range(args.samples)]
     seeds = [args.seed * 1_000_003 + place for place in range(args.samples)]
     made = pipeline.generate([{target: torch.full_like(codes, UNKNOWN)} for codes in shown], target, seeds, settings, batch_size=args.batch)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 REPORTED = ("A", "B")
 """Splits whose scores are published: settings that were chosen on them would flatter the models."""
 JUDGE_SEEDS = (0, 1, 2)
+BESIDE = ("critic", "shortcut", "durations")
+"""Folders of trained networks beside a model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +98,7 @@ def subject_of(args: argparse.Namespace) -> Subject:
     if target.modality not in pipeline.settings:
         made = ", ".join(sorted(pipeline.settings)) or "nothing"
         raise ValueError(f"{folder} generates {made}, not {target.modality}; give another --model or --target")
-    own, num_levels = pipeline.settings[target.modality], len(pipeline.space.of(target.modality))
+    own, num_levels = pipeline.settings_of(target.modality), len(pipeline.space.of(target.modality))
     return Subject(pipeline=pipeline, folder=folder, modality=target.modality, own=own, num_levels=num_levels)
 
 
@@ -112,7 +114,7 @@ def task_of(args: argparse.Namespace, subject: Subject) -> "tuple[TaskScorer, di
     scorer = _SCORERS[args.target](args, subject.pipeline)
     facts = {"model": _model_digest(subject.folder), "target": args.target, "split": args.split}
     facts |= {"rows": file_sha256(args.raw / "index.json")[:16], "seed": args.seed, "judge": scorer.judge}
-    return scorer, {**facts, "device": args.device, "dtype": args.dtype}
+    return scorer, {**facts, "device": args.device, "dtype": args.dtype, "int8": args.int8, "compile": args.compile}
 
 
 def _check(args: argparse.Namespace, target: Target) -> None:
@@ -181,12 +183,13 @@ _SCORERS = {"image": _image_task, "speech": _speech_task, "text": _text_task}
 
 
 def _model_digest(folder: Path) -> str:
-    """Hash of a model without its decode settings, so that applying new ones does not make it another model."""
+    """Hash of a model and of the networks beside it, without its decode settings: applying new ones does not make it another model."""
     from maskgen.bundle import read_record
 
     record = read_record(folder)
     config = {name: value for name, value in record["config"].items() if name != "generation"}
-    return hashlib.sha256(json.dumps([config, record["files"]], sort_keys=True).encode()).hexdigest()[:16]
+    beside = {part.name: read_record(part)["files"] for part in sorted(folder.iterdir()) if part.name in BESIDE}
+    return hashlib.sha256(json.dumps([config, record["files"], beside], sort_keys=True).encode()).hexdigest()[:16]
 
 
 class TrialBar:

@@ -50,6 +50,27 @@ def test_shards_of_other_tokenizers_are_refused_by_name(folders: tuple[str, str]
         merged_space([folders[0], larger])
 
 
+@pytest.mark.parametrize(
+    ("part", "options", "message"),
+    [
+        ({}, {"validation_splits": ["a"]}, "no part has the validation split 'a'; there are A, train"),
+        ({"drop": ["txt"]}, {}, "has no txt to drop; it has text, image"),
+    ],
+)
+def test_what_would_do_nothing_is_refused(folders: tuple[str, str], part: dict[str, Any], options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        data([Part(folder=folders[0], **part)], **options)
+
+
+def test_texts_without_an_end_cannot_be_filled(tmp_path: Path) -> None:
+    folder = write(
+        tmp_path / "endless", TokenSpace([replace(TEXT, end=None)]), {"train": [picture(n) for n in range(4)], "A": [picture(1)]}
+    )
+    with pytest.raises(ValueError, match="text_cells is 9, but no text of these shards has a code for its end"):
+        data([Part(folder=folder)])
+    assert len(samples(data([Part(folder=folder)], text_cells=0), 1)) == 4
+
+
 def test_parts_come_by_weight_and_joined_samples_agree(folders: tuple[str, str]) -> None:
     parts = [
         Part(folder=folders[0], weight=2.0),

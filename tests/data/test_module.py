@@ -162,7 +162,9 @@ def test_phrases_put_their_share_of_training_captions_into_sentences(tokens: Pat
         return [(text.decode([sentence])[0], text.decode([caption])[0]) for sentence, caption in both]
 
     found = said(400)
-    kinds = Counter("here" if a == f"here is {b}." else "show" if a == f"show me {b}!" else "plain" if a == b else "wrong" for a, b in found)
+    kinds = Counter(
+        "here" if a == f"here is {b}." else "show" if a == f"show me {b}!" else "plain" if a == b else "wrong" for a, b in found
+    )
     assert kinds["wrong"] == 0
     assert 70 < kinds["here"] < 130
     assert 70 < kinds["show"] < 130
@@ -174,8 +176,14 @@ def test_phrases_put_their_share_of_training_captions_into_sentences(tokens: Pat
 
 @pytest.mark.parametrize(
     ("templates", "share", "wrong"),
-    [([], 0.2, "must not be empty"), (["no place"], 0.2, "exactly once"), (["{} and {}"], 0.2, "exactly once"), (["{0}"], 0.2, "exactly once"), (["{}"], 1.2, "share must lie")],
-)  # fmt: skip
+    [
+        ([], 0.2, "must not be empty"),
+        (["no place"], 0.2, "exactly once"),
+        (["{} and {}"], 0.2, "exactly once"),
+        (["{0}"], 0.2, "exactly once"),
+        (["{}"], 1.2, "share must lie"),
+    ],
+)
 def test_phrases_without_a_place_for_the_caption_are_refused(templates: list[str], share: float, wrong: str) -> None:
     with pytest.raises(ValueError, match=wrong):
         Phrases(str(ROOT / "tokenizers" / "text-bpe" / "bundle"), templates, share)
@@ -184,7 +192,7 @@ def test_phrases_without_a_place_for_the_caption_are_refused(templates: list[str
 def test_phrases_of_another_tokenizer_are_refused(tokens: Path, tmp_path: Path) -> None:
     train_bpe(["some other words"], 256).save(tmp_path / "other")
     data = TokenData(str(tokens), validation_splits=["A"], phrases=Phrases(str(tmp_path / "other"), ["Here is {}."]))
-    with pytest.raises(ValueError, match="is not that of .*give phrases the bundle"):
+    with pytest.raises(ValueError, match=r"is not that of .*give phrases the bundle"):
         data.setup("fit")
 
 

@@ -223,6 +223,19 @@ def test_what_cannot_be_decoded_with_is_left_out_and_told(caplog: pytest.LogCapt
         candidates(OWN, [{"stepz": 4}])
 
 
+def test_a_setting_that_cannot_begin_is_left_out_of_the_search(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Refusing(Planted):
+        def score(self, settings: GenerationSettings, places: Sequence[int]) -> Any:
+            if settings.sampler == "critic":
+                raise ValueError("the critic order needs a trained critic")
+            return super().score(settings, places)
+
+    found = candidates(OWN, [{"steps": 4}, {"sampler": "critic"}, {"steps": 8}])
+    made = tune(Refusing(), Journal(tmp_path / "trials.jsonl", FACTS), found)
+    assert [trial.settings.steps[0] for trial in made.first] == [16, 4, 8]
+    assert "left out sampler=critic: the critic order needs" in caplog.text
+
+
 def test_another_sampler_starts_without_the_old_one_s_options() -> None:
     own = GenerationSettings(sampler="halton", sampler_options={"roll": True})
     assert changed(own, {"steps": 4}).sampler_options == {"roll": True}
@@ -296,7 +309,7 @@ def test_every_sampler_is_compared_and_what_cannot_be_is_listed(tmp_path: Path) 
     class Lacking(Planted):
         def score(self, settings: GenerationSettings, places: Sequence[int]) -> list[RowScore]:
             if settings.sampler == "critic":
-                raise ValueError("nobody criticises")
+                raise ValueError("the critic order needs a trained critic; give one")
             if settings.sampler == "random_order" and settings.steps[0] < 8:
                 raise ValueError("too few steps")
             return super().score(settings, places)

@@ -8,11 +8,15 @@ from torch import Tensor
 
 from maskgen.batch import TokenBatch, pack, pack_rows
 from maskgen.data.manifest import Index, write_index
+from maskgen.decoding import Decoder
+from maskgen.generation import GenerationSettings
 from maskgen.guidance import ConstantGuidance
 from maskgen.logits import TokenModel, guided_model, hide_condition, model_logits
 from maskgen.masking import draw_masks, level_windows
 from maskgen.model import MaskTransformer, TransformerConfig, nearby, visible
+from maskgen.passes.reuse import PrefixPasses
 from maskgen.passes.windowed import Windowed
+from maskgen.scoring import Scorer, ScoreSettings
 from maskgen.space import Modality, TokenSpace
 from maskgen.training.masked import MaskedTokenModule
 
@@ -126,6 +130,26 @@ def test_training_gives_each_row_the_window_of_its_level(tmp_path: Path) -> None
     torch.testing.assert_close(found, torch.cat(losses))
     module.windows = None
     assert not torch.allclose(module.losses(masked, 0.0)["loss"], found, atol=1e-3)
+
+
+def test_a_blind_condition_keeps_the_window_in_decoding_and_scoring(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = MaskTransformer(TransformerConfig(dim=32, num_layers=2, num_heads=2, blind_condition=True), SPACE.size, 3).eval()
+    seen: list[int | None] = []
+    plain = PrefixPasses.__call__
+
+    def watched(self: PrefixPasses, *args: Tensor, window: Tensor | None = None) -> Tensor:
+        seen.append(None if window is None else int(window[0]))
+        return plain(self, *args, window=window)
+
+    monkeypatch.setattr(PrefixPasses, "__call__", watched)
+    settings = GenerationSettings(steps=(1, 1), window=(0, 2))
+    row = pack([{**sample(2, 8), "audio": torch.full((2, 8), -1)}], SPACE)
+    Decoder(model, SPACE, "audio", settings)(row, [torch.Generator().manual_seed(0)])
+    assert seen == [None, 2]
+    seen.clear()
+    Scorer(model, SPACE, "audio", ScoreSettings(samples=2), settings)(sample(2, 8))
+    assert {*seen} == {None, 2}
 
 
 def test_windows_fit_levels_and_groups() -> None:

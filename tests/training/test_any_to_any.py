@@ -21,7 +21,7 @@ from maskgen.pretrained import transformer_of
 from maskgen.schedule import Linear
 from maskgen.tasks import Target, Task, draw_tasks
 from maskgen.training.any_to_any import AnyToAnyModule
-from tests.mixed_shards import END, write_both
+from tests.mixed_shards import END, PICTURES, picture, write, write_both
 
 TINY = TransformerConfig(dim=32, num_layers=2, num_heads=2)
 TASKS = {
@@ -169,6 +169,30 @@ def test_a_start_for_towers_names_the_towers(folders: tuple[str, str]) -> None:
     for start in ("emoji-64", {"voices": "heart-16k"}):
         with pytest.raises(ValueError, match="has the towers pictures, speech, start is"):
             AnyToAnyModule(list(folders), TOWERS, TASKS, start=start)  # type: ignore[arg-type]
+
+
+def test_data_in_another_order_than_the_models_shards_are_refused(folders: tuple[str, str], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"the data's tokens are text.*, the model's \(shards\) audio.*in the same order"):
+        trainer(tmp_path, 1).fit(module(folders[::-1]), data(folders))
+    other = write(tmp_path / "other", PICTURES, {"train": [picture(0)], "A": [picture(1)]}, {"text": "another"})
+    parts = MixedModalData([Part(folder=other)], batch_size=2, text_cells=8)
+    with pytest.raises(ValueError, match="the data's text codes come from other tokenizers"):
+        trainer(tmp_path, 1).fit(module(folders), parts)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"drop_condition": 10.0}, r"drop_condition .* lies in \[0, 1\], got 10.0"),
+        ({"targets": {"image": Target(level_weights=[1.0])}}, "image has 2 levels, level_weights are"),
+        ({"baselines": {"video": 1.0}}, "no modality 'video'"),
+    ],
+)
+def test_numbers_that_would_spoil_a_training_without_a_word_are_refused(
+    folders: tuple[str, str], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        module(folders, **options)
 
 
 def test_names_that_the_shards_lack_are_refused(folders: tuple[str, str]) -> None:

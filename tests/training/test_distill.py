@@ -21,7 +21,7 @@ from maskgen.sampling.confidence import ConfidenceSampler
 from maskgen.schedule import Arccos, Cosine
 from maskgen.space import MASK, TokenSpace
 from maskgen.tokenizers.text import TextTokenizer
-from maskgen.training.distill import AtSteps, DistillModule, divergence, said_while_decoding
+from maskgen.training.distill import AtSteps, DistillModule, divergence, require_seeing, said_while_decoding
 
 ONE_STEP = GenerationSettings(steps=(1,), guidance_scale=3.0)
 
@@ -152,6 +152,8 @@ def test_what_cannot_be_distilled_is_refused(shards: str, tiny_bundle: Path, tmp
         module(shards, tiny_bundle, decode=GenerationSettings(groups=((0, 1),)))
     with pytest.raises(ValueError, match=r"reverse_share must lie in \[0, 1\], got 1.5"):
         module(shards, tiny_bundle, reverse_share=1.5)
+    with pytest.raises(ValueError, match="was trained with blind_condition, which this training does not serve"):
+        require_seeing(True, "blind-64")
     write_index(tmp_path, Index(kind="tokens", shards=(), space=tiny_space.to_dict(), fingerprints={"image": "0" * 64}))
     with pytest.raises(ValueError, match="the image tokenizer has fingerprint 000000000000"):
         module(str(tmp_path), tiny_bundle)

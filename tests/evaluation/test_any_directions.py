@@ -1,0 +1,112 @@
+"""`maskgen evaluate any`: what captions say, what was heard, and a report that no wordless caption ends."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from maskgen.cli import main
+from maskgen.data.captions import captions
+from maskgen.evaluation.corpus import Corpus, Row
+from maskgen.evaluation.directions import BLANK, CaptionParts, Spoken, caption_scores, evaluate_directions, nearest_label, parts_of
+from maskgen.sounds import Waveform
+
+LABELS = [
+    "woman astronaut: dark skin tone",
+    "man: medium skin tone, red hair",
+    "kiss: woman, man, light skin tone, dark skin tone",
+    "teapot",
+]
+WAVE = Waveform(samples=np.zeros((1, 160), np.float32), sample_rate_hz=16_000)
+
+
+@pytest.mark.parametrize(
+    ("label", "tone"), zip(LABELS, ["dark", "medium", "light and dark", None], strict=True)
+)  # fmt: skip
+def test_a_corpus_caption_is_taken_apart(label: str, tone: str | None) -> None:
+    full, bare, *_ = captions(label, "flat", [], "key")
+    found = parts_of(full)
+    assert (found.tone, found.style) == (tone, "flat")
+    assert tone is None or ("skin" not in found.subject and tone not in found.subject)
+    assert parts_of(bare) == CaptionParts(found.subject, tone, None)
+
+
+def test_scores_count_each_part() -> None:
+    wanted = ["a man with red hair and dark skin, noto style", "a teapot, flat style"]
+    said = ["a man with red hair and light skin, noto style", "a teapot, 3d style"]
+    found = caption_scores(wanted, said)
+    assert found == {"rows": 2, "exact": 0.0, "subject": 1.0, "tone": 0.0, "style": 0.5, "subject_and_tone": 0.5}
+
+
+def test_the_nearest_label_shares_most_words_and_silence_has_none() -> None:
+    assert nearest_label("a red heart I think", ["heart", "red heart", "red apple"]) == "red heart"
+    assert nearest_label("...", ["heart"]) == ""
+
+
+class Planted:
+    """Says given captions of pictures, hears given words in sounds, and draws a picture that tells who asked."""
+
+    def __init__(self, said: Sequence[str], heard: str) -> None:
+        self.said, self.heard, self.asked = list(said), heard, list[tuple[Any, ...]]()
+
+    def __call__(
+        self, targets: Sequence[str], *, text: Any = None, image: Any = None, sound: Any = None, directly: bool = False, seed: int = 0
+    ) -> Any:
+        self.asked.append((tuple(targets), text, image is not None, directly))
+        caption = self.said[seed] if image is not None else self.heard if sound is not None else text
+        if "speech" in targets and not any(letter.isalnum() for letter in caption):
+            raise ValueError("there is nothing to speak")
+        picture = Image.new("RGB", (8, 8), "black") if "image" in targets else None
+        return SimpleNamespace(text=caption, image=picture, speech=SimpleNamespace(waves=[WAVE]) if "speech" in targets else None)
+
+
+def report_of(model: Planted, tmp_path: Path, heard: str) -> tuple[dict[str, Any], list[list[Image.Image]]]:
+    rows = [
+        Row(key=f"k{n}", label=name, caption=f"a {name}, flat style", style="flat", tone=0, group="x")
+        for n, name in enumerate(["cat", "dog"])
+    ]
+    seen: list[list[Image.Image]] = []
+
+    def look(wanted: Sequence[Row], images: Sequence[Image.Image]) -> dict[str, float]:
+        seen.append(list(images))
+        return {"rows": float(len(wanted))}
+
+    pictures = Corpus(rows, torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
+    sentences = [Spoken("This is a cat.", WAVE, "cat")]
+    report = evaluate_directions(model, pictures, sentences, {"listener": lambda _: heard}, look, tmp_path / "out")
+    assert json.loads((tmp_path / "out/directions.json").read_text()) == report
+    return report, seen
+
+
+def test_a_good_model_scores_full_marks(tmp_path: Path) -> None:
+    model = Planted(["a cat, flat style", "a dog, flat style"], "this is a cat")
+    report, seen = report_of(model, tmp_path, "a cat, flat style")
+    assert report["image > text"]["scores"]["exact"] == 1.0
+    assert report["speech > text"]["scores"]["model"]["wer"] == 0.0
+    assert report["image > speech"]["scores"]["label_heard"] == 0.5
+    assert all(BLANK not in images for images in seen)
+    assert (("image",), None, False, True) in model.asked
+
+
+@pytest.mark.parametrize("wordless", ["", "  ", "...", "\N{HORIZONTAL ELLIPSIS}"])
+def test_captions_and_recordings_without_a_word_are_wrong_and_end_nothing(tmp_path: Path, wordless: str) -> None:
+    report, seen = report_of(Planted([wordless, "a dog, flat style"], wordless), tmp_path, "")
+    assert report["image > speech"]["scores"]["label_heard"] == 0.0
+    assert report["image > text"]["scores"]["subject"] == 0.5
+    assert report["speech > text"]["scores"]["model"]["wer"] == 1.0
+    drawn_from_words, agreement = seen[1], seen[3]
+    assert drawn_from_words == [BLANK]
+    assert agreement == [BLANK, BLANK]
+
+
+def test_shards_without_the_held_out_split_are_refused(tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["evaluate", "any", "--model", str(tiny_bundle), "--raw", str(tmp_path)])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
