@@ -9,7 +9,8 @@ from PIL import Image
 
 from maskgen.animation import decode_frames, partial_codes
 from maskgen.batch import UNKNOWN
-from maskgen.pipeline import Pipeline
+from maskgen.pipeline import GenerationOutput, Pipeline
+from maskgen.sampling.base import Trajectory
 from maskgen.tokenizers.image import ImageTokenizer
 
 GREY = (200, 200, 200)
@@ -45,6 +46,20 @@ def test_levels_that_were_decoded_together_are_shown_together(tiny_pipeline: Pip
         known = before != UNKNOWN
         assert torch.equal(after[known], before[known])
     assert torch.equal(shown[-1], output.codes[0])
+
+
+def test_a_level_after_a_group_is_shown_in_its_place() -> None:
+    final = torch.arange(12).reshape(3, 2, 2)
+    group = torch.stack([final[0], final[1]], dim=-1).flatten()[None, None]  # of each cell its two levels behind each other
+
+    def trajectory(codes: torch.Tensor) -> Trajectory:
+        return Trajectory(codes, torch.zeros(codes.shape), torch.ones(codes.shape, dtype=torch.bool))
+
+    output = GenerationOutput([None], [final], [0], [trajectory(group), trajectory(final[2].flatten()[None, None])], [2.0], 0.0, [])
+    first, second = partial_codes(output)
+    assert first[:2].equal(final[:2])
+    assert (first[2] == UNKNOWN).all()
+    assert second.equal(final)
 
 
 def test_unknown_cells_are_grey_and_unknown_levels_add_nothing(tiny_image: ImageTokenizer) -> None:

@@ -3,7 +3,7 @@
 import argparse
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -122,11 +122,17 @@ def test_specialists_follow_the_machine_and_their_own_settings(bundle: Path, tmp
     assert model.decoder_of("image", directly=True) is model.decoder_of("text") is model.decoder_of("audio") is model.pipeline
 
 
-def test_pictures_are_laid_on_white_and_prompts_are_stripped_as_elsewhere(model: AnyToAny) -> None:
-    clear = Image.new("RGBA", (32, 32), (0, 0, 0, 0))
-    white = Image.new("RGB", (32, 32), "white")
-    seen, wanted = (model(["text"], image=one).outputs[0].codes[0] for one in (clear, white))
-    assert seen.equal(wanted)
+def test_pictures_are_laid_on_white_and_prompts_are_stripped_as_elsewhere(model: AnyToAny, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bytes] = []
+    encode = model.pictures.encode
+
+    def watched(pictures: Sequence[Image.Image]) -> list[torch.Tensor]:
+        seen.extend(one.tobytes() for one in pictures)
+        return encode(pictures)
+
+    monkeypatch.setattr(model.pictures, "encode", watched)
+    model(["text"], image=Image.new("RGBA", (64, 64), (0, 0, 0, 0)))
+    assert seen == [Image.new("RGB", (32, 32), "white").tobytes()]
     drawn, plain = (model(["image"], text=text).outputs[0].codes[0] for text in (" a red heart ", "a red heart"))
     assert drawn.equal(plain)
 
