@@ -9,6 +9,8 @@ from types import ModuleType
 import pytest
 import torch
 
+from maskgen.evaluation.corpus import Row
+
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
 
@@ -45,6 +47,28 @@ def test_operations_are_counted_whichever_library_multiplies(side_by_side: Modul
         assert side_by_side.flops_of(lambda: attend(query, query, query)) == 2 * (2 * 2 * 7 * 7 * 4)
     assert side_by_side.peak_flops(seconds_each=0.0) == 0.0
     assert side_by_side.peak_flops(seconds_each=0.01) > 1e8
+
+
+def test_every_cheaper_way_draws_the_same_rows_with_the_same_seeds(monkeypatch: pytest.MonkeyPatch, tiny_bundle: Path) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    cheaper = importlib.import_module("cheaper")
+    monkeypatch.delitem(cheaper.WAYS, "int8")  # wants torchao
+    monkeypatch.setattr(cheaper, "tqdm", iter)
+    for name, changes in cheaper.WAYS.items():
+        if "steps" in changes:
+            monkeypatch.setitem(cheaper.WAYS, name, {**changes, "steps": changes["steps"][:2]})
+    rows = [
+        Row(key=f"k{number}", label="x", caption=caption, style="flat", tone=0, group="x")
+        for number, caption in enumerate(["a red heart", "a cat", "a green leaf"])
+    ]
+    ways = cheaper.ways_of(str(tiny_bundle), str(tiny_bundle), torch.float32)
+    assert "shortcut 2" not in ways, "the bundle has none"
+    cheaper.draw(ways, rows, 2)
+    own = ways["the bundle's own"]
+    assert all((len(way.pictures), len(way.times_s)) == (3, 2) for way in ways.values())
+    alone = own.pipeline.generate([own.pipeline.text_codes("a green leaf")], "image", [2], own.settings)
+    assert alone.media[0].tobytes() == own.pictures[2].tobytes()
+    assert ways["refresh 4"].passes < own.passes
 
 
 def test_amused_runs_at_a_tiny_size_and_agrees_with_diffusers(
