@@ -103,9 +103,7 @@ def main() -> None:
     look, judge = picture_scores(corpora, args.cache, (0, 1, 2)), retrieval_judge(corpora, (0, 1, 2), args.cache)
     first = next(iter(ways.values()))
     base = np.array(judge(rows, first.pictures))
-    print(
-        f"{len(rows)} rows of split {args.split}, {args.dtype}, {len(first.times_s)} turns; three evaluator seeds; less with its standard error"
-    )
+    print(f"{len(rows)} rows of split {args.split}, {args.dtype}, {len(first.times_s)} turns; judged by three evaluator seeds")
     print("| way | passes | time, times less | R@5 | tone | style | mean reciprocal rank | less by |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for name, way in ways.items():
