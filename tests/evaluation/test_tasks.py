@@ -234,6 +234,9 @@ def test_a_setting_that_cannot_begin_is_left_out_of_the_search(tmp_path: Path, c
     made = tune(Refusing(), Journal(tmp_path / "trials.jsonl", FACTS), found)
     assert [trial.settings.steps[0] for trial in made.first] == [16, 4, 8]
     assert "left out sampler=critic: the critic order needs" in caplog.text
+    own = candidates(OWN.changed(sampler="critic"), [{"sampler": "confidence"}])
+    with pytest.raises(ValueError, match="needs a trained critic"):
+        tune(Refusing(), Journal(tmp_path / "other.jsonl", FACTS), own)
 
 
 def test_another_sampler_starts_without_the_old_one_s_options() -> None:
