@@ -8,35 +8,49 @@ from torch import Tensor
 
 from maskgen.batch import TokenBatch
 from maskgen.model import Block, MaskTransformer, visible
+from maskgen.nets.towers import TowerTransformer
 from maskgen.rowwise import row_by_row
 from maskgen.space import Segment
 
 
-def received_attention(model: MaskTransformer, batch: TokenBatch, target: int) -> Float[Tensor, "batch length"]:
+def received_attention(model: MaskTransformer | TowerTransformer, batch: TokenBatch, target: int) -> Float[Tensor, "batch length"]:
     """Attention that each cell receives from the valid cells of its row, averaged over them, over heads and over layers.
 
     Cost: one pass of the model, with attention computed twice.
 
     Args:
-        model: The transformer.
+        model: The network.
         batch: Rows as they stand.
         target: Number of the target modality; with `blind_condition` all others are context that does not look at it.
 
     Returns:
         Shares; those of a row's valid cells sum to 1, but for what valid cells of other documents see.
     """
+    asking = batch.valid[:, None, :, None]  # padding attends too, but nobody reads what it finds
+    received = torch.zeros(batch.valid.shape, device=batch.ids.device)
+
+    def watch(query: Tensor, key: Tensor, seen: Tensor | None) -> None:
+        scores = (query.float() * query.shape[-1] ** -0.5) @ key.float().transpose(-1, -2)
+        shares = (scores if seen is None else scores.masked_fill(~seen, -torch.inf)).softmax(dim=-1)
+        received.add_((shares * asking).mean(dim=1).sum(dim=1))
+
+    if isinstance(model, TowerTransformer):
+        model(batch.ids, batch.modality, batch.coords, batch.valid, batch.document, watch=watch)
+    else:
+        _watched(model, batch, target, watch)
+    num_layers = model.num_layers if isinstance(model, TowerTransformer) else len(model.blocks)
+    return received / (num_layers * batch.valid.sum(dim=1, keepdim=True).clamp(min=1))
+
+
+def _watched(model: MaskTransformer, batch: TokenBatch, target: int, watch: Callable[[Tensor, Tensor, Tensor | None], None]) -> None:
+    """One pass, of which `watch` is told the queries, the keys and who sees whom, block by block."""
     x, rotation = model.start(batch.ids, batch.modality, batch.coords)
     seen = visible(batch.valid, batch.document, batch.modality != target if model.config.blind_condition else None)
-    asking = batch.valid[:, None, :, None]  # padding attends too, but nobody reads what it finds
-    received = torch.zeros(batch.valid.shape, device=x.device)
     for block in model.blocks:
         assert isinstance(block, Block)
         query, key, value = block.attention.project(block.attention_norm(x), rotation)
-        scores = (query.float() * query.shape[-1] ** -0.5) @ key.float().transpose(-1, -2)
-        shares = (scores if seen is None else scores.masked_fill(~seen, -torch.inf)).softmax(dim=-1)
-        received += (shares * asking).mean(dim=1).sum(dim=1)
+        watch(query, key, seen)
         x = block.after(x, block.attention.mix(query, key, value, seen))
-    return received / (len(model.blocks) * batch.valid.sum(dim=1, keepdim=True).clamp(min=1))
 
 
 def lower_half(values: Float[Tensor, "batch length"], cells: Bool[Tensor, "batch length"]) -> Bool[Tensor, "batch length"]:
@@ -45,7 +59,7 @@ def lower_half(values: Float[Tensor, "batch length"], cells: Bool[Tensor, "batch
     return cells & (values <= middle)
 
 
-def low_attention(model: MaskTransformer) -> Callable[[TokenBatch, Segment], Tensor]:
+def low_attention(model: MaskTransformer | TowerTransformer) -> Callable[[TokenBatch, Segment], Tensor]:
     """The grouping of `maskgen.sampling.frequency.FrequencySampler`: cells of the target that receive at most the median attention.
 
     Low frequency is read as little attention: even regions, to which few cells look. Their codes are kept for good. On a CPU rows are

@@ -29,6 +29,7 @@ from maskgen.masking import level_groups
 from maskgen.model import MaskTransformer
 from maskgen.nets.networks import Network
 from maskgen.nets.shortcut import ShortcutBlock
+from maskgen.nets.towers import TowerTransformer
 from maskgen.passes.compiled import CompiledPasses
 from maskgen.passes.merging import MergedPasses
 from maskgen.passes.reuse import PrefixPasses, ReusedPasses
@@ -157,12 +158,10 @@ class Decoder:
         critic = self.helpers.critic
         return tools if critic is None else {**tools, "critic": lambda: critic_scores(critic)}
 
-    def _own(self) -> MaskTransformer:
+    def _own(self) -> MaskTransformer | TowerTransformer:
         """The model, where it is maskgen's own; an order that looks into its blocks asks for it."""
-        if not isinstance(self.model, MaskTransformer):
-            raise ValueError(
-                "this order groups cells by the attention of one transformer; give an adapted backbone or a network with towers another"
-            )
+        if not isinstance(self.model, MaskTransformer | TowerTransformer):
+            raise ValueError("this order groups cells by attention, which an adapted backbone does not show; give it another order")
         return self.model
 
 

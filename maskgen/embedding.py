@@ -8,7 +8,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from maskgen.batch import Codes, TokenBatch, pack
-from maskgen.model import MaskTransformer, visible
+from maskgen.model import visible
+from maskgen.nets.adapted import AdaptedTransformer
+from maskgen.nets.networks import Network
 from maskgen.nets.towers import TowerTransformer
 from maskgen.space import TokenSpace
 
@@ -19,12 +21,12 @@ ROWS_AT_ONCE = 64
 
 @torch.no_grad()
 def hidden_states(
-    model: MaskTransformer | TowerTransformer, batch: TokenBatch, layer: int = -1, context: Bool[Tensor, "batch length"] | None = None
+    model: Network, batch: TokenBatch, layer: int = -1, context: Bool[Tensor, "batch length"] | None = None
 ) -> Float[Tensor, "batch length dim"]:
     """Hidden states of all cells after some of the blocks; after the last one with the last norm, exactly what the head sees.
 
     Args:
-        model: The transformer.
+        model: The transformer; of an adapted backbone the last layer alone, before its shift and head.
         batch: Rows.
         layer: Blocks that are run, from 0; negative numbers count from the end, -1 is all of them.
         context: As in `MaskTransformer.forward`, for a model with `blind_condition`.
@@ -32,6 +34,10 @@ def hidden_states(
     Raises:
         ValueError: If there is no such layer, or `context` does not fit the model.
     """
+    if isinstance(model, AdaptedTransformer):
+        if layer != -1:
+            raise ValueError(f"an adapted backbone gives the features of its last layer, -1, alone; got {layer}")
+        return model.states(batch.ids, batch.modality, batch.coords, batch.valid, batch.document)
     count = model.num_layers if isinstance(model, TowerTransformer) else len(model.blocks)
     if not -count - 1 <= layer <= count:
         raise ValueError(f"the model has layers 0 (its input) to {count}, or {-count - 1} to -1 from the end; got {layer}")
@@ -49,7 +55,7 @@ def hidden_states(
 
 
 def embed_rows(
-    model: MaskTransformer | TowerTransformer,
+    model: Network,
     space: TokenSpace,
     rows: Sequence[Mapping[str, Codes]],
     layer: int = -1,

@@ -52,11 +52,11 @@ def _for_towers(target: str, settings: GenerationSettings, model: str) -> Genera
     """Settings of a model as a network with towers can follow them: speed settings that it cannot are left off, with a warning.
 
     Raises:
-        ValueError: If the order needs a critic or the attention of one transformer.
+        ValueError: If the order needs a critic.
     """
-    if needed := set(settings.at(0).needs) & {"critic", "grouping"}:
+    if "critic" in settings.at(0).needs:
         raise ValueError(
-            f"{target} of {model} is decoded in the order {settings.sampler}, which needs a {needed.pop()} that towers do not have; "
+            f"{target} of {model} is decoded in the order {settings.sampler}, which needs a critic that towers do not have; "
             "give its bundle another order first"
         )
     off = {name: value for name, value in CHEAPER.items() if getattr(settings, name) != value}

@@ -128,9 +128,14 @@ class Pipeline:
         """A pipeline around the transformer in a checkpoint of MaskedTokenModule (its averaged weights where there are any).
 
         Raises:
-            ValueError: If the checkpoint is damaged or of another module, or was trained with other tokenizers.
+            ValueError: If the checkpoint is damaged, of another module or of an adapter, or was trained with other tokenizers.
         """
         checkpoint = read_checkpoint(path, "masked_transformer")
+        if any(".lora_" in name for name in checkpoint["state_dict"]):
+            raise ValueError(
+                f"checkpoint {path} holds a low-rank adapter that is still trained; give the same maskgen finetune again, which goes on and "
+                "writes the merged model"
+            )
         made = checkpoint["maskgen"]
         for name, tokenizer in tokenizers.items():
             require_fingerprint(name, tokenizer.fingerprint, made["fingerprints"].get(name, "none"), str(path))

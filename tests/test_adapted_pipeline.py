@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from maskgen.batch import pack
 from maskgen.generation import GenerationSettings
 from maskgen.nets.adapted import AdaptedTransformer, adapt
 from maskgen.pipeline import Pipeline
@@ -54,3 +55,17 @@ def test_what_needs_our_own_blocks_is_refused(pipeline: Pipeline, tmp_path: Path
     pipeline.save_pretrained(tmp_path / "model")
     with pytest.raises(ValueError, match="is an adapted backbone"):
         load_pretrained(tmp_path / "model")
+
+
+def test_features_are_those_of_the_cells_themselves_and_scores_follow_the_bound(pipeline: Pipeline) -> None:
+    text = torch.tensor([[5, 6, 7, 8]])
+    (found,) = pipeline.embed([{"text": text}], pool="none")
+    batch = pack([{"text": text}], pipeline.space)
+    assert isinstance(pipeline.model, AdaptedTransformer)
+    wanted = pipeline.model.states(batch.ids, batch.modality, batch.coords, batch.valid, batch.document)[0]
+    assert torch.equal(found["text"], wanted)
+    assert not torch.equal(wanted, pipeline.model(batch.ids, batch.modality, batch.coords, batch.valid, batch.document)[0])
+    with pytest.raises(ValueError, match="features of its last layer, -1, alone; got 1"):
+        pipeline.embed([{"text": text}], layer=1)
+    (score,) = pipeline.score([{"text": text}], "text")
+    assert -40 < score.total < -4

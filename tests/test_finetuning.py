@@ -142,6 +142,16 @@ def test_what_is_wrong_is_said_in_one_sentence(
     assert not Path("mine.work/checkpoints").exists()
 
 
+def test_a_checkpoint_of_an_adapter_is_no_model(
+    pictures: Path, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("peft")
+    run(pictures, tiny_bundle, tmp_path / "mine", "--lora", "2")
+    (last,) = work_folder(tmp_path / "mine").rglob("last.ckpt")
+    parts = [f"--tokenizer={name}={tmp_path / 'mine/tokenizers' / name}" for name in ("text", "image")]
+    assert "holds a low-rank adapter that is still trained" in refused(capsys, "export", "model", last, *parts, "--out", tmp_path / "other")
+
+
 def test_bad_adapters_are_refused(tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no bundle in" in refused(capsys, "merge-adapter", tmp_path, "--out", tmp_path / "mine")
     assert "wanted 'lora_adapter'" in refused(capsys, "merge-adapter", tiny_bundle, "--out", tmp_path / "mine")

@@ -69,7 +69,7 @@ def test_each_tower_does_what_its_model_did(tiny_bundle: Path, tmp_path: Path, c
         (["a={both}", "b={voice}"], "has towers itself"),
         (["v1.0={tiny}", "b={voice}"], "a tower cannot be named v1.0"),
         (["train={tiny}", "b={voice}"], "a tower cannot be named train"),
-        (["a={frequency}", "b={voice}"], "frequency, which needs a grouping"),
+        (["a={judged}", "b={voice}"], "critic, which needs a critic that towers do not have"),
     ],
 )
 def test_what_cannot_be_joined_is_refused(
@@ -78,7 +78,7 @@ def test_what_cannot_be_joined_is_refused(
     places = {
         "tiny": tiny_bundle,
         "voice": speakers(tmp_path / "voice"),
-        "frequency": decoded_as(tiny_bundle, tmp_path / "frequency", sampler="frequency"),
+        "judged": decoded_as(tiny_bundle, tmp_path / "judged", sampler="critic"),
         "deep": speakers(tmp_path / "deep", TransformerConfig(dim=24, num_layers=3, num_heads=2, head_width=16, tie_head=True)),
     }
     join_towers({"x": tiny_bundle, "y": speakers(tmp_path / "other", name="other")}).save_pretrained(tmp_path / "both")

@@ -1,6 +1,6 @@
 """A mixture of transformers: each modality has weights of its own, and all cells of a row share their attention."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -147,6 +147,7 @@ class TowerTransformer(nn.Module):
         context: None = None,
         window: Int[Tensor, " batch"] | None = None,
         layers: int | None = None,
+        watch: Callable[[Tensor, Tensor, Tensor | None], None] | None = None,
     ) -> Float[Tensor, "batch length dim"]:
         """Hidden states of all cells, those of narrower towers followed by zeros; zeros at invalid cells.
 
@@ -159,6 +160,7 @@ class TowerTransformer(nn.Module):
             context: None.
             window: See there.
             layers: Blocks that are run, without the last norm; None runs all, with it.
+            watch: Is told the queries, the keys (both [batch heads length head_dim]) and who sees whom, block by block.
         """
         cells = self._cells(modality, valid)
         if not cells:
@@ -171,6 +173,8 @@ class TowerTransformer(nn.Module):
             blocks = {name: _block(self.tower(name), number) for name in cells}
             parts = [self._enter(block, streams[name], starts[name][1]) for name, block in blocks.items()]
             query, key, value = (_laid_out(part, slots, valid.shape) for part in zip(*parts, strict=True))
+            if watch is not None:
+                watch(query, key, seen)
             mixed = attend(query, key, value, seen).flatten(0, 1)
             streams = {name: self._leave(block, streams[name], mixed[cells[name]][None]) for name, block in blocks.items()}
         if layers is None:

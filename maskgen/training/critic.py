@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from maskgen.batch import TokenBatch
-from maskgen.critic import BUNDLE_KIND, build_critic, hidden_states
+from maskgen.critic import BUNDLE_KIND, TIED_HEAD, Critic, build_critic, hidden_states
 from maskgen.data.manifest import read_index
 from maskgen.draw import draw
 from maskgen.masking import Masked, draw_masks
-from maskgen.model import TransformerConfig
+from maskgen.model import MaskTransformer, TransformerConfig
 from maskgen.pretrained import Pretrained, load_pretrained, require_space
 from maskgen.schedule import Cosine, MaskSchedule
 from maskgen.space import TokenSpace
@@ -35,6 +35,7 @@ class CriticModule(L.LightningModule):
         shards: Folder of token shards; its index.json must name the generator's space and tokenizers.
         kind: "token" trains a transformer of its own, "self" one linear layer on the generator's hidden states.
         transformer: Sizes of a token critic; None takes the generator's own.
+        start: Where a token critic begins: from "random" weights, or from those of the "generator", whose sizes it then has.
         target: Modality that is judged.
         labels: What counts as fake: every cell that was "drawn", or only those where the drawn code is "wrong".
         see_condition: Whether the critic sees the condition: True is the text-conditioned selector, False the plain Token-Critic.
@@ -50,7 +51,8 @@ class CriticModule(L.LightningModule):
         seed: Every mask and every draw is made from (seed, step, rank).
 
     Raises:
-        ValueError: If the shards were made for another space or with other tokenizers, or a self-critic is given sizes.
+        ValueError: If the shards were made for another space or with other tokenizers, a self-critic is given sizes or a start, or a
+            critic that starts from the generator is given sizes.
 
     Source: Token-Critic, arXiv:2209.04439 (labels "drawn"); TCTS, arXiv:2304.01515 (the critic that sees the text). Labels "wrong" are
     those of a public re-implementation. Differs: the generator draws without guidance, which decoding may use.
@@ -62,6 +64,7 @@ class CriticModule(L.LightningModule):
         shards: str,
         kind: Literal["token", "self"] = "token",
         transformer: TransformerConfig | None = None,
+        start: Literal["random", "generator"] = "random",
         target: str = "image",
         labels: Literal["drawn", "wrong"] = "drawn",
         see_condition: bool = True,
@@ -77,8 +80,10 @@ class CriticModule(L.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if kind == "self" and transformer is not None:
-            raise ValueError("a self-critic is one linear layer on its generator; leave transformer out, or take kind: token")
+        if kind == "self" and (transformer is not None or start != "random"):
+            raise ValueError("a self-critic is one linear layer on its generator; leave transformer and start out, or take kind: token")
+        if start == "generator" and transformer is not None:
+            raise ValueError("a critic that starts from the generator has its sizes; leave transformer out, or take start: random")
         found = load_pretrained(generator)
         _check_same_codes(found, shards)
         self._generator = (found.model,)
@@ -94,6 +99,8 @@ class CriticModule(L.LightningModule):
             "fingerprints": dict(found.fingerprints),
         }
         self.critic = build_critic(self.made, found.model)
+        if start == "generator":
+            _take_weights(self.critic, found.model)
         self.segments, self.labels, self.temperature = self.critic.space.of(target), labels, temperature
         self.schedule, self.drop_condition = schedule or Cosine(), drop_condition
         self.level_weights = tuple(level_weights or [1.0] * len(self.segments))
@@ -163,6 +170,14 @@ class CriticModule(L.LightningModule):
                 codes[..., segment.level][here] = drawn
                 ids[..., segment.level][here] = drawn + segment.offset
         return batch.with_ids(ids), codes
+
+
+def _take_weights(critic: Critic, generator: MaskTransformer) -> None:
+    """Copy the generator's weights into the trunk of a token critic, all but the head, which is never asked."""
+    trunk = critic.get_submodule("trunk")
+    held = {name: tensor for name, tensor in generator.state_dict().items() if not name.startswith("head.")}
+    missing, unexpected = trunk.load_state_dict(held, strict=False)
+    assert set(missing) <= {TIED_HEAD.removeprefix("trunk.")} and not unexpected, (missing, unexpected)
 
 
 def area_under_curve(scores: Float[Tensor, " cells"], positive: Bool[Tensor, " cells"]) -> Float[Tensor, ""]:

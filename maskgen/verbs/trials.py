@@ -27,14 +27,14 @@ class Target:
 
     Args:
         modality: What the model generates.
-        model: Shipped model; None where there is none.
+        model: Shipped model.
         raw: Folder of shards with the rows.
         split: Held-out split on which no scores are published.
         rows: Rows of it.
     """
 
     modality: str
-    model: str | None
+    model: str
     raw: str
     split: str
     rows: int
@@ -43,7 +43,7 @@ class Target:
 TARGETS = {
     "image": Target(modality="image", model="emoji-64", raw="data/emoji/build/raw", split="C", rows=200),
     "speech": Target(modality="audio", model="heart-16k", raw="data/speech/build/raw", split="test", rows=40),
-    "text": Target(modality="text", model=None, raw="data/wordnet/build/tokens", split="validation", rows=200),
+    "text": Target(modality="text", model="any-64", raw="data/emoji/build/raw", split="C", rows=200),
 }
 
 
@@ -69,12 +69,12 @@ class Subject:
 def add_task(parser: argparse.ArgumentParser, out: str) -> None:
     """Arguments that say what is scored."""
     parser.add_argument("--target", choices=tuple(TARGETS), default="image", help="what is generated and judged (default: %(default)s)")
-    parser.add_argument("--model", help="folder or shipped name (default: emoji-64 for image, heart-16k for speech)")
+    parser.add_argument("--model", help="folder or shipped name (default: emoji-64 for image, heart-16k for speech, any-64 for text)")
     add_machine(parser)
     parser.add_argument("--rows", type=int, metavar="R", help="held-out rows, by the hash of their keys (default: 200, speech 40)")
-    parser.add_argument("--split", help="held-out split (default: C for image, test for speech, validation for text)")
+    parser.add_argument("--split", help="held-out split (default: C for image and text, test for speech)")
     parser.add_argument("--force-split", action="store_true", help=f"allow {' and '.join(REPORTED)}, whose scores are published")
-    parser.add_argument("--raw", type=Path, help="shards of the split (default: those of data/emoji, data/speech or data/wordnet)")
+    parser.add_argument("--raw", type=Path, help="shards of the split (default: those of data/emoji or data/speech)")
     parser.add_argument("--seed", type=int, default=0, help="with a row's key, its seed (default: %(default)s)")
     cache = Path("~/.cache/maskgen/evaluators").expanduser()
     parser.add_argument("--cache", type=Path, default=cache, help="trained evaluators and what they found (default: %(default)s)")
@@ -126,8 +126,6 @@ def _check(args: argparse.Namespace, target: Target) -> None:
             f"split {args.split} is one of {' and '.join(REPORTED)}, whose scores are published; settings chosen on it would flatter them; "
             f"take --split {target.split}, or say --force-split"
         )
-    if args.model is None and target.model is None:
-        raise ValueError(f"no model of {args.target} ships with maskgen; give --model FOLDER")
 
 
 def _image_task(args: argparse.Namespace, pipeline: "Pipeline") -> "TaskScorer":

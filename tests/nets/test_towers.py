@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from maskgen.attention import received_attention
 from maskgen.batch import TokenBatch, pack, pack_rows
 from maskgen.model import MaskTransformer, TransformerConfig
 from maskgen.nets.networks import load_own, network_of, own_tensors
@@ -69,6 +70,21 @@ def test_a_row_of_one_tower_gives_what_the_tower_alone_gives(model: TowerTransfo
         for here, there in zip(SPACE.of(modality), space.of(modality), strict=True):
             wanted = tower.logits(theirs[0], there.offset, there.size)
             torch.testing.assert_close(model.logits(ours[0], here.offset, here.size), wanted, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("name", "sample"), [("pictures", PICTURE), ("speech", SPEECH)])
+def test_received_attention_is_that_of_the_tower_and_crosses_over_where_both_are_seen(
+    model: TowerTransformer, name: str, sample: dict[str, Tensor]
+) -> None:
+    alone = received_attention(model.tower(name), pack([sample], tower_spaces(CONFIG, SPACE)[name]), 1)
+    torch.testing.assert_close(received_attention(model, pack([sample], SPACE), 1), alone)
+    both = pack([{**PICTURE, **SPEECH}, sample], SPACE)
+    found = received_attention(model, both, 1)
+    torch.testing.assert_close(found.sum(dim=1), torch.ones(2))
+    torch.testing.assert_close(found[1, : alone.shape[1]], alone[0])
+    ours = torch.isin(both.modality[0], torch.tensor([SPACE.index(one) for one in sample]))
+    assert float((found[0, ours] - alone[0] * ours.sum() / len(ours)).abs().max()) > 1e-3
 
 
 @torch.no_grad()

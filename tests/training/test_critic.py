@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from maskgen.batch import TokenBatch, pack
 from maskgen.bundle import save_bundle
-from maskgen.critic import SelfCritic, TokenCritic, critic_scores, export_critic, load_critic
+from maskgen.critic import SelfCritic, TokenCritic, critic_scores, export_critic, hidden_states, load_critic
 from maskgen.data.manifest import Index, write_index
 from maskgen.masking import draw_masks
 from maskgen.model import MaskTransformer, TransformerConfig
@@ -83,6 +83,17 @@ def test_a_token_critic_learns_to_find_wrong_codes(generator: str, shards: str) 
     critic = module(generator, shards, labels="wrong", lr=1e-2, max_steps=40)
     assert learned(critic, 0) < 0.7
     assert learned(critic, 40) > 0.95
+
+
+def test_a_critic_may_start_from_the_generator_s_weights(generator: str, shards: str) -> None:
+    critic = module(generator, shards, start="generator")
+    made, batch = critic._generator[0], plain(4)
+    assert torch.equal(hidden_states(critic.critic.get_submodule("trunk"), batch, 2), hidden_states(made, batch, 2))
+    scores, _ = critic.judged(batch, critic.level_weights, 0.0, 0)
+    scores.sum().backward()
+    assert all(parameter.grad is None for parameter in made.parameters())
+    elsewhere = module(generator, shards)
+    assert not torch.allclose(hidden_states(elsewhere.critic.get_submodule("trunk"), batch, 2), hidden_states(made, batch, 2))
 
 
 @pytest.mark.parametrize("kind", ["token", "self"])
@@ -187,6 +198,10 @@ def test_shards_with_other_codes_are_refused(generator: str, tmp_path: Path) -> 
         CriticModule(generator, shards_of(tmp_path / "prints", SPACE, {**PRINTS, "image": "c" * 64}))
     with pytest.raises(ValueError, match="a self-critic is one linear layer on its generator"):
         CriticModule(generator, shards_of(tmp_path / "good", SPACE, PRINTS), kind="self", transformer=TINY)
+    with pytest.raises(ValueError, match="a self-critic is one linear layer on its generator"):
+        CriticModule(generator, shards_of(tmp_path / "good", SPACE, PRINTS), kind="self", start="generator")
+    with pytest.raises(ValueError, match="a critic that starts from the generator has its sizes"):
+        CriticModule(generator, shards_of(tmp_path / "good", SPACE, PRINTS), start="generator", transformer=TINY)
 
 
 def test_area_under_the_curve_counts_pairs_and_ties_as_halves() -> None:
