@@ -30,6 +30,8 @@ WAYS: dict[str, dict[str, Any]] = {
     "merge a quarter": {"merge": 0.25},
     "int8": {},
     "shortcut 2": {"shortcut": 2},
+    "half of the steps": {"steps": [8, 4, 3]},
+    "critic's order, 6 steps": {"guidance_scale": 1.0, "steps": [3, 2, 1], "sampler": "critic"},
     "plain MaskGIT, 12 passes": {"guidance_scale": 1.0, "steps": [6, 3, 3]},
     "plain MaskGIT, 4 passes": {"guidance_scale": 1.0, "steps": [2, 1, 1]},
     "first-hitting order, 4 passes": {"guidance_scale": 1.0, "steps": [2, 1, 1], "sampler": "first_hitting"},
@@ -55,12 +57,14 @@ class Way:
     times_s: list[float] = field(default_factory=list)
 
 
-def ways_of(model: str, student: str | None, dtype: torch.dtype) -> dict[str, Way]:
-    """All ways that the model, and a distilled student where one is named, can go."""
+def ways_of(model: str, student: str | None, dtype: torch.dtype, wanted: Sequence[str] = ()) -> dict[str, Way]:
+    """All ways that the model, and a distilled student where one is named, can go, or those wanted beside the bundle's own."""
     plain = Pipeline.from_pretrained(model).to(dtype=dtype)
     found = {}
     for name, changes in WAYS.items():
-        if "shortcut" in changes and plain.helpers.shortcut is None:
+        if name not in wanted and wanted and name != next(iter(WAYS)):
+            continue
+        if ("shortcut" in changes and plain.helpers.shortcut is None) or (changes.get("sampler") == "critic" and plain.helpers.critic is None):
             continue
         pipeline = Pipeline.from_pretrained(model).to(dtype=dtype).quantize() if name == "int8" else plain
         found[name] = Way(pipeline, plain.settings_of("image").changed(**changes))
@@ -91,6 +95,7 @@ def main() -> None:
     parser.add_argument("--student", help="folder of a model made by configs/distill_emoji64.yaml")
     parser.add_argument("--rows", type=int, default=200)
     parser.add_argument("--block", type=int, default=20, help="rows of a turn (default: %(default)s)")
+    parser.add_argument("--ways", nargs="+", default=[], metavar="WAY", help="some ways only, by their names, beside the bundle's own")
     parser.add_argument("--split", default="A")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--raw", type=Path, default=Path("data/emoji/build/raw"))
@@ -98,7 +103,9 @@ def main() -> None:
     args = parser.parse_args()
     corpora = read_corpus(args.raw)
     rows = corpora[args.split].limited(args.rows).rows
-    ways = ways_of(args.model, args.student, getattr(torch, args.dtype))
+    if odd := set(args.ways) - WAYS.keys():
+        parser.error(f"there is no way {odd.pop()!r}; there are {', '.join(WAYS)}")
+    ways = ways_of(args.model, args.student, getattr(torch, args.dtype), args.ways)
     draw(ways, rows, args.block)
     look, judge = picture_scores(corpora, args.cache, (0, 1, 2)), retrieval_judge(corpora, (0, 1, 2), args.cache)
     first = next(iter(ways.values()))

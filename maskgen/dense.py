@@ -43,11 +43,16 @@ def packed(model: Network, cells: int = 256) -> Network:
     Raises:
         ValueError: If PyTorch has no oneDNN.
     """
-    if not _has_onednn():
+    if not has_onednn():
         raise ValueError("PyTorch was built without oneDNN, or torch.backends.mkldnn is switched off; use the model as it is")
     layers = [module for module in model.modules() if type(module) is nn.Linear and _plain(module.weight)]
     replaced: dict[int, object] = {id(layer): _PackedLinear(layer, cells) for layer in layers}
     return copy.deepcopy(model, replaced).eval().requires_grad_(False)
+
+
+def is_packed(model: nn.Module) -> bool:
+    """Whether a network is a copy that `packed` made."""
+    return any(isinstance(module, _PackedLinear) for module in model.modules())
 
 
 class _PackedLinear(nn.Module):
@@ -82,10 +87,10 @@ def _by_onednn(x: Tensor, weight: Tensor) -> bool:
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
-        and _has_onednn()
+        and has_onednn()
     )
 
 
-def _has_onednn() -> bool:
+def has_onednn() -> bool:
     """Whether PyTorch was built with oneDNN, and nobody switched it off."""
     return bool(torch.backends.mkldnn.is_available()) and bool(torch.backends.mkldnn.enabled)  # type: ignore[no-untyped-call]

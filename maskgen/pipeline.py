@@ -17,6 +17,7 @@ from maskgen.bundle import WEIGHTS_FILE, find_model, load_bundle, read_record, r
 from maskgen.checkpoint import read_checkpoint, weights
 from maskgen.critic import load_critic
 from maskgen.decoding import Decoder, Helpers, StepCallback
+from maskgen.dense import is_packed, packed
 from maskgen.editing import Edit, make_edit
 from maskgen.embedding import Pool, embed_rows
 from maskgen.generation import GenerationSettings
@@ -155,7 +156,12 @@ class Pipeline:
             folder: Made if missing.
             half: Store weights in half precision.
             tokenizers: Bundles to refer to by relative path instead of writing the tokenizers inside the folder.
+
+        Raises:
+            ValueError: If the weights were packed.
         """
+        if is_packed(self.model):
+            raise ValueError("packed weights are for decoding alone; save the pipeline before pack(), or load the model again")
         folder = Path(folder)
         places = {}
         for name, tokenizer in self.tokenizers.items():
@@ -178,7 +184,12 @@ class Pipeline:
         """Move the model and its helpers or change their precision.
 
         Sampling noise stays float64 on the CPU, so seeds mean the same everywhere.
+
+        Raises:
+            ValueError: If the weights were packed.
         """
+        if is_packed(self.model):
+            raise ValueError("packed weights stay in float32 on the CPU; call to() before pack(), or load the model again")
         self.device = self.device if device is None else torch.device(device)
         self.model.to(device=self.device, dtype=dtype)
         if self.helpers.critic is not None:
@@ -202,6 +213,17 @@ class Pipeline:
         if isinstance(self.model, TowerTransformer):
             raise ValueError("a network with towers has no static shapes to compile; leave compile off")
         self.helpers = replace(self.helpers, compiled=CompiledPasses(self.model, multiple, mode=mode))
+        return self
+
+    def pack(self) -> "Pipeline":
+        """Keep the model's weights in the order in which oneDNN reads them: faster in float32 on a CPU, exact but for rounding.
+
+        The command line does so by itself. Measured in `docs/samplers.md`.
+
+        Raises:
+            ValueError: If PyTorch has no oneDNN.
+        """
+        self.model = packed(self.model)
         return self
 
     def quantize(self) -> "Pipeline":

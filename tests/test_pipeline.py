@@ -54,6 +54,18 @@ def test_a_saved_pipeline_generates_the_same_after_loading(tiny_pipeline: Pipeli
     assert same_row(tiny_pipeline(PROMPT, seed=3), 0, loaded(PROMPT, seed=3), 0)
 
 
+def test_packed_weights_draw_the_same_and_stay_where_they_are(tiny_bundle: Path, tmp_path: Path) -> None:
+    plain, dense = Pipeline.from_pretrained(tiny_bundle), Pipeline.from_pretrained(tiny_bundle).pack()
+    first, second = (one(PROMPT, num_images_per_prompt=3, seed=3) for one in (plain, dense))
+    assert all(map(torch.equal, first.codes, second.codes))
+    assert torch.equal(dense(PROMPT, seed=4).codes[0], second.codes[1])
+    with pytest.raises(ValueError, match="save the pipeline before pack"):
+        dense.save_pretrained(tmp_path / "copy")
+    with pytest.raises(ValueError, match="stay in float32 on the CPU"):
+        dense.to(dtype=torch.bfloat16)
+    plain.to(dtype=torch.float32).save_pretrained(tmp_path / "copy")
+
+
 def test_a_pipeline_may_refer_to_tokenizers_elsewhere(tiny_pipeline: Pipeline, tiny_bundle: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_bundle / "tokenizers", tmp_path / "tokenizers")
     places = {name: tmp_path / "tokenizers" / name for name in ("text", "image")}

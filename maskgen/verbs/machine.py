@@ -35,6 +35,8 @@ def placed(pipeline: "Pipeline", args: argparse.Namespace) -> "Pipeline":
     """
     import torch
 
+    from maskgen.dense import has_onednn
+
     try:
         device = torch.device(args.device)
         torch.zeros(1, device=device)
@@ -47,6 +49,9 @@ def placed(pipeline: "Pipeline", args: argparse.Namespace) -> "Pipeline":
         pipeline.quantize()
     if args.compile:
         pipeline.compile("reduce-overhead" if device.type == "cuda" else None)
+    plain = not args.int8 and not args.compile
+    if plain and device.type == "cpu" and args.dtype == "float32" and has_onednn():
+        pipeline.pack()
     return pipeline
 
 
