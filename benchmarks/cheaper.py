@@ -64,7 +64,9 @@ def ways_of(model: str, student: str | None, dtype: torch.dtype, wanted: Sequenc
     for name, changes in WAYS.items():
         if name not in wanted and wanted and name != next(iter(WAYS)):
             continue
-        if ("shortcut" in changes and plain.helpers.shortcut is None) or (changes.get("sampler") == "critic" and plain.helpers.critic is None):
+        if ("shortcut" in changes and plain.helpers.shortcut is None) or (
+            changes.get("sampler") == "critic" and plain.helpers.critic is None
+        ):
             continue
         pipeline = Pipeline.from_pretrained(model).to(dtype=dtype).quantize() if name == "int8" else plain
         found[name] = Way(pipeline, plain.settings_of("image").changed(**changes))

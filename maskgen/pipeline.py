@@ -134,8 +134,8 @@ class Pipeline:
         checkpoint = read_checkpoint(path, "masked_transformer")
         if any(".lora_" in name for name in checkpoint["state_dict"]):
             raise ValueError(
-                f"checkpoint {path} holds a low-rank adapter that is still trained; give the same maskgen finetune again, which goes on and "
-                "writes the merged model"
+                f"checkpoint {path} holds a low-rank adapter that is still trained; give the same maskgen finetune again, "
+                "which goes on and writes the merged model"
             )
         made = checkpoint["maskgen"]
         for name, tokenizer in tokenizers.items():

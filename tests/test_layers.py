@@ -19,7 +19,7 @@ FLOORS: list[list[str]] = [
     ["generation", "grouped", "tasks"],
     ["decoding", "scoring"],
     ["training/*", "pipeline", "evaluation/*", "interop/*"],
-    ["animation", "voice", "finetuning", "joining"],
+    ["animation", "voice", "finetuning", "joining", "averaging"],
     ["anything"],
     ["verbs/*"],
     ["cli", "ui"],

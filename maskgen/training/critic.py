@@ -177,7 +177,8 @@ def _take_weights(critic: Critic, generator: MaskTransformer) -> None:
     trunk = critic.get_submodule("trunk")
     held = {name: tensor for name, tensor in generator.state_dict().items() if not name.startswith("head.")}
     missing, unexpected = trunk.load_state_dict(held, strict=False)
-    assert set(missing) <= {TIED_HEAD.removeprefix("trunk.")} and not unexpected, (missing, unexpected)
+    assert not unexpected, unexpected
+    assert set(missing) <= {TIED_HEAD.removeprefix("trunk.")}, missing
 
 
 def area_under_curve(scores: Float[Tensor, " cells"], positive: Bool[Tensor, " cells"]) -> Float[Tensor, ""]:

@@ -57,6 +57,11 @@ def add(verbs: Any) -> None:
     towers.add_argument("--out", type=Path, required=True)
     towers.add_argument("--generation", type=Path, help="YAML of generation settings (default: those of the models)")
     towers.set_defaults(verb=export_towers)
+    average = kinds.add_parser("average", help="models that were trained on from one another to one with the mean of their weights")
+    average.add_argument("models", nargs="+", type=_with_share, metavar="MODEL=SHARE", help="folder or shipped name, and its share")
+    average.add_argument("--out", type=Path, required=True)
+    average.add_argument("--generation", type=Path, help="YAML of generation settings (default: those of the models)")
+    average.set_defaults(verb=export_average)
 
 
 def export_image_tokenizer(args: argparse.Namespace) -> None:
@@ -139,3 +144,35 @@ def export_towers(args: argparse.Namespace) -> None:
         pipeline.settings = {**pipeline.settings, **read_settings(args.generation)}
     fingerprint = pipeline.save_pretrained(args.out, tokenizers=tokenizer_folders(models))
     print(f"wrote {args.out}, fingerprint {fingerprint[:12]}")
+
+
+def export_average(args: argparse.Namespace) -> None:
+    """One model bundle with the mean of several models' weights, and references to their tokenizers."""
+    from maskgen.averaging import average_models
+    from maskgen.generation import read_settings
+    from maskgen.joining import tokenizer_folders
+
+    models = dict(args.models)
+    if len(models) != len(args.models):
+        raise ValueError(f"each model is named once, got {', '.join(name for name, _ in args.models)}")
+    pipeline = average_models(models)
+    if args.generation:
+        pipeline.settings = {**pipeline.settings, **read_settings(args.generation)}
+    fingerprint = pipeline.save_pretrained(args.out, tokenizers=tokenizer_folders({name: name for name in models}))
+    print(f"wrote {args.out}, fingerprint {fingerprint[:12]}")
+
+
+def _with_share(text: str) -> tuple[str, float]:
+    """MODEL=SHARE of the command line.
+
+    Raises:
+        argparse.ArgumentTypeError: If it has no such form.
+    """
+    name, _, share = text.rpartition("=")
+    try:
+        number = float(share)
+    except ValueError:
+        number = None
+    if not name or number is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no MODEL=SHARE, for example emoji-64=0.5")
+    return name, number

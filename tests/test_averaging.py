@@ -1,0 +1,74 @@
+"""The mean of models' weights, and what has no mean."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from test_cli import refused
+from test_joining import speakers
+
+from maskgen.averaging import average_models
+from maskgen.cli import main
+from maskgen.pipeline import Pipeline
+
+
+@pytest.fixture
+def taught(tiny_bundle: Path, tmp_path: Path) -> Path:
+    """The tiny model with other weights, settings and grids."""
+    other = Pipeline.from_pretrained(tiny_bundle)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        for weight in other.model.parameters():
+            weight += torch.randn_like(weight) * 0.1
+    other.settings["text"], other.grids["text"] = other.settings["image"].changed(steps=(2,)), (5,)
+    other.settings["image"] = other.settings["image"].changed(steps=(1,))
+    other.save_pretrained(tmp_path / "taught", half=False)
+    return tmp_path / "taught"
+
+
+def test_weights_are_the_mean_and_settings_those_of_the_first(
+    tiny_bundle: Path, taught: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["export", "average", f"{tiny_bundle}=1", f"{taught}=3", "--out", str(tmp_path / "mean")])
+    assert "wrote" in capsys.readouterr().out
+    made, first, second = (Pipeline.from_pretrained(one) for one in (tmp_path / "mean", tiny_bundle, taught))
+    for name, tensor in made.model.state_dict().items():
+        wanted = 0.25 * first.model.state_dict()[name] + 0.75 * second.model.state_dict()[name]
+        torch.testing.assert_close(tensor, wanted, atol=1e-3, rtol=1e-3)
+    assert made.settings == {**second.settings, **first.settings}
+    assert made.grids == {**second.grids, **first.grids}
+    assert made.settings["text"].steps == (2,)
+    assert not (tmp_path / "mean/tokenizers").exists()
+    assert made("a red heart").images[0].size == (32, 32)
+
+
+def test_a_model_s_mean_with_its_copy_is_the_model(tiny_bundle: Path, taught: Path) -> None:
+    first = Pipeline.from_pretrained(tiny_bundle)
+    made = average_models({tiny_bundle: 1e-9, taught: 1.0})
+    wanted = Pipeline.from_pretrained(taught).model.state_dict()
+    for name, tensor in made.model.state_dict().items():
+        torch.testing.assert_close(tensor, wanted[name])
+        assert not torch.allclose(tensor, first.model.state_dict()[name]) or not tensor.is_floating_point()
+
+
+@pytest.mark.parametrize(
+    ("models", "sentence"),
+    [
+        (["{tiny}=1"], "an average needs at least two models, got 1"),
+        (["{tiny}=1", "{tiny}=2"], "each model is named once"),
+        (["{tiny}=1", "{taught}=0"], "shares are positive numbers, got"),
+        (["{tiny}=1", "{taught}=-1"], "shares are positive numbers, got"),
+        (["{tiny}=1", "{taught}=inf"], "shares are positive numbers, got"),
+        (["{tiny}", "{taught}=1"], "is no MODEL=SHARE, for example emoji-64=0.5"),
+        (["=1", "{taught}=1"], "is no MODEL=SHARE, for example emoji-64=0.5"),
+        (["{tiny}=1", "{voice}=1"], "has another network and token space and tokenizers"),
+        (["{tiny}=1", "none-such=1"], "there is no model 'none-such'"),
+    ],
+)
+def test_what_has_no_mean_is_refused(
+    tiny_bundle: Path, taught: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], models: list[str], sentence: str
+) -> None:
+    places = {"tiny": tiny_bundle, "taught": taught, "voice": speakers(tmp_path / "voice")}
+    asked = [one.format(**places) for one in models]
+    assert sentence in refused(capsys, "export", "average", *asked, "--out", tmp_path / "mean")
+    assert not (tmp_path / "mean").exists()
