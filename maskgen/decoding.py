@@ -156,7 +156,9 @@ class Decoder:
         """What orders may need, made when they do."""
         tools: dict[str, Callable[[], Any]] = {"inverse": lambda: plain, "grouping": lambda: low_attention(self._own())}
         critic = self.helpers.critic
-        return tools if critic is None else {**tools, "critic": lambda: critic_scores(critic)}
+        if critic is None or critic.target != self.segments[0].modality:
+            return tools
+        return {**tools, "critic": lambda: critic_scores(critic)}
 
     def _own(self) -> MaskTransformer | TowerTransformer:
         """The model, where it is maskgen's own; an order that looks into its blocks asks for it."""
@@ -211,8 +213,8 @@ def _cheaper(decoder: Decoder) -> PrefixPasses | ReusedPasses | MergedPasses | S
 
 
 def equipped(sampler: Sampler, tools: Mapping[str, Callable[[], Any]]) -> Sampler:
-    """The sampler, and any order inside it, with the tools that it needs and does not have."""
-    found = {name: tools[name]() for name in sampler.needs if name in tools and getattr(sampler, name) is None}
+    """The sampler, and any order inside it, with the tools that it needs or takes and does not have."""
+    found = {name: tools[name]() for name in (*sampler.needs, *sampler.takes) if name in tools and getattr(sampler, name) is None}
     inner = getattr(sampler, "inner", None)
     if isinstance(inner, Sampler):
         found["inner"] = equipped(inner, tools)

@@ -22,6 +22,7 @@ from maskgen.sampling import names
 from maskgen.sampling.base import State
 from maskgen.sampling.blocks import BlockSampler
 from maskgen.sampling.critic import CriticSampler
+from maskgen.sampling.frequency import FrequencySampler
 from maskgen.verbs.decoding import add_decoding, decoded_as
 
 PLAIN = GenerationSettings(steps=(6, 3), guidance_scale=2.0)
@@ -175,6 +176,20 @@ def test_an_order_inside_another_gets_its_tools_too() -> None:
     assert isinstance(found, BlockSampler)
     assert isinstance(found.inner, CriticSampler)
     assert found.inner.critic is judge
+    taken = equipped(FrequencySampler(), {"critic": lambda: judge})
+    assert isinstance(taken, FrequencySampler)
+    assert taken.critic is judge
+    alone = equipped(FrequencySampler(), {})
+    assert isinstance(alone, FrequencySampler)
+    assert alone.critic is None
+
+
+def test_a_critic_judges_its_own_modality_alone(tiny_pipeline: Pipeline) -> None:
+    pipeline, known = equipped_pipeline(tiny_pipeline), [{"text": torch.tensor([[5, -1, -1, 7]])}]
+    written = pipeline.generate(known, "text", [0], PLAIN.changed(sampler="frequency", steps=3))
+    assert bool((written.codes[0] >= 0).all())
+    with pytest.raises(ValueError, match="the critic order needs a trained critic"):
+        pipeline.generate(known, "text", [0], PLAIN.changed(sampler="critic", steps=3))
 
 
 def test_another_order_brings_its_own_options_noise_and_law() -> None:

@@ -218,6 +218,8 @@ class Sampler(ABC):
     """True in a subclass that takes cells back: then a step without unknown cells does not end the decode."""
     needs: ClassVar[tuple[str, ...]] = ()
     """Names of the fields that the pipeline must fill before a decode, such as "critic"."""
+    takes: ClassVar[tuple[str, ...]] = ()
+    """Names of fields that the pipeline fills where it can, and that may stay empty."""
 
     def __post_init__(self) -> None:
         if self.steps < 1:

@@ -34,7 +34,8 @@ class FrequencySampler(Sampler):
 
     Args:
         grouping: Which cells are persistent, as `maskgen.attention.low_attention` gives it; without one the decode does not start.
-        critic: Judge of a filled batch, as `maskgen.critic.critic_scores` gives it; None ranks by the model's confidence.
+        critic: Judge of a filled batch, as `maskgen.critic.critic_scores` gives it; a pipeline gives that in the model's folder `critic`.
+            None ranks by the model's confidence.
         choice_temperature: Noise of the order at the start; it anneals to 0 at the last step.
 
     Source: FAS of arXiv:2304.01515, our reading of its abstract ("to each group of tokens divided according to the self-attention maps"):
@@ -47,6 +48,7 @@ class FrequencySampler(Sampler):
     choice_temperature: float = 1.0
     revokes: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("grouping",)
+    takes: ClassVar[tuple[str, ...]] = ("critic",)
 
     def __post_init__(self) -> None:
         super().__post_init__()
