@@ -108,6 +108,8 @@ def main() -> None:
     if odd := set(args.ways) - WAYS.keys():
         parser.error(f"there is no way {odd.pop()!r}; there are {', '.join(WAYS)}")
     ways = ways_of(args.model, args.student, getattr(torch, args.dtype), args.ways)
+    if missing := set(args.ways) - ways.keys():
+        parser.error(f"{args.model} has no trained network for {missing.pop()!r}; train one, see configs/")
     draw(ways, rows, args.block)
     look, judge = picture_scores(corpora, args.cache, (0, 1, 2)), retrieval_judge(corpora, (0, 1, 2), args.cache)
     first = next(iter(ways.values()))

@@ -105,7 +105,7 @@ class GenerationSettings:
         self.guidance()
         for level in range(max(len(self.steps), len(self.temperature), len(self.choice_temperature or ()))):
             self.at(level)
-        if any(len(group) > 1 for group in self.groups or ()) and (needed := _needs(self.at(0))):
+        if any(len(group) > 1 for group in self.groups or ()) and (needed := needs_of(self.at(0))):
             raise ValueError(
                 f"the order {self.sampler} needs its own look at a single level ({', '.join(sorted(needed))}), so it cannot rank the codes "
                 "of several levels together; leave groups out or take another order"
@@ -193,10 +193,10 @@ def _sampler(name: str, common: Mapping[str, Any], own: Mapping[str, Any]) -> Sa
     return kind(**{option: value for option, value in {**common, **own}.items() if option in known})
 
 
-def _needs(sampler: Sampler) -> set[str]:
+def needs_of(sampler: Sampler) -> set[str]:
     """What an order, and the one inside it, must be given beside the logits."""
     inner = getattr(sampler, "inner", None)
-    return set(sampler.needs) | (_needs(inner) if isinstance(inner, Sampler) else set())
+    return set(sampler.needs) | (needs_of(inner) if isinstance(inner, Sampler) else set())
 
 
 def _number(name: str, value: Any) -> Any:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from maskgen.bundle import find_model, load_bundle
-from maskgen.generation import CHEAPER, GenerationSettings
+from maskgen.generation import CHEAPER, GenerationSettings, needs_of
 from maskgen.model import MaskTransformer
 from maskgen.nets.towers import Tower, TowersConfig, TowerTransformer
 from maskgen.pipeline import Pipeline
@@ -54,7 +54,7 @@ def _for_towers(target: str, settings: GenerationSettings, model: str) -> Genera
     Raises:
         ValueError: If the order needs a critic.
     """
-    if "critic" in settings.at(0).needs:
+    if "critic" in needs_of(settings.at(0)):
         raise ValueError(
             f"{target} of {model} is decoded in the order {settings.sampler}, which needs a critic that towers do not have; "
             "give its bundle another order first"

@@ -160,8 +160,7 @@ class Pipeline:
         Raises:
             ValueError: If the weights were packed.
         """
-        if is_packed(self.model):
-            raise ValueError("packed weights are for decoding alone; save the pipeline before pack(), or load the model again")
+        self._require_plain("save_pretrained()")
         folder = Path(folder)
         places = {}
         for name, tokenizer in self.tokenizers.items():
@@ -188,8 +187,7 @@ class Pipeline:
         Raises:
             ValueError: If the weights were packed.
         """
-        if is_packed(self.model):
-            raise ValueError("packed weights stay in float32 on the CPU; call to() before pack(), or load the model again")
+        self._require_plain("to()")
         self.device = self.device if device is None else torch.device(device)
         self.model.to(device=self.device, dtype=dtype)
         if self.helpers.critic is not None:
@@ -208,8 +206,9 @@ class Pipeline:
             multiple: Rows are padded to a multiple of so many cells.
 
         Raises:
-            ValueError: If the network has towers, whose share of the cells is another in every row.
+            ValueError: If the network has towers, whose share of the cells is another in every row, or the weights were packed.
         """
+        self._require_plain("compile()")
         if isinstance(self.model, TowerTransformer):
             raise ValueError("a network with towers has no static shapes to compile; leave compile off")
         self.helpers = replace(self.helpers, compiled=CompiledPasses(self.model, multiple, mode=mode))
@@ -218,18 +217,33 @@ class Pipeline:
     def pack(self) -> "Pipeline":
         """Keep the model's weights in the order in which oneDNN reads them: faster in float32 on a CPU, exact but for rounding.
 
-        The command line does so by itself. Measured in `docs/samplers.md`.
+        The command line does so by itself. Measured in `docs/samplers.md`. Comes last: what is packed neither moves nor compiles.
 
         Raises:
-            ValueError: If PyTorch has no oneDNN.
+            ValueError: If PyTorch has no oneDNN, or the model is compiled, not in float32 or not on a CPU.
         """
-        self.model = packed(self.model)
+        weight = self.model.embed.weight
+        if self.helpers.compiled is not None or weight.dtype != torch.float32 or weight.device.type != "cpu":
+            raise ValueError("weights are packed in float32 on a CPU and without compile; leave pack() out")
+        if not is_packed(self.model):
+            self.model = packed(self.model)
         return self
 
     def quantize(self) -> "Pipeline":
-        """Run the model's matrix products on 8-bit integers; approximate. Needs torchao: `pip install maskgen[int8]`."""
+        """Run the model's matrix products on 8-bit integers; approximate. Needs torchao: `pip install maskgen[int8]`.
+
+        Raises:
+            ValueError: If the weights were packed.
+            ImportError: If torchao is missing.
+        """
+        self._require_plain("quantize()")
         self.model = int8(self.model)
         return self
+
+    def _require_plain(self, call: str) -> None:
+        """Refuse what packed weights cannot do."""
+        if is_packed(self.model):
+            raise ValueError(f"packed weights are for decoding alone; call {call} before pack(), or load the model again")
 
     def settings_of(self, target: str) -> GenerationSettings:
         """How a modality is decoded unless a call says otherwise.

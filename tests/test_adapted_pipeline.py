@@ -12,7 +12,8 @@ from maskgen.generation import GenerationSettings
 from maskgen.nets.adapted import AdaptedTransformer, adapt
 from maskgen.pipeline import Pipeline
 from maskgen.pretrained import load_pretrained
-from maskgen.space import TokenSpace
+from maskgen.scoring import ScoreSettings
+from maskgen.space import MASK, TokenSpace
 from maskgen.tokenizers.text import TextTokenizer
 from maskgen.tokenizers.transformers_text import TransformersTextTokenizer
 
@@ -57,7 +58,7 @@ def test_what_needs_our_own_blocks_is_refused(pipeline: Pipeline, tmp_path: Path
         load_pretrained(tmp_path / "model")
 
 
-def test_features_are_those_of_the_cells_themselves_and_scores_follow_the_bound(pipeline: Pipeline) -> None:
+def test_features_are_those_of_the_cells_and_a_score_is_that_of_naive_masks(pipeline: Pipeline) -> None:
     text = torch.tensor([[5, 6, 7, 8]])
     (found,) = pipeline.embed([{"text": text}], pool="none")
     batch = pack([{"text": text}], pipeline.space)
@@ -67,5 +68,11 @@ def test_features_are_those_of_the_cells_themselves_and_scores_follow_the_bound(
     assert not torch.equal(wanted, pipeline.model(batch.ids, batch.modality, batch.coords, batch.valid, batch.document)[0])
     with pytest.raises(ValueError, match="features of its last layer, -1, alone; got 1"):
         pipeline.embed([{"text": text}], layer=1)
-    (score,) = pipeline.score([{"text": text}], "text")
-    assert -40 < score.total < -4
+    (score,) = pipeline.score([{"text": text}], "text", settings=ScoreSettings(estimator="pseudo"))
+    segment, total = pipeline.space.segment("text", 0), 0.0
+    for cell in range(4):
+        ids = batch.ids.clone()
+        ids[0, cell, 0] = MASK
+        hidden = pipeline.model(ids, batch.modality, batch.coords, batch.valid, batch.document)[0, cell]
+        total += float(pipeline.model.logits(hidden[None], segment.offset, segment.size).log_softmax(dim=-1)[0, text[0, cell]])
+    assert score.total == pytest.approx(total, abs=1e-4)

@@ -1,5 +1,6 @@
 """The pipeline: seeds, edits and guidance keep what they promise."""
 
+import argparse
 import json
 import shutil
 from pathlib import Path
@@ -12,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from maskgen.bundle import find_model
+from maskgen.dense import is_packed
 from maskgen.generation import GenerationSettings
 from maskgen.model import MaskTransformer, TransformerConfig
 from maskgen.nets.image import ImageAutoencoder, ImageAutoencoderConfig
@@ -20,6 +22,7 @@ from maskgen.pipeline import GenerationOutput, Pipeline, load_tokenizer
 from maskgen.sampling.base import State
 from maskgen.tokenizers.image import ImageTokenizer
 from maskgen.tokenizers.text import train_bpe
+from maskgen.verbs.machine import pipeline_of
 
 PROMPT = "a red heart, flat style"
 
@@ -59,11 +62,21 @@ def test_packed_weights_draw_the_same_and_stay_where_they_are(tiny_bundle: Path,
     first, second = (one(PROMPT, num_images_per_prompt=3, seed=3) for one in (plain, dense))
     assert all(map(torch.equal, first.codes, second.codes))
     assert torch.equal(dense(PROMPT, seed=4).codes[0], second.codes[1])
-    with pytest.raises(ValueError, match="save the pipeline before pack"):
+    with pytest.raises(ValueError, match=r"call save_pretrained\(\) before pack"):
         dense.save_pretrained(tmp_path / "copy")
-    with pytest.raises(ValueError, match="stay in float32 on the CPU"):
-        dense.to(dtype=torch.bfloat16)
+    for change in (lambda: dense.to(dtype=torch.bfloat16), dense.compile, dense.quantize):
+        with pytest.raises(ValueError, match="packed weights are for decoding alone"):
+            change()
+    assert dense.pack() is dense
     plain.to(dtype=torch.float32).save_pretrained(tmp_path / "copy")
+    with pytest.raises(ValueError, match="packed in float32 on a CPU and without compile"):
+        plain.to(dtype=torch.bfloat16).pack()
+
+
+@pytest.mark.parametrize("asked", [{}, {"dtype": "bfloat16"}, {"compile": True}], ids=str)
+def test_the_command_line_packs_what_can_be_packed(tiny_bundle: Path, asked: dict[str, Any]) -> None:
+    machine = argparse.Namespace(**{"model": tiny_bundle, "device": "cpu", "dtype": "float32", "int8": False, "compile": False, **asked})
+    assert is_packed(pipeline_of(machine).model) == (not asked)
 
 
 def test_a_pipeline_may_refer_to_tokenizers_elsewhere(tiny_pipeline: Pipeline, tiny_bundle: Path, tmp_path: Path) -> None:

@@ -147,18 +147,28 @@ def export_towers(args: argparse.Namespace) -> None:
 
 
 def export_average(args: argparse.Namespace) -> None:
-    """One model bundle with the mean of several models' weights, and references to their tokenizers."""
+    """One model bundle with the mean of several models' weights, references to their tokenizers, and what else the first one holds."""
+    import shutil
+
     from maskgen.averaging import average_models
+    from maskgen.bundle import CONFIG_FILE, find_model
     from maskgen.generation import read_settings
     from maskgen.joining import tokenizer_folders
 
     models = dict(args.models)
     if len(models) != len(args.models):
         raise ValueError(f"each model is named once, got {', '.join(name for name, _ in args.models)}")
+    if (args.out / CONFIG_FILE).exists():
+        raise ValueError(f"{args.out} holds a model already; give another --out")
     pipeline = average_models(models)
     if args.generation:
         pipeline.settings = {**pipeline.settings, **read_settings(args.generation)}
     fingerprint = pipeline.save_pretrained(args.out, tokenizers=tokenizer_folders({name: name for name in models}))
+    first = find_model(next(iter(models)))
+    if (first / "durations").is_dir():
+        shutil.copytree(first / "durations", args.out / "durations")
+    if (first / "specialists.json").is_file():
+        shutil.copy(first / "specialists.json", args.out)
     print(f"wrote {args.out}, fingerprint {fingerprint[:12]}")
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 REPORTED = ("A", "B")
 """Splits whose scores are published: settings that were chosen on them would flatter the models."""
 JUDGE_SEEDS = (0, 1, 2)
+DECODING = 2
+"""Version of what a setting means: 2 packs weights on a CPU, and gives the frequency order a critic where there is one."""
 BESIDE = ("critic", "shortcut", "durations")
 """Folders of trained networks beside a model."""
 
@@ -112,7 +114,7 @@ def task_of(args: argparse.Namespace, subject: Subject) -> "tuple[TaskScorer, di
     from maskgen.files import file_sha256
 
     scorer = _SCORERS[args.target](args, subject.pipeline)
-    facts = {"model": _model_digest(subject.folder), "target": args.target, "split": args.split}
+    facts = {"model": _model_digest(subject.folder), "target": args.target, "split": args.split, "decoding": DECODING}
     facts |= {"rows": file_sha256(args.raw / "index.json")[:16], "seed": args.seed, "judge": scorer.judge}
     return scorer, {**facts, "device": args.device, "dtype": args.dtype, "int8": args.int8, "compile": args.compile}
 
