@@ -29,6 +29,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "refresh 4": {"refresh": 4},
     "merge a quarter": {"merge": 0.25},
     "int8": {},
+    "packed weights": {},
     "shortcut 2": {"shortcut": 2},
     "half of the steps": {"steps": [8, 4, 3]},
     "critic's order, 6 steps": {"guidance_scale": 1.0, "steps": [3, 2, 1], "sampler": "critic"},
@@ -68,7 +69,13 @@ def ways_of(model: str, student: str | None, dtype: torch.dtype, wanted: Sequenc
             changes.get("sampler") == "critic" and plain.helpers.critic is None
         ):
             continue
-        pipeline = Pipeline.from_pretrained(model).to(dtype=dtype).quantize() if name == "int8" else plain
+        if name == "packed weights" and dtype != torch.float32:
+            continue
+        pipeline = plain
+        if name == "int8":
+            pipeline = Pipeline.from_pretrained(model).to(dtype=dtype).quantize()
+        elif name == "packed weights":
+            pipeline = Pipeline.from_pretrained(model).pack()
         found[name] = Way(pipeline, plain.settings_of("image").changed(**changes))
     if student is not None:
         taught = Pipeline.from_pretrained(student).to(dtype=dtype)
@@ -109,7 +116,7 @@ def main() -> None:
         parser.error(f"there is no way {odd.pop()!r}; there are {', '.join(WAYS)}")
     ways = ways_of(args.model, args.student, getattr(torch, args.dtype), args.ways)
     if missing := set(args.ways) - ways.keys():
-        parser.error(f"{args.model} has no trained network for {missing.pop()!r}; train one, see configs/")
+        parser.error(f"{args.model} has no trained network for {missing.pop()!r}, or it is not for {args.dtype}; see configs/")
     draw(ways, rows, args.block)
     look, judge = picture_scores(corpora, args.cache, (0, 1, 2)), retrieval_judge(corpora, (0, 1, 2), args.cache)
     first = next(iter(ways.values()))
