@@ -55,6 +55,12 @@ def is_packed(model: nn.Module) -> bool:
     return any(isinstance(module, _PackedLinear) for module in model.modules())
 
 
+def num_weights(module: nn.Module) -> int:
+    """Numbers that a network holds, those of packed layers included."""
+    packed_ones = sum(layer.count for layer in module.modules() if isinstance(layer, _PackedLinear))
+    return packed_ones + sum(parameter.numel() for parameter in module.parameters())
+
+
 class _PackedLinear(nn.Module):
     """A linear layer whose weight only oneDNN reads; it is no parameter, so that nothing saves or moves it."""
 
@@ -62,6 +68,7 @@ class _PackedLinear(nn.Module):
         super().__init__()
         self._weight: Tensor = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), cells)
         self._bias = None if layer.bias is None else layer.bias.detach().clone()
+        self.count = layer.weight.numel() + (0 if layer.bias is None else layer.bias.numel())
 
     @torch.no_grad()
     def forward(self, x: Float[Tensor, "*rows into"]) -> Float[Tensor, "*rows out"]:

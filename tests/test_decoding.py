@@ -77,6 +77,7 @@ def test_passes_say_what_a_switch_saves(tiny_pipeline: Pipeline, switch: dict[st
     plain, other = (pipeline.generate(known, "image", [0], PLAIN.changed(**change)).passes[0] for change in ({}, switch))
     assert plain == 18
     assert (0 < other < plain) if cheaper else other == plain
+    assert pipeline.pack().generate(known, "image", [0], PLAIN.changed(**switch)).passes[0] == other
 
 
 def test_guidance_from_masked_and_from_absent_conditions_are_not_the_same(tiny_pipeline: Pipeline) -> None:

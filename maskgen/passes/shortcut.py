@@ -2,8 +2,9 @@
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
+from maskgen.dense import num_weights
 from maskgen.model import MaskTransformer
 from maskgen.nets.shortcut import ShortcutBlock
 from maskgen.space import MASK, PAD
@@ -65,7 +66,7 @@ class ShortcutModel:
         if block.config.dim != model.config.dim:
             raise ValueError(f"the shortcut is made for hidden states of width {block.config.dim}, the model has {model.config.dim}")
         self.model, self.block, self.full_every = model, block, full_every
-        self.share = _weights(block) / _weights(model.blocks)
+        self.share = num_weights(block) / num_weights(model.blocks)
         self.passes = 0.0
         self._ids, self._hidden = torch.zeros(0), torch.zeros(0)
         self._age = torch.zeros(0)
@@ -115,7 +116,3 @@ class ShortcutModel:
     def _blank(self, ids: Tensor) -> Tensor:
         """Room for the hidden states of a batch."""
         return self.model.embed.weight.new_zeros(*ids.shape[:2], self.model.config.dim)
-
-
-def _weights(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
