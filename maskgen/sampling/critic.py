@@ -46,7 +46,10 @@ class CriticSampler(Sampler):
 
     def start(self, state: State) -> StepFn:
         if self.critic is None:
-            raise ValueError("the critic order needs a trained critic; give critic=critic_scores(load_critic(FOLDER)), see maskgen.critic")
+            raise ValueError(
+                "the critic order needs a trained critic; put one into the folder critic of the model (configs/critic_emoji64.yaml trains one), "
+                "or give critic=critic_scores(load_critic(FOLDER))"
+            )
         return partial(self._step, self.critic)
 
     def _step(self, critic: ScoreFn, state: State, draw_cells: DrawFn) -> Decision:

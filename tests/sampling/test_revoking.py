@@ -239,7 +239,7 @@ def test_counts_of_critic_and_frequency_are_the_schedule_s(kind: str) -> None:
 
 def test_missing_critic_and_grouping_say_what_to_give() -> None:
     batch = pack([blank(2, 2)], SPACE)
-    with pytest.raises(ValueError, match="the critic order needs a trained critic; give critic="):
+    with pytest.raises(ValueError, match="the critic order needs a trained critic; put one into the folder critic"):
         CriticSampler().sample(contextual, batch, IMAGE, seeded(0))
     with pytest.raises(ValueError, match="the frequency order needs groups of cells; give grouping="):
         FrequencySampler().sample(contextual, batch, IMAGE, seeded(0))
