@@ -19,8 +19,7 @@ from maskgen.sampling import by_name, names
 
 logger = logging.getLogger(__name__)
 NEEDS = {"critic": "a trained critic"}
-"""What an order may lack beside the generator, as its error names it."""
-"""What fills a field that a sampler needs, in words."""
+"""What an order may lack beside the generator, in the words of its error."""
 
 
 @dataclass(frozen=True, kw_only=True)

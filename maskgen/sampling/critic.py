@@ -47,8 +47,8 @@ class CriticSampler(Sampler):
     def start(self, state: State) -> StepFn:
         if self.critic is None:
             raise ValueError(
-                "the critic order needs a trained critic; put one into the folder critic of the model (configs/critic_emoji64.yaml trains one), "
-                "or give critic=critic_scores(load_critic(FOLDER))"
+                "the critic order needs a trained critic; put one into the folder critic of the model "
+                "(configs/critic_emoji64.yaml trains one), or give critic=critic_scores(load_critic(FOLDER))"
             )
         return partial(self._step, self.critic)
 
