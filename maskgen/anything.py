@@ -15,6 +15,7 @@ from maskgen.canvas import letterbox, on_white
 from maskgen.decoding import StepCallback
 from maskgen.generation import GenerationSettings
 from maskgen.nets.durations import DurationPredictor
+from maskgen.nets.towers import TowerTransformer
 from maskgen.pipeline import GenerationOutput, Pipeline
 from maskgen.sounds import Waveform
 from maskgen.tokenizers.image import ImageTokenizer
@@ -104,7 +105,7 @@ class AnyToAny:
     """One pipeline over text, image, audio, phones, speaker and transcript.
 
     Speech is made from phonemes, so what is to be spoken becomes text first: a picture is spoken of by its caption. A picture of a sound
-    is drawn from the words heard in it, or from the sound itself. Every step is one decode of the same network with other known cells.
+    is drawn from the words heard in it, or from its own cells. Every step is one decode of the same network with other known cells.
 
     Args:
         pipeline: Its modalities are those above.
@@ -166,7 +167,8 @@ class AnyToAny:
             text: What is to be shown or spoken.
             image: A picture; other sizes than the model's are letterboxed.
             sound: Speech of at most 30 s, any rate and channels.
-            directly: Draw a sound from the sound itself, not from the words heard in it.
+            directly: Draw a sound from the cells of the sound, and of its transcript where they cross a bridge to pictures; not from the
+                words heard in it, written as a text.
             candidates: Captions or transcripts that are decoded, by this seed and those after it; the one that the model itself finds
                 likeliest is kept.
             seed: Of every decode; the same seed gives the same media.
@@ -188,13 +190,19 @@ class AnyToAny:
         heard = None if sound is None else self.voice.codes_of(sound)
         if picture is not None:
             decode.caption(picture)
-        if heard is not None and ("text" in targets or "speech" in targets or not directly):
+        if heard is not None and ("text" in targets or "speech" in targets or not directly or self.crosses):
             decode.transcript(heard)
         if "image" in targets:
             decode.image(heard if directly else None)
         if "speech" in targets:
             decode.speech(picture)
         return decode.made
+
+    @property
+    def crosses(self) -> bool:
+        """Whether pictures see transcripts over a bridge."""
+        network = self.pipeline.model
+        return isinstance(network, TowerTransformer) and "transcript" in network.crossing_to("image")
 
     def decoder_of(self, target: str, directly: bool = False) -> Pipeline:
         """The pipeline that decodes one of text, transcript, image and audio, a specialist where there is one.
@@ -220,21 +228,25 @@ class _Decodes:
     candidates: int
     settings: dict[str, GenerationSettings]
     callback: StepCallback | None
+    slots: Codes | None = None
+    """Codes of the transcript."""
 
     def caption(self, picture: Codes) -> None:
         """A picture in words."""
-        self.made.text = self._likeliest("image > text", {"image": picture}, {}, "text")
+        self.made.text, _ = self._likeliest("image > text", {"image": picture}, {}, "text")
 
     def transcript(self, heard: Codes) -> None:
         """What is said in a sound."""
         blank = torch.full((1, self.owner.scribe.slots(heard.shape[1])), UNKNOWN)
-        self.made.transcript = self._likeliest("speech > text", {"audio": heard}, {"transcript": blank}, "transcript")
+        self.made.transcript, self.slots = self._likeliest("speech > text", {"audio": heard}, {"transcript": blank}, "transcript")
         self.made.text = self.made.transcript.text
 
     def image(self, heard: Codes | None) -> None:
-        """A picture of a sound, or of the text."""
+        """A picture of a sound, beside its transcript where that is seen, or of the text."""
         decoder = self.owner.decoder_of("image", directly=heard is not None)
         known = decoder.text_codes(self._words("a picture")) if heard is None else {"audio": heard}
+        if heard is not None and self.owner.crosses and self.slots is not None:
+            known = {**known, "transcript": self.slots}
         output = decoder.generate([known], "image", [self.seed], self.settings.get("image"), callback=self.callback)
         self._note("text > image" if heard is None else "speech > image", output)
         self.made.image = output.media[0]
@@ -259,16 +271,16 @@ class _Decodes:
             raise ValueError(f"the model found no words in what was given, so there is nothing to make {what} of; try another --seed")
         return self.made.text
 
-    def _likeliest(self, step: str, known: Mapping[str, Any], blank: Mapping[str, Codes], target: str) -> Any:
-        """The best of several decodes, by the bound on the likelihood of each, under the same masks."""
+    def _likeliest(self, step: str, known: Mapping[str, Any], blank: Mapping[str, Codes], target: str) -> tuple[Any, Codes]:
+        """The best of several decodes and its codes, by the bound on the likelihood of each, under the same masks."""
         pipeline, seeds = self.owner.pipeline, list(range(self.seed, self.seed + self.candidates))
         output = pipeline.generate([{**known, **blank}] * len(seeds), target, seeds, self.settings.get(target), callback=self.callback)
         self._note(step, output)
         if len(seeds) == 1:
-            return output.media[0]
+            return output.media[0], output.codes[0]
         found = pipeline.classify(known, [{target: codes} for codes in output.codes], target)
         self.made.judging_passes += sum(one.score.passes for one in found)
-        return output.media[found[0].place]
+        return output.media[found[0].place], output.codes[found[0].place]
 
     def _note(self, step: str, output: GenerationOutput) -> None:
         self.made.steps.append(step)

@@ -4,10 +4,12 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from maskgen.bundle import find_model, load_bundle
+from maskgen.bundle import WEIGHTS_FILE, find_model, load_bundle, read_record
+from maskgen.checkpoint import read_checkpoint, weights
 from maskgen.generation import CHEAPER, GenerationSettings, needs_of
 from maskgen.model import MaskTransformer
-from maskgen.nets.towers import Tower, TowersConfig, TowerTransformer
+from maskgen.nets.bridges import BRIDGE_KIND, Bridge
+from maskgen.nets.towers import Tower, TowersConfig, TowerTransformer, bridged
 from maskgen.pipeline import Pipeline
 from maskgen.pretrained import BUNDLE_KIND
 from maskgen.space import TokenSpace
@@ -46,6 +48,28 @@ def join_towers(models: Mapping[str, Path | str]) -> Pipeline:
     settings = {key: _for_towers(key, one, str(models[name])) for name, part in parts.items() for key, one in part.settings.items()}
     grids = {key: one for part in parts.values() for key, one in part.grids.items()}
     return Pipeline(network, space, tokenizers, settings, grids)
+
+
+def join_by_bridge(checkpoint: Path, model: Path | str) -> Pipeline:
+    """A model with towers and, between them, the bridge of a checkpoint; what each tower does alone stays as it is.
+
+    Args:
+        checkpoint: Of `maskgen.training.bridges.BridgeModule`.
+        model: Folder or shipped name of the model for which it was trained.
+
+    Raises:
+        ValueError: If the checkpoint or the model is missing, damaged or of another kind, or the bridge was trained for other weights.
+    """
+    found = read_checkpoint(checkpoint, BRIDGE_KIND)
+    made = found["maskgen"]
+    pipeline = Pipeline.from_pretrained(model)
+    if read_record(find_model(model))["files"][WEIGHTS_FILE] != made["towers"] or not isinstance(pipeline.model, TowerTransformer):
+        raise ValueError(f"{checkpoint} was trained between the towers of another model than {model}; give the one that its config names")
+    network = bridged(pipeline.model, pipeline.space, made["reader"], Bridge(**made["bridge"]))
+    missing, unexpected = network.load_state_dict(weights(found, "network."), strict=False)
+    if unexpected or any(name.startswith(f"bridges.{made['reader']}.") for name in missing):
+        raise ValueError(f"{checkpoint} does not hold the whole bridge; train it again")
+    return Pipeline(network, pipeline.space, pipeline.tokenizers, pipeline.settings, pipeline.grids)
 
 
 def _for_towers(target: str, settings: GenerationSettings, model: str) -> GenerationSettings:

@@ -235,7 +235,7 @@ def explicit_attention(
     """Attention as two matrix products, for training on a CPU: the backward pass of SDPA there is slower (docs/log.md)."""
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
     if attn_mask is not None:
-        scores = scores.masked_fill(~attn_mask, -1e4)
+        scores = scores.masked_fill(~attn_mask, -1e4) if attn_mask.dtype == torch.bool else scores + attn_mask
     mixed: Tensor = scores.softmax(dim=-1) @ value
     return mixed
 

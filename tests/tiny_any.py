@@ -7,6 +7,7 @@ import torch
 from maskgen.generation import GenerationSettings
 from maskgen.model import TransformerConfig
 from maskgen.nets.audio import AudioAutoencoder, AudioAutoencoderConfig
+from maskgen.nets.bridges import Bridge, Translation
 from maskgen.nets.durations import DurationConfig, DurationPredictor
 from maskgen.nets.networks import made
 from maskgen.nets.quantize import ResidualQuantizer
@@ -29,6 +30,7 @@ TOWERS = TowersConfig(
         "speech": Tower(modalities=["audio", "phones", "speaker", "transcript"], transformer=NARROW),
     }
 )
+BRIDGED = TowersConfig(towers=TOWERS.towers, bridges={"pictures": Bridge(modalities=["transcript"], hidden_dim=8)})
 
 
 def write_any(folder: Path, text: TextTokenizer, image: ImageTokenizer, sizes: TransformerConfig | TowersConfig = SIZES) -> Path:
@@ -52,6 +54,8 @@ def write_any(folder: Path, text: TextTokenizer, image: ImageTokenizer, sizes: T
         with torch.no_grad():
             for table in [one for one in model.modules() if isinstance(one, torch.nn.Embedding) and one.num_embeddings > 10]:
                 table.weight.mul_(20.0)
+            for translation in [one for one in model.modules() if isinstance(one, Translation)]:
+                translation.presence.bias.fill_(1.0)
         durations = DurationPredictor(DurationConfig(dim=16, num_layers=1)).eval()
     settings = {
         "text": GenerationSettings(steps=(3,)),

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from maskgen.model import MaskTransformer, TransformerConfig
 from maskgen.nets.adapted import AdaptedConfig, AdaptedTransformer
+from maskgen.nets.bridges import Bridge
 from maskgen.nets.towers import Tower, TowersConfig, TowerTransformer
 from maskgen.space import TokenSpace
 
@@ -30,7 +31,8 @@ def network_of(config: Mapping[str, Any], space: TokenSpace) -> Network:
             name: Tower(modalities=tower["modalities"], transformer=TransformerConfig(**tower["transformer"]))
             for name, tower in config["towers"].items()
         }
-        return made(TowersConfig(towers=parts), space)
+        bridges = {name: Bridge(**bridge) for name, bridge in config.get("bridges", {}).items()}
+        return made(TowersConfig(towers=parts, bridges=bridges), space)
     return made(TransformerConfig(**config), space)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from maskgen.model import Block, MaskTransformer, TransformerConfig, attend, nearby, visible
+from maskgen.nets.bridges import UNSEEN, Bridge, Crossing, Translation
 from maskgen.space import TokenSpace
 
 
@@ -39,13 +40,16 @@ class TowersConfig:
 
     Args:
         towers: Name to tower. Their layers and heads agree; widths and rotary positions need not.
+        bridges: Name of a tower to what it sees of another one. Without any, all cells of a row attend to all by their own keys; with
+            some, a tower sees of the others what crosses its bridge, translated into its own stream, and nothing else.
 
     Raises:
-        ValueError: If there is no tower, a name is none, two share a modality, their attention does not fit together, or one has
-            blind_condition.
+        ValueError: If there is no tower, a name is none, two share a modality, their attention does not fit together, one has
+            blind_condition, or a bridge does not lead from one other tower to a tower.
     """
 
     towers: Mapping[str, Tower]
+    bridges: Mapping[str, Bridge] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = [name for tower in self.towers.values() for name in tower.modalities]
@@ -62,6 +66,17 @@ class TowersConfig:
             raise ValueError(f"towers share their attention, so layers, heads and head width agree; got {found}; see head_width")
         if any(tower.transformer.blind_condition for tower in self.towers.values()):
             raise ValueError("a condition that does not look at its target needs one set of weights; leave blind_condition off in towers")
+        for reader, bridge in self.bridges.items():
+            owners = {key for key, tower in self.towers.items() if set(bridge.modalities) & set(tower.modalities)}
+            if reader not in self.towers or len(owners) != 1 or reader in owners or set(bridge.modalities) - set(names):
+                raise ValueError(
+                    f"a bridge leads to a tower from modalities of one other tower, got {', '.join(bridge.modalities)} to {reader!r}; "
+                    f"the towers are {', '.join(f'{key} ({chr(44).join(one.modalities)})' for key, one in self.towers.items())}"
+                )
+
+    def source_of(self, reader: str) -> str:
+        """The tower whose cells cross the bridge to `reader`."""
+        return next(key for key, tower in self.towers.items() if self.bridges[reader].modalities[0] in tower.modalities)
 
     @property
     def dim(self) -> int:
@@ -81,6 +96,9 @@ class TowerTransformer(nn.Module):
     network exactly what the tower alone gives, so models that were trained apart start together without losing anything, and what one
     learns does not move the weights of the other. Invisible cells cost nothing but their place in the attention.
 
+    With bridges a tower sees, of the others, the cells that cross its bridge: block by block they are translated into its own stream, and
+    its own keys and values are made of them, without positions. Until a bridge is trained nothing is seen over it.
+
     Args:
         config: The towers.
         space: Token space; every modality of it has a tower, and no tower has another.
@@ -89,7 +107,7 @@ class TowerTransformer(nn.Module):
         ValueError: If a modality has no tower or a tower has a modality that the space lacks.
 
     Source: Mixture-of-Transformers, arXiv:2411.04996. Differs: norms of embeddings and outputs are the towers' own too, and so are the
-    embeddings of PAD and MASK.
+    embeddings of PAD and MASK; bridges are ours (gated attention between frozen models: Flamingo, arXiv:2204.14198).
     """
 
     def __init__(self, config: TowersConfig, space: TokenSpace) -> None:
@@ -105,6 +123,7 @@ class TowerTransformer(nn.Module):
                 for name, tower in config.towers.items()
             }
         )
+        self.bridges = nn.ModuleDict({reader: self._bridge(reader, bridge) for reader, bridge in config.bridges.items()})
         owner = torch.full((len(space.modalities) + 1,), -1)
         local, number = torch.zeros(space.size, dtype=torch.long), torch.zeros(len(space.modalities) + 1, dtype=torch.long)
         local[: 2 + len(space.specials)] = torch.arange(2 + len(space.specials))
@@ -121,6 +140,11 @@ class TowerTransformer(nn.Module):
         self.owner: Tensor
         self.local: Tensor
         self.number: Tensor
+        self._crosses = {
+            reader: [index for index, one in enumerate(space.modalities, 1) if one.name in bridge.modalities]
+            for reader, bridge in config.bridges.items()
+        }
+        """Numbers of the modalities whose cells cross to a tower."""
         self._enter, self._leave = _enter, _leave
 
     @property
@@ -160,12 +184,16 @@ class TowerTransformer(nn.Module):
             context: None.
             window: See there.
             layers: Blocks that are run, without the last norm; None runs all, with it.
-            watch: Is told the queries, the keys (both [batch heads length head_dim]) and who sees whom, block by block.
+            watch: Is told the queries, the keys (both [batch heads length head_dim]) and who sees whom, block by block; nothing of what
+                crosses a bridge.
         """
         cells = self._cells(modality, valid)
         if not cells:
             return self.embed.weight.new_zeros(*valid.shape, self.config.dim)
         seen = visible(valid, document, None, None if window is None else nearby(modality, coords[..., 0], window))
+        if self.bridges and len(cells) > 1:
+            seen = _apart(seen, self.owner[modality])
+        crossings = self._crossings(cells, modality, valid, document)
         starts = {name: self._start(name, here, ids, modality, coords) for name, here in cells.items()}
         streams = {name: x for name, (x, _) in starts.items()}
         slots = _slots(list(cells.values()), valid.numel())
@@ -175,7 +203,7 @@ class TowerTransformer(nn.Module):
             query, key, value = (_laid_out(part, slots, valid.shape) for part in zip(*parts, strict=True))
             if watch is not None:
                 watch(query, key, seen)
-            mixed = attend(query, key, value, seen).flatten(0, 1)
+            mixed = attend(query, *self._with_crossings(crossings, number, streams, (key, value, seen))).flatten(0, 1)
             streams = {name: self._leave(block, streams[name], mixed[cells[name]][None]) for name, block in blocks.items()}
         if layers is None:
             streams = {name: self.tower(name).norm(x) for name, x in streams.items()}
@@ -200,6 +228,83 @@ class TowerTransformer(nn.Module):
         assert isinstance(found, MaskTransformer)
         return found
 
+    def streams(
+        self,
+        name: str,
+        ids: Int[Tensor, "batch length level"],
+        modality: Int[Tensor, "batch length"],
+        coords: Int[Tensor, "batch length 3"],
+        valid: Bool[Tensor, "batch length"],
+        document: Int[Tensor, "batch length"],
+    ) -> list[Float[Tensor, "batch length dim"]]:
+        """What enters each block of one tower that sees its own cells alone; at other cells it means nothing."""
+        own = valid & (self.owner[modality] == self.names.index(name))
+        x, rotation = self.tower(name).start(self.local[ids] * own[..., None], self.number[modality] * own, coords)
+        seen, found = visible(own, document), []
+        for number in range(self.num_layers):
+            found.append(x)
+            x = _block(self.tower(name), number)(x, rotation, seen)
+        return found
+
+    def keys_and_values(self, name: str, number: int, x: Float[Tensor, "1 cells dim"]) -> tuple[Tensor, Tensor]:
+        """Keys and values [1 heads cells head_dim] that a block of a tower makes of cells in its stream that have no place."""
+        block = _block(self.tower(name), number)
+        angles = torch.zeros(1, 1, x.shape[1], self.tower(name).config.head_dim // 2, device=x.device)
+        _, key, value = self._enter(block, x, (angles.cos(), angles.sin()))
+        return key, value
+
+    def crossing_to(self, modality: str) -> tuple[str, ...]:
+        """Modalities of another tower that the cells of this one see over a bridge."""
+        readers = [name for name, tower in self.config.towers.items() if modality in tower.modalities and name in self.config.bridges]
+        return tuple(name for reader in readers for name in self.config.bridges[reader].modalities)
+
+    def translation(self, reader: str, number: int) -> Translation:
+        """The bridge to a tower at one block."""
+        bridge = self.bridges[reader]
+        assert isinstance(bridge, nn.ModuleList)
+        found = bridge[number]
+        assert isinstance(found, Translation)
+        return found
+
+    def _bridge(self, reader: str, bridge: Bridge) -> nn.ModuleList:
+        """Untrained translations to a tower, one a block."""
+        source, own = self.tower(self.config.source_of(reader)).config, self.tower(reader).config
+        return nn.ModuleList(Translation(source.dim, bridge.hidden_dim, own.dim) for _ in range(own.num_layers))
+
+    def _crossings(self, cells: Mapping[str, Tensor], modality: Tensor, valid: Tensor, document: Tensor) -> list[Crossing]:
+        """What crosses the bridges in a batch."""
+        found = []
+        for reader, numbers in self._crosses.items():
+            source = self.config.source_of(reader)
+            if reader in cells and source in cells:
+                crosses = valid & torch.isin(modality, torch.tensor(numbers, device=modality.device))
+                reads = valid & (self.owner[modality] == self.names.index(reader))
+                found.append(Crossing.of(reader, source, crosses, reads, document, cells[source]))
+        return [one for one in found if one is not None]
+
+    def _with_crossings(
+        self,
+        crossings: Sequence[Crossing],
+        number: int,
+        streams: Mapping[str, Tensor],
+        own: tuple[Tensor, Tensor, Tensor | None],
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Keys, values and scores added of a block, with those of the cells that cross a bridge behind the others."""
+        if not crossings:
+            return own
+        key, value, seen = own
+        length = key.shape[2]
+        whole = torch.ones(length, length, dtype=torch.bool, device=key.device) if seen is None else seen
+        added = [torch.where(whole, 0.0, UNSEEN).expand(len(key), 1, length, length)]
+        keys, values = [key], [value]
+        for one in crossings:
+            translated, presence = self.translation(one.reader, number)(streams[one.source][:, one.which])
+            theirs, what = self.keys_and_values(one.reader, number, translated)
+            keys.append(one.laid_out(theirs))
+            values.append(one.laid_out(what))
+            added.append(one.scores(presence))
+        return torch.cat(keys, dim=2), torch.cat(values, dim=2), torch.cat(added, dim=-1).to(key.dtype)
+
     def _cells(self, modality: Int[Tensor, "batch length"], valid: Bool[Tensor, "batch length"]) -> dict[str, Int[Tensor, " _"]]:
         """Numbers, row-major, of the visible cells of each tower that has any."""
         owner = torch.where(valid, self.owner[modality], -1).flatten()
@@ -210,6 +315,22 @@ class TowerTransformer(nn.Module):
         """What enters the first block of a tower: its cells as one row [1 cells dim], and their rotary angles."""
         own = self.local[ids.flatten(0, 1)[cells]], self.number[modality.flatten()[cells]], coords.flatten(0, 1)[cells]
         return self.tower(name).start(own[0][None], own[1][None], own[2][None])
+
+
+def bridged(network: TowerTransformer, space: TokenSpace, reader: str, bridge: Bridge) -> TowerTransformer:
+    """The same towers with a bridge more: as trained where the network has the same one already, else untrained; without gradients.
+
+    Raises:
+        ValueError: If the bridge leads nowhere.
+    """
+    config = TowersConfig(towers=network.config.towers, bridges={**network.config.bridges, reader: bridge})
+    new = TowerTransformer(config, space)
+    replaced = "" if network.config.bridges.get(reader) == bridge else f"bridges.{reader}."
+    old = {name: tensor for name, tensor in network.state_dict().items() if not replaced or not name.startswith(replaced)}
+    missing, unexpected = new.load_state_dict(old, strict=False)
+    assert not unexpected, unexpected
+    assert all(name.startswith(f"bridges.{reader}.") for name in missing), missing
+    return new.eval().requires_grad_(False)
 
 
 def tower_spaces(config: TowersConfig, space: TokenSpace) -> dict[str, TokenSpace]:
@@ -235,6 +356,12 @@ def _block(tower: MaskTransformer, number: int) -> Block:
     block = tower.blocks[number]
     assert isinstance(block, Block)
     return block
+
+
+def _apart(seen: Bool[Tensor, "batch 1 length length"] | None, owner: Int[Tensor, "batch length"]) -> Bool[Tensor, "batch 1 length length"]:
+    """Who attends to whom, of cells of the same tower only."""
+    same = (owner[:, :, None] == owner[:, None, :])[:, None]
+    return same if seen is None else seen & same
 
 
 def _slots(cells: Sequence[Int[Tensor, " _"]], size: int) -> Int[Tensor, " size"]:

@@ -77,7 +77,7 @@ def made(args: argparse.Namespace, targets: list[str], decoded: str | None = Non
         args: Arguments.
         targets: Media asked for.
         decoded: Modality that the decoding arguments mean; None refuses them.
-        directly: Draw a sound from the sound, not from the words heard in it.
+        directly: Draw a sound from its own cells, not from the words heard in it.
     """
     from maskgen.pictures import read_picture
     from maskgen.sounds import read_sound

@@ -1,10 +1,14 @@
 """`maskgen export ...`."""
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from maskgen.verbs.machine import named_folder
+
+if TYPE_CHECKING:
+    from maskgen.pipeline import Pipeline
 
 
 def add(verbs: Any) -> None:
@@ -57,6 +61,11 @@ def add(verbs: Any) -> None:
     towers.add_argument("--out", type=Path, required=True)
     towers.add_argument("--generation", type=Path, help="YAML of generation settings (default: those of the models)")
     towers.set_defaults(verb=export_towers)
+    bridge = kinds.add_parser("bridge", help="checkpoint of a bridge and the model whose towers it joins to one model")
+    bridge.add_argument("checkpoint", type=Path)
+    bridge.add_argument("--model", type=Path, required=True, help="folder or shipped name of the model that the bridge was trained for")
+    bridge.add_argument("--out", type=Path, required=True)
+    bridge.set_defaults(verb=export_bridge)
     average = kinds.add_parser("average", help="models that were trained on from one another to one with the mean of their weights")
     average.add_argument("models", nargs="+", type=_with_share, metavar="MODEL=SHARE", help="folder or shipped name, and its share")
     average.add_argument("--out", type=Path, required=True)
@@ -146,30 +155,54 @@ def export_towers(args: argparse.Namespace) -> None:
     print(f"wrote {args.out}, fingerprint {fingerprint[:12]}")
 
 
+def export_bridge(args: argparse.Namespace) -> None:
+    """One model bundle with a bridge more, references to its tokenizers, and what else the model's folder holds."""
+    from maskgen.joining import join_by_bridge
+
+    _write_beside(join_by_bridge(args.checkpoint, args.model), args.out, args.model, {args.model.name: args.model})
+
+
 def export_average(args: argparse.Namespace) -> None:
     """One model bundle with the mean of several models' weights, references to their tokenizers, and what else the first one holds."""
-    import shutil
-
     from maskgen.averaging import average_models
-    from maskgen.bundle import CONFIG_FILE, find_model
     from maskgen.generation import read_settings
-    from maskgen.joining import tokenizer_folders
 
     models = dict(args.models)
     if len(models) != len(args.models):
         raise ValueError(f"each model is named once, got {', '.join(name for name, _ in args.models)}")
-    if (args.out / CONFIG_FILE).exists():
-        raise ValueError(f"{args.out} holds a model already; give another --out")
+    _require_free(args.out)
     pipeline = average_models(models)
     if args.generation:
         pipeline.settings = {**pipeline.settings, **read_settings(args.generation)}
-    fingerprint = pipeline.save_pretrained(args.out, tokenizers=tokenizer_folders({name: name for name in models}))
-    first = find_model(next(iter(models)))
-    if (first / "durations").is_dir():
-        shutil.copytree(first / "durations", args.out / "durations")
-    if (first / "specialists.json").is_file():
-        shutil.copy(first / "specialists.json", args.out)
-    print(f"wrote {args.out}, fingerprint {fingerprint[:12]}")
+    _write_beside(pipeline, args.out, next(iter(models)), {name: name for name in models})
+
+
+def _require_free(out: Path) -> None:
+    """Refuse to write over a model.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    from maskgen.bundle import CONFIG_FILE
+
+    if (out / CONFIG_FILE).exists():
+        raise ValueError(f"{out} holds a model already; give another --out")
+
+
+def _write_beside(pipeline: "Pipeline", out: Path, first: Path | str, models: Mapping[str, Path | str]) -> None:
+    """Write a model that was made of others, with references to their tokenizers, and what else the folder of the first one holds."""
+    import shutil
+
+    from maskgen.bundle import find_model
+    from maskgen.joining import tokenizer_folders
+
+    _require_free(out)
+    fingerprint, folder = pipeline.save_pretrained(out, tokenizers=tokenizer_folders(models)), find_model(first)
+    if (folder / "durations").is_dir():
+        shutil.copytree(folder / "durations", out / "durations")
+    if (folder / "specialists.json").is_file():
+        shutil.copy(folder / "specialists.json", out)
+    print(f"wrote {out}, fingerprint {fingerprint[:12]}")
 
 
 def _with_share(text: str) -> tuple[str, float]:

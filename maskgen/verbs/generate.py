@@ -41,7 +41,7 @@ def _add_image(parser: argparse.ArgumentParser) -> None:
     add_decoding(parser)
     parser.add_argument("--negative-prompt", help="what guidance leads away from")
     parser.add_argument("--audio", type=Path, metavar="SOUND", help="recording of what is to be drawn, instead of a prompt")
-    parser.add_argument("--directly", action="store_true", help="draw --audio from the sound, not from the words heard in it")
+    parser.add_argument("--directly", action="store_true", help="draw --audio from its own cells, not from the words heard in it")
     parser.add_argument("--image", type=Path, help="picture to edit")
     parser.add_argument("--mask", type=Path, help="white where --image is made anew; as large as it")
     parser.add_argument("--strength", type=float, help="share of --image made anew, 0 to 1")

@@ -1,0 +1,350 @@
+"""Lightning module that trains the bridge between two frozen towers: cells that stand for the same become the same."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import lightning as L
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+from torch.nn import functional
+
+from maskgen.batch import TokenBatch
+from maskgen.bundle import WEIGHTS_FILE, find_model, load_bundle, read_record
+from maskgen.folding import Folded, folded
+from maskgen.nets.bridges import BRIDGE_KIND, Bridge
+from maskgen.nets.towers import TowerTransformer, bridged
+from maskgen.pretrained import BUNDLE_KIND, transformer_of
+from maskgen.space import MASK, TokenSpace
+from maskgen.training.masked import mixed_seed
+from maskgen.training.optim import warmup_cosine
+
+RIDGE = 3.0
+"""Added to the diagonal of the closed solution's normal equations, whose rows have a mean square of 1."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Cells of a batch that stand for the same in two modalities.
+
+    Args:
+        row: Row of each pair.
+        crossing: Its cell in the row that crosses the bridge.
+        partner: Its cell in the row that belongs to the reading tower.
+    """
+
+    row: Int[Tensor, " pairs"]
+    crossing: Int[Tensor, " pairs"]
+    partner: Int[Tensor, " pairs"]
+
+
+class BridgeModule(L.LightningModule):
+    """Trains the bridge over which one tower sees cells of another; the towers stay as they are, and so does all that they can do alone.
+
+    A cell that crosses is to be, in the other tower, what its partner is there: the cell of another modality that holds the same code, as
+    a heard word and the same word written. At every block the bridge learns keys and values of the partner, which the reading tower
+    computes of the partners alone, and whether a cell has a partner at all: those that have none are not seen.
+
+    Args:
+        model: Folder or shipped name of a model with towers. If it has this bridge already, the training starts from it.
+        reader: Tower that is to see.
+        bridge: What crosses, and its width.
+        partner: Modality of the reader whose cells the crossing ones stand for; both share their codes.
+        beside: Modalities of the other tower that are seen whole beside the cells that cross.
+        known_share: Share of rows whose crossing cells are all known; of the others a random share is masked.
+        ridge_batches: Batches from which the linear part is solved in closed form before the first step; 0 leaves it out.
+        max_steps: Length of the learning-rate schedule.
+        lr: Highest learning rate.
+        warmup_steps: Steps of linear warm-up.
+        weight_decay: Of AdamW.
+        clip: Largest gradient norm.
+        seed: Every mask is drawn from (seed, step, rank).
+
+    Raises:
+        ValueError: If the model is missing or has no towers, a name is not where it should be, or a number is out of range.
+
+    Source: none known for towers; stitching layers of frozen networks in closed form, arXiv:2106.07682.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        reader: str,
+        bridge: Bridge,
+        partner: str,
+        beside: Sequence[str] = (),
+        known_share: float = 0.75,
+        ridge_batches: int = 60,
+        max_steps: int = 1_000,
+        lr: float = 3e-3,
+        warmup_steps: int = 20,
+        weight_decay: float = 0.01,
+        clip: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        bundle = load_bundle(find_model(model), BUNDLE_KIND)
+        network, self.space = transformer_of(bundle)
+        if not isinstance(network, TowerTransformer):
+            raise ValueError(f"{model} has no towers between which a bridge could lead; join models first: maskgen export towers")
+        if not 0.0 <= known_share <= 1.0 or ridge_batches < 0:
+            raise ValueError(f"known_share lies in [0, 1] and ridge_batches is at least 0, got {known_share} and {ridge_batches}")
+        self.fingerprints: dict[str, str] = dict(bundle.config["fingerprints"])
+        self.towers = read_record(find_model(model))["files"][WEIGHTS_FILE]
+        self.network = bridged(network, self.space, reader, bridge)
+        source = self.network.config.source_of(reader)
+        self._check(reader, source, bridge, partner, beside)
+        self.reader, self.source, self.bridge, self.partner, self.beside = reader, source, bridge, partner, tuple(beside)
+        self.known_share, self.ridge_batches, self.seed = known_share, ridge_batches, seed
+        self.max_steps, self.lr, self.warmup_steps, self.weight_decay, self.clip = max_steps, lr, warmup_steps, weight_decay, clip
+        self.started = reader in network.config.bridges
+        self._found: dict[str, list[float]] = {}
+
+    def _check(self, reader: str, source: str, bridge: Bridge, partner: str, beside: Sequence[str]) -> None:
+        """Refuse names that are not where they should be.
+
+        Raises:
+            ValueError: If the partner is not the reader's, what is seen beside is not the other tower's, or codes are not shared.
+        """
+        towers = self.network.config.towers
+        if partner not in towers[reader].modalities:
+            raise ValueError(f"the partner is a modality of {reader} ({', '.join(towers[reader].modalities)}), got {partner!r}")
+        if odd := [name for name in beside if name not in towers[source].modalities or name in bridge.modalities]:
+            raise ValueError(f"{', '.join(odd)} cannot be seen beside what crosses: name other modalities of {source}")
+        sizes = {name: self.space.modality(name) for name in (*bridge.modalities, partner)}
+        if any(one.num_levels != 1 or one.codebook_size != sizes[partner].codebook_size for one in sizes.values()):
+            raise ValueError(f"{', '.join(sizes)} do not share their codes; a bridge is trained between modalities of one vocabulary")
+
+    def setup(self, stage: str) -> None:
+        """Refuse data whose codes are not the model's; the order of its modalities may differ.
+
+        Raises:
+            ValueError: If the data lacks a modality that is needed, or has it from another tokenizer.
+        """
+        data = getattr(self.trainer, "datamodule", None)
+        self.data_space = getattr(data, "space", self.space)
+        prints = getattr(data, "fingerprints", self.fingerprints)
+        names = [one.name for one in self.data_space.modalities]
+        for name in (*self.bridge.modalities, self.partner, *self.beside):
+            if name not in names or prints.get(name) != self.fingerprints.get(name):
+                raise ValueError(
+                    f"the data's modalities are {', '.join(names)}; the bridge needs {name} from the model's own tokenizer; "
+                    "join shards that have it: maskgen data tokenize"
+                )
+
+    def on_fit_start(self) -> None:
+        """Solve the linear part, unless the bridge was trained before."""
+        if self.started or not self.ridge_batches or self.trainer.ckpt_path:
+            return
+        loader = self.trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]
+        batches = [self.transfer(batch) for _, batch in zip(range(self.ridge_batches), loader, strict=False)]
+        with self.trainer.precision_plugin.forward_context():
+            self.solve(batches)
+
+    def transfer(self, batch: TokenBatch) -> TokenBatch:
+        """A batch of the data in the token space of the model, on its device."""
+        return moved(batch.to(self.device), self.data_space, self.space)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what `maskgen export bridge` needs, and of the weights the bridge's alone."""
+        kept = f"network.bridges.{self.reader}."
+        checkpoint["state_dict"] = {name: tensor for name, tensor in checkpoint["state_dict"].items() if name.startswith(kept)}
+        config = dataclasses.asdict(self.bridge)
+        checkpoint["maskgen"] = {"kind": BRIDGE_KIND, "reader": self.reader, "bridge": config, "towers": self.towers}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Complete a checkpoint with the towers, which it does not hold."""
+        checkpoint["state_dict"] = {**self.state_dict(), **checkpoint["state_dict"]}
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with warm-up and cosine, stepped per batch."""
+        weights = self.network.bridges[self.reader].requires_grad_(True).parameters()
+        optimizer = torch.optim.AdamW(weights, lr=self.lr, betas=(0.9, 0.98), weight_decay=self.weight_decay, fused=True)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_cosine(self.warmup_steps, self.max_steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        """Clip in the module: Lightning's own clipping refuses fused AdamW under mixed precision."""
+        weights = self.network.bridges[self.reader].parameters()
+        self.log("train/gradient_norm", torch.nn.utils.clip_grad_norm_(weights, self.clip))
+
+    def training_step(self, batch: TokenBatch, batch_index: int) -> Tensor | None:
+        """Sum over blocks of the errors of keys and values and the cross-entropy of presence; None for a batch without a pair."""
+        generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.global_step, self.global_rank))
+        found = self.errors(self.transfer(batch), self.known_share, generator)
+        if found is None:
+            return None
+        means = {name: torch.stack(parts).mean() for name, parts in found.items()}
+        loss = torch.stack(list(means.values())).sum()
+        self.log("train/loss", loss, prog_bar=True)
+        self.log_dict({f"train/{name}": value for name, value in means.items()}, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: TokenBatch, batch_index: int, dataloader_idx: int = 0) -> None:
+        """The errors of every block where all crossing cells are known."""
+        generator = torch.Generator().manual_seed(mixed_seed(batch_index, dataloader_idx, 7))
+        for name, parts in (self.errors(self.transfer(batch), 1.0, generator) or {}).items():
+            for number, value in enumerate(parts):
+                self._found.setdefault(f"val/{name}_block{number}", []).append(float(value))
+            self._found.setdefault(f"val/{name}", []).append(float(torch.stack(parts).mean()))
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin to count."""
+        self._found.clear()
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the mean over batches."""
+        self.log_dict({name: sum(values) / len(values) for name, values in self._found.items()}, sync_dist=True)
+
+    def errors(self, batch: TokenBatch, known_share: float, generator: torch.Generator) -> dict[str, list[Tensor]] | None:
+        """Block by block: squared error of keys and of values as shares of their variance, and cross-entropy of presence.
+
+        Args:
+            batch: Clean rows in the model's token space.
+            known_share: See the class.
+            generator: CPU generator that decides the masks.
+
+        Returns:
+            None where no cell has a partner.
+        """
+        pairs = self.pairs(batch)
+        if len(pairs.row) < 2:
+            return None
+        theirs, wanted, place = self._both(batch, pairs, known_share, generator)
+        crossing = self._cells(batch, self.bridge.modalities)
+        has_partner = torch.zeros_like(crossing)
+        has_partner[pairs.row, pairs.crossing] = True
+        found: dict[str, list[Tensor]] = {"keys": [], "values": [], "presence": []}
+        for number, (stream, partner) in enumerate(zip(theirs, wanted, strict=True)):
+            cells, presence = self.network.translation(self.reader, number)(stream.flatten(0, 1)[place[crossing]][None])
+            paired = cells[:, has_partner[crossing]]
+            with torch.no_grad():
+                aims = self.network.keys_and_values(self.reader, number, partner[None])
+            for name, one, aim in zip(("keys", "values"), self.network.keys_and_values(self.reader, number, paired), aims, strict=True):
+                spread = aim.float().var(dim=2, correction=0).mean()
+                found[name].append((one.float() - aim.float()).square().mean() / spread)
+            found["presence"].append(functional.binary_cross_entropy_with_logits(presence[0].float(), has_partner[crossing].float()))
+        return found
+
+    @torch.no_grad()
+    def solve(self, batches: Sequence[TokenBatch]) -> None:
+        """Set the linear part to the ridge regression of partners on the cells that cross, and presence to its share."""
+        network = self.network
+        source, own = (network.tower(name).config.dim for name in (self.source, self.reader))
+        squares = [torch.zeros(source, source, dtype=torch.float64) for _ in range(network.num_layers)]
+        products = [torch.zeros(source, own, dtype=torch.float64) for _ in range(network.num_layers)]
+        count, paired = 0, 0
+        for number, batch in enumerate(batches):
+            pairs = self.pairs(batch)
+            theirs, wanted, place = self._both(
+                batch, pairs, self.known_share, torch.Generator().manual_seed(mixed_seed(self.seed, number, 5))
+            )
+            count, paired = count + int(self._cells(batch, self.bridge.modalities).sum()), paired + len(pairs.row)
+            for block, (stream, partner) in enumerate(zip(theirs, wanted, strict=True)):
+                cells = stream.flatten(0, 1)[place[pairs.row, pairs.crossing]]
+                x = self.network.translation(self.reader, block).norm(cells.float()).double().cpu()
+                squares[block] += x.T @ x
+                products[block] += x.T @ partner.double().cpu()
+        share = min(max(paired / max(count, 1), 1e-3), 1 - 1e-3)
+        for block, (square, product) in enumerate(zip(squares, products, strict=True)):
+            translation = network.translation(self.reader, block)
+            solved = torch.linalg.solve(square + RIDGE * torch.eye(source, dtype=torch.float64), product)
+            translation.linear.weight.copy_(solved.T)
+            translation.presence.bias.fill_(torch.logit(torch.tensor(share)).item())
+
+    def pairs(self, batch: TokenBatch) -> Pairs:
+        """Cells that cross and their partners: the longest common subsequence of both codes in each row, ends and empty slots left out."""
+        partner, offset = self._cells(batch, [self.partner]), self.space.segment(self.partner, 0).offset
+        end = self.space.modality(self.partner).end
+        found: list[tuple[int, int, int]] = []
+        for row in range(len(batch)):
+            written = [(cell, int(batch.ids[row, cell, 0]) - offset) for cell in partner[row].nonzero()[:, 0].tolist()]
+            for name in self.bridge.modalities:
+                first = self.space.segment(name, 0).offset
+                crossing = [
+                    (cell, int(batch.ids[row, cell, 0]) - first) for cell in self._cells(batch, [name])[row].nonzero()[:, 0].tolist()
+                ]
+                ours, others = ([(cell, code) for cell, code in side if code != end] for side in (crossing, written))
+                matched = common_subsequence([code for _, code in ours], [code for _, code in others])
+                found += [(row, ours[left][0], others[right][0]) for left, right in matched]
+        parts = torch.tensor(found, device=batch.ids.device).view(-1, 3)
+        return Pairs(parts[:, 0], parts[:, 1], parts[:, 2])
+
+    @torch.no_grad()
+    def _both(
+        self, batch: TokenBatch, pairs: Pairs, known_share: float, generator: torch.Generator
+    ) -> tuple[list[Tensor], list[Tensor], Tensor]:
+        """What enters each block: of the source's cells in rows, of the partners [pairs dim]; and where the source's cells are."""
+        seen = self._cells(batch, [*self.bridge.modalities, *self.beside])
+        theirs = self._masked(batch, known_share, generator).hide(~seen)
+        source = _compact(theirs)
+        kept = torch.zeros_like(batch.valid)
+        kept[pairs.row, pairs.partner] = True
+        coords = batch.coords.clone()
+        coords[..., 0] = torch.where(kept, kept.cumsum(dim=1) - 1, coords[..., 0])
+        partners = _compact(dataclasses.replace(batch.hide(~kept), coords=coords))
+        found = self._streams(self.reader, partners.batch)
+        place = partners.place[pairs.row, pairs.partner]
+        return self._streams(self.source, source.batch), [stream.flatten(0, 1)[place] for stream in found], source.place
+
+    def _streams(self, name: str, batch: TokenBatch) -> list[Tensor]:
+        return self.network.streams(name, *(getattr(batch, field.name) for field in fields(batch)))
+
+    def _masked(self, batch: TokenBatch, known_share: float, generator: torch.Generator) -> TokenBatch:
+        """The batch with a random share of the crossing cells masked in some rows."""
+        luck = torch.rand(len(batch), 2, generator=generator).to(batch.ids.device)
+        share = torch.where(luck[:, :1] < known_share, 0.0, luck[:, 1:])
+        chosen = torch.rand(batch.valid.shape, generator=generator).to(batch.ids.device) < share
+        ids = batch.ids.clone()
+        ids[..., 0] = torch.where(chosen & self._cells(batch, self.bridge.modalities), MASK, ids[..., 0])
+        return batch.with_ids(ids)
+
+    def _cells(self, batch: TokenBatch, names: Sequence[str]) -> Bool[Tensor, "batch length"]:
+        """Visible cells of some modalities."""
+        return torch.stack([batch.cells(self.space.index(name)) for name in names]).any(dim=0)
+
+
+def common_subsequence(left: Sequence[int], right: Sequence[int]) -> list[tuple[int, int]]:
+    """Places of a longest common subsequence, ascending in both."""
+    best = [[0] * (len(right) + 1) for _ in range(len(left) + 1)]
+    for i in reversed(range(len(left))):
+        for j in reversed(range(len(right))):
+            best[i][j] = best[i + 1][j + 1] + 1 if left[i] == right[j] else max(best[i + 1][j], best[i][j + 1])
+    found, i, j = [], 0, 0
+    while i < len(left) and j < len(right):
+        if left[i] == right[j]:
+            found.append((i, j))
+            i, j = i + 1, j + 1
+        elif best[i + 1][j] >= best[i][j + 1]:
+            i += 1
+        else:
+            j += 1
+    return found
+
+
+def moved(batch: TokenBatch, old: TokenSpace, new: TokenSpace) -> TokenBatch:
+    """The same cells in another token space that has all their modalities, cells of others hidden.
+
+    Raises:
+        ValueError: If a modality means other codes there.
+    """
+    ids, modality = torch.where(batch.ids == MASK, MASK, 0), torch.zeros_like(batch.modality)
+    known: Mapping[str, Any] = {one.name: one for one in new.modalities}
+    for one in old.modalities:
+        if one.name not in known:
+            continue
+        if not one.same_ids(known[one.name]):
+            raise ValueError(f"{one.name} is {one} in the data and {known[one.name]} in the model; take shards of the model's tokenizers")
+        here = batch.modality == old.index(one.name)
+        modality = torch.where(here, new.index(one.name), modality)
+        for ours, theirs in zip(old.of(one.name), new.of(one.name), strict=True):
+            inside = here[..., None] & (batch.ids >= ours.offset) & (batch.ids < ours.offset + ours.size)
+            ids = torch.where(inside, batch.ids - ours.offset + theirs.offset, ids)
+    return dataclasses.replace(batch, ids=ids, modality=modality, valid=batch.valid & (modality != 0))
+
+
+def _compact(batch: TokenBatch) -> Folded:
+    """The batch without its hidden cells, each row alone where rows are about equally long."""
+    return folded(batch, max(1, int(batch.valid.sum(dim=1).max())))

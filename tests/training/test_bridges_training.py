@@ -1,0 +1,233 @@
+"""Training of a bridge: what is paired, what is learned, what stays, and the bundle that it becomes."""
+
+import json
+import random
+from difflib import SequenceMatcher
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader
+
+from maskgen.anything import AnyToAny
+from maskgen.batch import TokenBatch, pack
+from maskgen.checkpoint import read_checkpoint
+from maskgen.cli import main
+from maskgen.nets.bridges import BRIDGE_KIND, Bridge
+from maskgen.nets.towers import TowerTransformer
+from maskgen.pipeline import Pipeline
+from maskgen.space import TokenSpace
+from maskgen.tokenizers.image import ImageTokenizer
+from maskgen.tokenizers.text import TextTokenizer
+from maskgen.training.bridges import BridgeModule, common_subsequence, moved
+from tests.test_cli import refused
+from tests.tiny_any import TOWERS, write_any
+
+BRIDGE = Bridge(modalities=["transcript"], hidden_dim=16)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory, tiny_text: TextTokenizer, tiny_image: ImageTokenizer) -> Path:
+    folder = write_any(tmp_path_factory.mktemp("joined") / "bundle", tiny_text, tiny_image, TOWERS)
+    (folder / "specialists.json").write_text("{}")
+    return folder
+
+
+def module(bundle: Path, **options: Any) -> BridgeModule:
+    given: dict[str, Any] = {"reader": "pictures", "bridge": BRIDGE, "partner": "text", "beside": ["audio"], "max_steps": 60, "lr": 1e-2}
+    return BridgeModule(str(bundle), **(given | options))
+
+
+def rows(space: TokenSpace, count: int = 8, seed: int = 0) -> TokenBatch:
+    """Captions, and transcripts that say them in slots, with words before and empty slots between; the end of a text is no word."""
+    draws, size = random.Random(seed), space.segment("text", 0).size
+    end = space.modality("text").end
+    words = [code for code in range(2, size) if code != end]
+    samples = []
+    for _ in range(count):
+        said = draws.sample(words, 3)
+        slots = [draws.choice(words), *said, end, end]
+        slots[4:4] = [end]
+        audio = [[draws.randrange(8) for _ in range(14)] for _ in range(3)]
+        samples.append(
+            {
+                "text": torch.tensor([[*said, end]]),
+                "transcript": torch.tensor([slots]),
+                "audio": torch.tensor(audio),
+                "image": torch.zeros(2, 4, 4, dtype=torch.long),
+            }
+        )
+    return pack(samples, space)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.integers(0, 3), max_size=7), st.lists(st.integers(0, 3), max_size=7))
+def test_common_subsequences_are_the_longest(left: list[int], right: list[int]) -> None:
+    found = common_subsequence(left, right)
+    assert all(left[i] == right[j] for i, j in found)
+    assert all(a < b and c < d for (a, c), (b, d) in pairwise(found))
+    subsets = {tuple(left[i] for i in range(len(left)) if mask >> i & 1) for mask in range(1 << len(left))}
+
+    def inside(some: tuple[int, ...]) -> bool:
+        rest = iter(right)
+        return all(one in rest for one in some)
+
+    assert len(found) == max(len(some) for some in subsets if inside(some))
+    assert len(found) >= sum(block.size for block in SequenceMatcher(None, left, right, autojunk=False).get_matching_blocks())
+
+
+def test_cells_move_to_a_space_of_another_order(bundle: Path) -> None:
+    space = module(bundle).space
+    other = TokenSpace([space.modality(name) for name in ("image", "transcript", "text", "audio")])
+    batch = rows(other)
+    found, wanted = moved(batch, other, space), rows(space)
+    for name in ("image", "transcript", "text", "audio"):
+        for row in range(len(batch)):
+            assert cells(found, space, name, row).equal(cells(wanted, space, name, row))
+
+
+def cells(batch: TokenBatch, space: TokenSpace, name: str, row: int) -> torch.Tensor:
+    """Ids of a modality in a row."""
+    return batch.ids[row][batch.cells(space.index(name))[row]]
+
+
+def test_a_word_is_paired_with_the_same_word_and_nothing_else(bundle: Path) -> None:
+    made = module(bundle)
+    batch = rows(made.space)
+    pairs = made.pairs(batch)
+    assert len(pairs.row) == 3 * len(batch)
+    heard = batch.ids[pairs.row, pairs.crossing, 0] - made.space.segment("transcript", 0).offset
+    written = batch.ids[pairs.row, pairs.partner, 0] - made.space.segment("text", 0).offset
+    assert heard.equal(written)
+    assert not bool((written == made.space.modality("text").end).any())
+
+
+class Rows(L.LightningDataModule):
+    """The same batch again and again."""
+
+    def __init__(self, batch: TokenBatch) -> None:
+        super().__init__()
+        self.batch = batch
+
+    def train_dataloader(self) -> Any:
+        return DataLoader([self.batch] * 400, batch_size=None)
+
+
+@pytest.fixture(scope="module")
+def trained(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[BridgeModule, Path, list[dict[str, float]]]:
+    """A module after the closed solution and some steps, its checkpoint, and its errors before, between and after."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        made = module(bundle, ridge_batches=4)
+    batch, found = rows(made.space, 24), []
+
+    def measured() -> None:
+        with torch.no_grad():
+            errors = made.errors(batch, 1.0, torch.Generator().manual_seed(0)) or {}
+        found.append({name: float(torch.stack(parts).mean()) for name, parts in errors.items()})
+
+    measured()
+    made.solve([batch] * 4)
+    measured()
+    folder = tmp_path_factory.mktemp("run")
+    trainer = L.Trainer(
+        max_steps=60, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu"
+    )
+    trainer.fit(made, datamodule=Rows(batch))
+    trainer.save_checkpoint(folder / "last.ckpt")
+    measured()
+    return made, folder / "last.ckpt", found
+
+
+def test_the_closed_solution_and_the_steps_bring_keys_and_values_near_and_tell_who_has_a_partner(
+    trained: tuple[BridgeModule, Path, list[dict[str, float]]],
+) -> None:
+    before, solved, after = trained[2]
+    assert solved["keys"] < 0.6 * before["keys"]
+    assert solved["values"] < 0.6 * before["values"]
+    assert after["values"] < 0.7 * solved["values"]
+    assert after["keys"] < 0.7 * solved["keys"]
+    assert after["presence"] < 0.5 * solved["presence"]
+
+
+def test_the_towers_stay_and_only_the_bridge_is_kept(
+    bundle: Path, trained: tuple[BridgeModule, Path, list[dict[str, float]]], tmp_path: Path
+) -> None:
+    made, checkpoint, _ = trained
+    held = read_checkpoint(checkpoint, BRIDGE_KIND)["state_dict"]
+    assert held
+    assert all(name.startswith("network.bridges.pictures.") for name in held)
+    main(["export", "bridge", str(checkpoint), "--model", str(bundle), "--out", str(tmp_path / "joined")])
+    new, old = Pipeline.from_pretrained(tmp_path / "joined"), Pipeline.from_pretrained(bundle)
+    ours, theirs = new.model.state_dict(), old.model.state_dict()
+    assert all(torch.equal(tensor, ours[name]) for name, tensor in theirs.items())
+    assert set(ours) - set(theirs) == {name.removeprefix("network.") for name in held}
+    for name, tensor in made.network.bridges.state_dict().items():
+        torch.testing.assert_close(ours[f"bridges.{name}"], tensor, atol=2e-3, rtol=2e-3)
+    assert isinstance(new.model, TowerTransformer)
+    assert AnyToAny.from_pretrained(tmp_path / "joined").crosses
+    assert not AnyToAny.from_pretrained(bundle).crosses
+    assert json.loads((tmp_path / "joined/specialists.json").read_text()) == {}
+
+
+def test_a_training_goes_on_from_its_checkpoint_and_from_its_model(
+    bundle: Path, trained: tuple[BridgeModule, Path, list[dict[str, float]]], tmp_path: Path
+) -> None:
+    made, checkpoint, _ = trained
+    again = module(bundle, max_steps=61)
+    trainer = L.Trainer(
+        max_steps=61, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu"
+    )
+    trainer.fit(again, datamodule=Rows(rows(made.space, 24)), ckpt_path=checkpoint, weights_only=False)
+    assert trainer.global_step == 61
+    wanted = made.network.translation("pictures", 0).linear.weight.detach()
+    assert float((again.network.translation("pictures", 0).linear.weight.detach() - wanted).abs().max()) < 0.05
+    main(["export", "bridge", str(checkpoint), "--model", str(bundle), "--out", str(tmp_path / "joined")])
+    further = module(tmp_path / "joined")
+    assert further.started
+    torch.testing.assert_close(further.network.translation("pictures", 0).linear.weight, wanted, atol=2e-3, rtol=2e-3)
+
+
+def test_what_does_not_fit_is_refused(
+    bundle: Path,
+    tiny_bundle: Path,
+    trained: tuple[BridgeModule, Path, list[dict[str, float]]],
+    tmp_path: Path,
+    tiny_text: TextTokenizer,
+    tiny_image: ImageTokenizer,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for options, message in (
+        ({"partner": "audio"}, "a modality of pictures"),
+        ({"partner": "image"}, "do not share their codes"),
+        ({"beside": ["text"]}, "other modalities of speech"),
+        ({"known_share": 1.5}, "known_share"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            module(bundle, **options)
+    with pytest.raises(ValueError, match="no towers"):
+        module(tiny_bundle)
+    other = write_any(tmp_path / "other", tiny_text, tiny_image, TOWERS)
+    pipeline = Pipeline.from_pretrained(other)
+    next(pipeline.model.parameters()).data.add_(1.0)
+    pipeline.save_pretrained(tmp_path / "moved")
+    checkpoint = str(trained[1])
+    assert "another model" in refused(
+        capsys, "export", "bridge", checkpoint, "--model", str(tmp_path / "moved"), "--out", str(tmp_path / "x")
+    )
+    assert "holds a model" in refused(capsys, "export", "bridge", checkpoint, "--model", str(bundle), "--out", str(bundle))
+
+
+def test_data_without_the_partner_is_refused(bundle: Path) -> None:
+    made = module(bundle)
+    short = Rows(rows(made.space))
+    short.space = TokenSpace([made.space.modality("transcript"), made.space.modality("audio")])  # type: ignore[attr-defined]
+    short.fingerprints = made.fingerprints  # type: ignore[attr-defined]
+    trainer = L.Trainer(max_steps=1, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu")
+    with pytest.raises(ValueError, match="needs text from the model's own tokenizer"):
+        trainer.fit(made, datamodule=short)
