@@ -14,9 +14,11 @@ from torch.nn import functional
 from maskgen.batch import TokenBatch
 from maskgen.bundle import WEIGHTS_FILE, find_model, load_bundle, read_record
 from maskgen.folding import Folded, folded
+from maskgen.masking import draw_masks
 from maskgen.nets.bridges import BRIDGE_KIND, Bridge
 from maskgen.nets.towers import TowerTransformer, bridged
 from maskgen.pretrained import BUNDLE_KIND, transformer_of
+from maskgen.schedule import Cosine
 from maskgen.space import MASK, TokenSpace
 from maskgen.training.masked import mixed_seed
 from maskgen.training.optim import warmup_cosine
@@ -53,6 +55,8 @@ class BridgeModule(L.LightningModule):
         bridge: What crosses, and its width.
         partner: Modality of the reader whose cells the crossing ones stand for; both share their codes.
         beside: Modalities of the other tower that are seen whole beside the cells that cross.
+        judged: Modality of the reader by which validation judges the bridge, level by level: its loss and accuracy over the bridge, beside
+            those from the partners themselves and from nothing, under the same masks. None judges nothing.
         known_share: Share of rows whose crossing cells are all known; of the others a random share is masked.
         ridge_batches: Batches from which the linear part is solved in closed form before the first step; 0 leaves it out.
         max_steps: Length of the learning-rate schedule.
@@ -75,6 +79,7 @@ class BridgeModule(L.LightningModule):
         bridge: Bridge,
         partner: str,
         beside: Sequence[str] = (),
+        judged: str | None = None,
         known_share: float = 0.75,
         ridge_batches: int = 60,
         max_steps: int = 1_000,
@@ -95,22 +100,24 @@ class BridgeModule(L.LightningModule):
         self.towers = read_record(find_model(model))["files"][WEIGHTS_FILE]
         self.network = bridged(network, self.space, reader, bridge)
         source = self.network.config.source_of(reader)
-        self._check(reader, source, bridge, partner, beside)
+        self._check(reader, source, bridge, partner, beside, judged)
         self.reader, self.source, self.bridge, self.partner, self.beside = reader, source, bridge, partner, tuple(beside)
-        self.known_share, self.ridge_batches, self.seed = known_share, ridge_batches, seed
+        self.judged, self.known_share, self.ridge_batches, self.seed = judged, known_share, ridge_batches, seed
         self.max_steps, self.lr, self.warmup_steps, self.weight_decay, self.clip = max_steps, lr, warmup_steps, weight_decay, clip
         self.started = reader in network.config.bridges
-        self._found: dict[str, list[float]] = {}
+        self._found: dict[str, tuple[float, int]] = {}
 
-    def _check(self, reader: str, source: str, bridge: Bridge, partner: str, beside: Sequence[str]) -> None:
+    def _check(self, reader: str, source: str, bridge: Bridge, partner: str, beside: Sequence[str], judged: str | None) -> None:
         """Refuse names that are not where they should be.
 
         Raises:
-            ValueError: If the partner is not the reader's, what is seen beside is not the other tower's, or codes are not shared.
+            ValueError: If the partner or what is judged is not the reader's, what is seen beside is not the other tower's, or codes are
+                not shared.
         """
         towers = self.network.config.towers
-        if partner not in towers[reader].modalities:
-            raise ValueError(f"the partner is a modality of {reader} ({', '.join(towers[reader].modalities)}), got {partner!r}")
+        if partner not in towers[reader].modalities or (judged is not None and judged not in towers[reader].modalities):
+            found = partner if judged is None else f"{partner} and {judged}"
+            raise ValueError(f"partner and judged are modalities of {reader} ({', '.join(towers[reader].modalities)}), got {found}")
         if odd := [name for name in beside if name not in towers[source].modalities or name in bridge.modalities]:
             raise ValueError(f"{', '.join(odd)} cannot be seen beside what crosses: name other modalities of {source}")
         sizes = {name: self.space.modality(name) for name in (*bridge.modalities, partner)}
@@ -183,20 +190,50 @@ class BridgeModule(L.LightningModule):
         return loss
 
     def validation_step(self, batch: TokenBatch, batch_index: int, dataloader_idx: int = 0) -> None:
-        """The errors of every block where all crossing cells are known."""
+        """The errors of every block where all crossing cells are known, and what is judged."""
         generator = torch.Generator().manual_seed(mixed_seed(batch_index, dataloader_idx, 7))
-        for name, parts in (self.errors(self.transfer(batch), 1.0, generator) or {}).items():
+        batch = self.transfer(batch)
+        for name, parts in (self.errors(batch, 1.0, generator) or {}).items():
             for number, value in enumerate(parts):
-                self._found.setdefault(f"val/{name}_block{number}", []).append(float(value))
-            self._found.setdefault(f"val/{name}", []).append(float(torch.stack(parts).mean()))
+                self._count(f"val/{name}_block{number}", value, 1)
+            self._count(f"val/{name}", torch.stack(parts).mean(), 1)
+        if self.judged is not None:
+            self._judge(batch, self.judged, generator)
+
+    def _count(self, name: str, total: Tensor, number: int) -> None:
+        """Count towards a mean over the whole validation."""
+        before = self._found.get(name, (0.0, 0))
+        self._found[name] = before[0] + float(total), before[1] + number
+
+    def _judge(self, batch: TokenBatch, name: str, generator: torch.Generator) -> None:
+        """Count loss and accuracy of the codes of a modality, seen three ways under the same masks."""
+        kept, partners = self._partners(batch, self.pairs(batch))
+        segments = self.space.of(name)
+        asked = self._cells(batch, [name])
+        ways = {
+            "over_bridge": batch.hide(~self._cells(batch, [name, *self.bridge.modalities, *self.beside])),
+            "from_partners": partners.hide(~kept & ~asked),
+            "from_nothing": batch.hide(~asked),
+        }
+        for segment in segments:
+            masked = draw_masks(batch, segments, Cosine(), [float(one == segment) for one in segments], 0.0, generator)
+            here = masked.cells[..., segment.level]
+            wanted = masked.codes[..., segment.level][here]
+            for way, view in ways.items():
+                seen = _compact(view.with_ids(torch.where(asked[..., None], masked.batch.ids, view.ids)))
+                hidden = self.network(*(getattr(seen.batch, field.name) for field in fields(seen.batch))).flatten(0, 1)
+                logits = self.network.logits(hidden[seen.place[here]], segment.offset, segment.size).float()
+                key = f"{name}_level{segment.level}_{way}"
+                self._count(f"val/loss_{key}", functional.cross_entropy(logits, wanted, reduction="sum"), len(wanted))
+                self._count(f"val/accuracy_{key}", (logits.argmax(dim=-1) == wanted).sum(), len(wanted))
 
     def on_validation_epoch_start(self) -> None:
         """Begin to count."""
         self._found.clear()
 
     def on_validation_epoch_end(self) -> None:
-        """Log the mean over batches."""
-        self.log_dict({name: sum(values) / len(values) for name, values in self._found.items()}, sync_dist=True)
+        """Log the means of what was counted."""
+        self.log_dict({name: total / count for name, (total, count) in self._found.items()}, sync_dist=True)
 
     def errors(self, batch: TokenBatch, known_share: float, generator: torch.Generator) -> dict[str, list[Tensor]] | None:
         """Block by block: squared error of keys and of values as shares of their variance, and cross-entropy of presence.
@@ -280,14 +317,20 @@ class BridgeModule(L.LightningModule):
         seen = self._cells(batch, [*self.bridge.modalities, *self.beside])
         theirs = self._masked(batch, known_share, generator).hide(~seen)
         source = _compact(theirs)
+        kept, written = self._partners(batch, pairs)
+        partners = _compact(written.hide(~kept))
+        found = self._streams(self.reader, partners.batch)
+        place = partners.place[pairs.row, pairs.partner]
+        return self._streams(self.source, source.batch), [stream.flatten(0, 1)[place] for stream in found], source.place
+
+    @staticmethod
+    def _partners(batch: TokenBatch, pairs: Pairs) -> tuple[Bool[Tensor, "batch length"], TokenBatch]:
+        """Cells that are a partner, and the batch in which they stand next to each other in time."""
         kept = torch.zeros_like(batch.valid)
         kept[pairs.row, pairs.partner] = True
         coords = batch.coords.clone()
         coords[..., 0] = torch.where(kept, kept.cumsum(dim=1) - 1, coords[..., 0])
-        partners = _compact(dataclasses.replace(batch.hide(~kept), coords=coords))
-        found = self._streams(self.reader, partners.batch)
-        place = partners.place[pairs.row, pairs.partner]
-        return self._streams(self.source, source.batch), [stream.flatten(0, 1)[place] for stream in found], source.place
+        return kept, dataclasses.replace(batch, coords=coords)
 
     def _streams(self, name: str, batch: TokenBatch) -> list[Tensor]:
         return self.network.streams(name, *(getattr(batch, field.name) for field in fields(batch)))

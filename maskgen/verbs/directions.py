@@ -22,6 +22,7 @@ def add_directions(kinds: Any, cache: Path) -> None:
     add_alone(parser)
     add_machine(parser)
     parser.add_argument("--limit", type=int, default=40, help="pictures, and sentences (default: %(default)s)")
+    parser.add_argument("--only", action="append", metavar="DIRECTION", help='such as "speech > image"; several times (default: all)')
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     parser.add_argument("--raw", type=Path, default=Path("data/emoji/build/raw"), help="raw shards of pictures (default: %(default)s)")
     parser.add_argument("--speech", type=Path, default=Path("data/speech/build/raw"), help="raw shards of speech (default: %(default)s)")
@@ -34,12 +35,14 @@ def evaluate_any(args: argparse.Namespace) -> None:
     """Scores of every direction of a model, on split A."""
     from maskgen.evaluation.codec_report import held_out_sounds
     from maskgen.evaluation.corpus import read_corpus
-    from maskgen.evaluation.directions import Spoken, evaluate_directions
+    from maskgen.evaluation.directions import DIRECTIONS, Spoken, evaluate_directions
     from maskgen.evaluation.task_judges import picture_scores
     from maskgen.evaluation.transcripts import pocketsphinx, whisper_base, whisper_tiny_english
 
     if args.limit < 1:
         raise ValueError(f"--limit must be at least 1, got {args.limit}")
+    if wrong := sorted(set(args.only or ()) - set(DIRECTIONS)):
+        raise ValueError(f"found --only {', '.join(wrong)}, wanted one of {', '.join(map(repr, DIRECTIONS))}")
     model = any_to_any(args)
     corpora = read_corpus(args.raw)
     if HELD_OUT not in corpora:
@@ -52,7 +55,8 @@ def evaluate_any(args: argparse.Namespace) -> None:
     sentences = [Spoken(meta["captions"][0], wave, meta["label"]) for meta, wave in found]
     listeners: dict[str, Any] = {"whisper base": whisper_base(), "whisper tiny.en": whisper_tiny_english(), "pocketsphinx": pocketsphinx()}
     pictures = _about(corpora[HELD_OUT], [one.label for one in sentences])
-    report = evaluate_directions(model, pictures, sentences, listeners, picture_scores(corpora, args.cache), args.out, args.seed)
+    judge, only = picture_scores(corpora, args.cache), args.only or DIRECTIONS
+    report = evaluate_directions(model, pictures, sentences, listeners, judge, args.out, args.seed, only)
     for name, part in report.items():
         if isinstance(part, dict):
             print(f"{name}:")

@@ -15,7 +15,16 @@ from PIL import Image
 from maskgen.cli import main
 from maskgen.data.captions import captions
 from maskgen.evaluation.corpus import Corpus, Row
-from maskgen.evaluation.directions import BLANK, CaptionParts, Spoken, caption_scores, evaluate_directions, nearest_label, parts_of
+from maskgen.evaluation.directions import (
+    BLANK,
+    DIRECTIONS,
+    CaptionParts,
+    Spoken,
+    caption_scores,
+    evaluate_directions,
+    nearest_label,
+    parts_of,
+)
 from maskgen.sounds import Waveform
 
 LABELS = [
@@ -72,7 +81,9 @@ class Planted:
         return SimpleNamespace(text=caption, image=picture, speech=SimpleNamespace(waves=[WAVE]) if "speech" in targets else None)
 
 
-def report_of(model: Planted, tmp_path: Path, heard: str) -> tuple[dict[str, Any], list[list[Image.Image]]]:
+def report_of(
+    model: Planted, tmp_path: Path, heard: str, only: Sequence[str] = DIRECTIONS
+) -> tuple[dict[str, Any], list[list[Image.Image]]]:
     rows = [
         Row(key=f"k{n}", label=name, caption=f"a {name}, flat style", style="flat", tone=0, group="x")
         for n, name in enumerate(["cat", "dog"])
@@ -85,7 +96,7 @@ def report_of(model: Planted, tmp_path: Path, heard: str) -> tuple[dict[str, Any
 
     pictures = Corpus(rows, torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
     sentences = [Spoken("This is a cat.", WAVE, "cat")]
-    report = evaluate_directions(model, pictures, sentences, {"listener": lambda _: heard}, look, tmp_path / "out")
+    report = evaluate_directions(model, pictures, sentences, {"listener": lambda _: heard}, look, tmp_path / "out", 0, only)
     assert json.loads((tmp_path / "out/directions.json").read_text()) == report
     return report, seen
 
@@ -99,6 +110,17 @@ def test_a_good_model_scores_full_marks(tmp_path: Path) -> None:
     assert report["image > speech"]["scores"]["label_heard"] == 0.5
     assert all(BLANK not in images for images in seen)
     assert (("image",), None, False, True) in model.asked
+
+
+@needs_words
+def test_only_the_directions_asked_for_are_scored(tmp_path: Path) -> None:
+    model = Planted(["a cat, flat style", "a dog, flat style"], "this is a cat")
+    report, _ = report_of(model, tmp_path, "a cat, flat style", ["speech > image"])
+    assert set(report["speech > image"]["scores"]) == {"from_sound", "from_words", "from_text"}
+    assert not {"image > text", "speech > text", "image > speech", "text > image, speech"} & set(report)
+    assert not any(asked == "speech" for targets, *_ in model.asked for asked in targets)
+    with pytest.raises(ValueError, match="'speech > smell'"):
+        report_of(model, tmp_path, "", ["speech > smell"])
 
 
 @needs_words

@@ -155,6 +155,26 @@ def test_the_closed_solution_and_the_steps_bring_keys_and_values_near_and_tell_w
     assert after["presence"] < 0.5 * solved["presence"]
 
 
+def test_validation_judges_the_bridge_beside_the_partners_and_nothing(
+    bundle: Path, trained: tuple[BridgeModule, Path, list[dict[str, float]]]
+) -> None:
+    made, checkpoint, _ = trained
+    found = {}
+    for name, path in (("trained", checkpoint), ("untrained", None)):
+        one = module(bundle, judged="image")
+        batch = DataLoader([rows(made.space, 24)], batch_size=None)
+        trainer = L.Trainer(logger=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu")
+        [found[name]] = trainer.validate(one, batch, ckpt_path=path, weights_only=False, verbose=False)
+    kept = {key: value for key, value in found["trained"].items() if "nothing" in key or "partners" in key}
+    assert kept == pytest.approx({key: found["untrained"][key] for key in kept}, abs=1e-4)
+    for level in (0, 1):
+        nothing, partners, over = (
+            found["trained"][f"val/loss_image_level{level}_{way}"] for way in ("from_nothing", "from_partners", "over_bridge")
+        )
+        assert found["untrained"][f"val/loss_image_level{level}_over_bridge"] == pytest.approx(nothing, abs=1e-4)
+        assert abs(over - partners) < 0.5 * abs(nothing - partners)
+
+
 def test_the_towers_stay_and_only_the_bridge_is_kept(
     bundle: Path, trained: tuple[BridgeModule, Path, list[dict[str, float]]], tmp_path: Path
 ) -> None:
@@ -203,8 +223,9 @@ def test_what_does_not_fit_is_refused(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     for options, message in (
-        ({"partner": "audio"}, "a modality of pictures"),
+        ({"partner": "audio"}, "are modalities of pictures"),
         ({"partner": "image"}, "do not share their codes"),
+        ({"judged": "audio"}, "are modalities of pictures .*, got text and audio"),
         ({"beside": ["text"]}, "other modalities of speech"),
         ({"known_share": 1.5}, "known_share"),
     ):
