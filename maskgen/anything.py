@@ -160,11 +160,11 @@ class AnyToAny:
         settings: Mapping[str, GenerationSettings] | None = None,
         callback: StepCallback | None = None,
     ) -> AnyOutput:
-        """Make the media asked for from the one medium given.
+        """Make the media asked for from the one medium given, or a picture from a sound and a text.
 
         Args:
             targets: Some of text, image, speech.
-            text: What is to be shown or spoken.
+            text: What is to be shown or spoken; beside a sound of which a picture is drawn, what the sound does not say: "flat style".
             image: A picture; other sizes than the model's are letterboxed.
             sound: Speech of at most 30 s, any rate and channels.
             directly: Draw a sound from the cells of the sound, and of its transcript where they cross a bridge to pictures; not from the
@@ -176,8 +176,8 @@ class AnyToAny:
             callback: Called after every step with the state of the decode.
 
         Raises:
-            ValueError: If not exactly one medium is given, nothing is asked for, the given is asked for, a sound cannot be used, a text
-                is too long, settings are for something else, or there is to be no candidate.
+            ValueError: If media are given that do not go together, nothing is asked for, the given is asked for, a sound cannot be used,
+                a text is too long, settings are for something else, or there is to be no candidate.
         """
         if candidates < 1:
             raise ValueError(f"candidates must be at least 1, got {candidates}")
@@ -185,7 +185,8 @@ class AnyToAny:
             raise ValueError(f"there are settings for {', '.join(unknown)}; {', '.join(DECODED)} are decoded")
         given = [name for name, medium in (("text", text), ("image", image), ("speech", sound)) if medium is not None]
         _check(targets, given)
-        decode = _Decodes(self, AnyOutput(text), seed, candidates, dict(settings or {}), callback)
+        beside = None if sound is None else text
+        decode = _Decodes(self, AnyOutput(text if sound is None else None), seed, candidates, dict(settings or {}), callback)
         picture = None if image is None else self.pictures.encode([letterbox(on_white(image), self.pictures.size)])[0]
         heard = None if sound is None else self.voice.codes_of(sound)
         if picture is not None:
@@ -193,7 +194,7 @@ class AnyToAny:
         if heard is not None and ("text" in targets or "speech" in targets or not directly or self.crosses):
             decode.transcript(heard)
         if "image" in targets:
-            decode.image(heard if directly else None)
+            decode.image(heard if directly else None, beside)
         if "speech" in targets:
             decode.speech(picture)
         return decode.made
@@ -241,15 +242,19 @@ class _Decodes:
         self.made.transcript, self.slots = self._likeliest("speech > text", {"audio": heard}, {"transcript": blank}, "transcript")
         self.made.text = self.made.transcript.text
 
-    def image(self, heard: Codes | None) -> None:
-        """A picture of a sound, beside its transcript where that is seen, or of the text."""
+    def image(self, heard: Codes | None, beside: str | None) -> None:
+        """A picture of a sound, with its transcript where that is seen, or of the text; and of what is said beside it."""
         decoder = self.owner.decoder_of("image", directly=heard is not None)
-        known = decoder.text_codes(self._words("a picture")) if heard is None else {"audio": heard}
-        if heard is not None and self.owner.crosses and self.slots is not None:
-            known = {**known, "transcript": self.slots}
-        output = decoder.generate([known], "image", [self.seed], self.settings.get("image"), callback=self.callback)
-        self._note("text > image" if heard is None else "speech > image", output)
-        self.made.image = output.media[0]
+        said = {} if beside is None else decoder.text_codes(beside)
+        if heard is None:
+            words = self._words("a picture")
+            step, known = "text > image", decoder.text_codes(words if beside is None else f"{words}, {beside.strip()}")
+        else:
+            step, known = "speech > image" if beside is None else "speech + text > image", {"audio": heard, **said}
+            if self.owner.crosses and self.slots is not None:
+                known["transcript"] = self.slots
+        self._note(step, decoder.generate([known], "image", [self.seed], self.settings.get("image"), callback=self.callback))
+        self.made.image = self.made.outputs[-1].media[0]
 
     def speech(self, picture: Codes | None) -> None:
         """The text, spoken beside the picture it is of."""
@@ -291,10 +296,13 @@ def _check(targets: Sequence[str], given: Sequence[str]) -> None:
     """Refuse calls that cannot be meant.
 
     Raises:
-        ValueError: If not exactly one medium is given, nothing or something unknown is asked for, or the given is asked for.
+        ValueError: If media are given that do not go together, nothing or something unknown is asked for, or the given is asked for.
     """
-    if len(given) != 1:
-        raise ValueError(f"give exactly one of a text, an image and a sound, got {' and '.join(given) or 'none'}")
+    if len(given) != 1 and not (given == ["text", "speech"] and list(targets) == ["image"]):
+        found = " and ".join(given) or "none"
+        raise ValueError(
+            f"give exactly one of a text, an image and a sound, got {found}; for a picture alone a text may stand beside a sound"
+        )
     wrong = [name for name in targets if name not in MEDIA]
     if not targets or wrong or len(set(targets)) != len(targets):
         raise ValueError(f"ask for some of {', '.join(MEDIA)}, each once, got {', '.join(targets) or 'none'}")

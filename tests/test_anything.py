@@ -100,6 +100,24 @@ def test_each_call_takes_the_shortest_chain(model: AnyToAny) -> None:
     assert both.passes > 10
 
 
+def test_a_text_beside_a_sound_says_what_the_sound_does_not(model: AnyToAny) -> None:
+    """Via the words it ends the caption; directly it stands in the row beside what is heard, and changes the picture."""
+    wave, style = recording(), " flat style "
+    heard = model(["text"], sound=wave).text
+    assert heard
+    drawn = model(["image"], sound=wave, text=style)
+    assert (drawn.text, drawn.steps) == (heard, ["speech > text", "text > image"])
+    assert drawn.outputs[-1].codes[0].equal(model(["image"], text=f"{heard}, flat style").outputs[-1].codes[0])
+    directly = model(["image"], sound=wave, text=style, directly=True)
+    assert directly.steps[-1] == "speech + text > image"
+    known = {"audio": model.voice.codes_of(wave), **model.pipeline.text_codes(style)}
+    if model.crosses:
+        known["transcript"] = directly.outputs[0].codes[0]
+    assert directly.outputs[-1].codes[0].equal(model.pipeline.generate([known], "image", [0]).codes[0])
+    plain = model(["image"], sound=wave, directly=True).outputs[-1]
+    assert not torch.equal(directly.outputs[-1].log_probabilities[0], plain.log_probabilities[0])
+
+
 def test_specialists_draw_and_speak_in_its_place(bundle: Path, tmp_path: Path, tiny_bundle: Path) -> None:
     folder = shutil.copytree(bundle, tmp_path / "with")
     (folder / "specialists.json").write_text(json.dumps({"image": str(tiny_bundle)}))
@@ -235,7 +253,9 @@ def test_the_verbs(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         (["text"], "exactly one"),
         (["text", "no hole"], "has no hole"),
         (["text", "[2]", "--audio", "clip.wav"], "leave out --audio"),
-        (["image", "a heart", "--audio", "clip.wav"], "do not go together"),
+        (["image", "a heart", "a cat", "--audio", "clip.wav"], "do not go together"),
+        (["image", " ", "--audio", "clip.wav"], "the prompt is empty"),
+        (["image,text", "flat style", "--audio", "clip.wav"], "give exactly one of"),
         (["image", "--audio", "missing.wav"], "missing.wav"),
         (["speech"], "either a text to speak or --image"),
         (["speech", "--image", "picture.png", "--speed", "2"], "takes no"),

@@ -207,18 +207,22 @@ def _described(model: AnyModel, pictures: Corpus, captions: Sequence[str], hear:
 
 
 def _drawn(model: AnyModel, rows: Sequence[Row], sentences: Sequence[Spoken], look: Look, seed: int) -> dict[str, Any]:
-    """Pictures of held-out speech: from the sound, from the words heard, and from the label as text."""
+    """Pictures of held-out speech: from the sound, from the words heard, both with the style as text beside them, and from the caption."""
     of_label = {row.label: row for row in rows}
     chosen = [one for one in sentences if one.label in of_label]
     if not chosen:
         return {"scores": {}, "rows": 0}
     wanted = [of_label[one.label] for one in chosen]
-    ways: dict[str, list[Any]] = {"from_sound": [], "from_words": [], "from_text": []}
-    for place, (one, row) in enumerate(zip(chosen, wanted, strict=True)):
-        ways["from_sound"].append(model(["image"], sound=one.wave, directly=True, seed=seed + place).image)
-        words = model(["text"], sound=one.wave, seed=seed + place).text or ""
-        ways["from_words"].append(model(["image"], text=words, seed=seed + place).image if normalised(words) else BLANK)
-        ways["from_text"].append(model(["image"], text=row.caption, seed=seed + place).image)
+    ways: dict[str, list[Any]] = {
+        name: [] for name in ("from_sound", "from_sound_and_style", "from_words", "from_words_and_style", "from_text")
+    }
+    for place, (one, row) in enumerate(zip(chosen, wanted, strict=True), seed):
+        style, words = f"{row.style} style", model(["text"], sound=one.wave, seed=place).text or ""
+        ways["from_sound"].append(model(["image"], sound=one.wave, directly=True, seed=place).image)
+        ways["from_sound_and_style"].append(model(["image"], sound=one.wave, text=style, directly=True, seed=place).image)
+        for name, text in (("from_words", words), ("from_words_and_style", f"{words}, {style}")):
+            ways[name].append(model(["image"], text=text, seed=place).image if normalised(words) else BLANK)
+        ways["from_text"].append(model(["image"], text=row.caption, seed=place).image)
     return {"scores": {name: dict(look(wanted, images)) for name, images in ways.items()}, "rows": len(chosen)}
 
 

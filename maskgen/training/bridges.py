@@ -1,45 +1,31 @@
 """Lightning module that trains the bridge between two frozen towers: cells that stand for the same become the same."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 import lightning as L
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
 from maskgen.batch import TokenBatch
 from maskgen.bundle import WEIGHTS_FILE, find_model, load_bundle, read_record
 from maskgen.folding import Folded, folded
-from maskgen.masking import draw_masks
+from maskgen.masking import Masked, draw_masks
 from maskgen.nets.bridges import BRIDGE_KIND, Bridge
 from maskgen.nets.towers import TowerTransformer, bridged
 from maskgen.pretrained import BUNDLE_KIND, transformer_of
 from maskgen.schedule import Cosine
-from maskgen.space import MASK, TokenSpace
+from maskgen.space import MASK, Segment
 from maskgen.training.masked import mixed_seed
 from maskgen.training.optim import warmup_cosine
+from maskgen.training.pairs import Pairs, moved, pairs_of
 
 RIDGE = 3.0
 """Added to the diagonal of the closed solution's normal equations, whose rows have a mean square of 1."""
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Cells of a batch that stand for the same in two modalities.
-
-    Args:
-        row: Row of each pair.
-        crossing: Its cell in the row that crosses the bridge.
-        partner: Its cell in the row that belongs to the reading tower.
-    """
-
-    row: Int[Tensor, " pairs"]
-    crossing: Int[Tensor, " pairs"]
-    partner: Int[Tensor, " pairs"]
 
 
 class BridgeModule(L.LightningModule):
@@ -57,6 +43,9 @@ class BridgeModule(L.LightningModule):
         beside: Modalities of the other tower that are seen whole beside the cells that cross.
         judged: Modality of the reader by which validation judges the bridge, level by level: its loss and accuracy over the bridge, beside
             those from the partners themselves and from nothing, under the same masks. None judges nothing.
+        judged_weight: Weight of a loss of its own for that modality: how far what the reader says of it over the bridge is from what it
+            says when it reads the partners (knowledge distillation, arXiv:1503.02531). 0 trains keys, values and presence alone, in half
+            the time.
         known_share: Share of rows whose crossing cells are all known; of the others a random share is masked.
         ridge_batches: Batches from which the linear part is solved in closed form before the first step; 0 leaves it out.
         max_steps: Length of the learning-rate schedule.
@@ -80,6 +69,7 @@ class BridgeModule(L.LightningModule):
         partner: str,
         beside: Sequence[str] = (),
         judged: str | None = None,
+        judged_weight: float = 0.0,
         known_share: float = 0.75,
         ridge_batches: int = 60,
         max_steps: int = 1_000,
@@ -102,7 +92,10 @@ class BridgeModule(L.LightningModule):
         source = self.network.config.source_of(reader)
         self._check(reader, source, bridge, partner, beside, judged)
         self.reader, self.source, self.bridge, self.partner, self.beside = reader, source, bridge, partner, tuple(beside)
+        if judged_weight < 0.0 or (judged_weight and judged is None):
+            raise ValueError(f"judged_weight is at least 0 and needs judged, got {judged_weight} and {judged}; name a modality of {reader}")
         self.judged, self.known_share, self.ridge_batches, self.seed = judged, known_share, ridge_batches, seed
+        self.judged_weight = judged_weight
         self.max_steps, self.lr, self.warmup_steps, self.weight_decay, self.clip = max_steps, lr, warmup_steps, weight_decay, clip
         self.started = reader in network.config.bridges
         self._found: dict[str, tuple[float, int]] = {}
@@ -180,11 +173,15 @@ class BridgeModule(L.LightningModule):
     def training_step(self, batch: TokenBatch, batch_index: int) -> Tensor | None:
         """Sum over blocks of the errors of keys and values and the cross-entropy of presence; None for a batch without a pair."""
         generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.global_step, self.global_rank))
-        found = self.errors(self.transfer(batch), self.known_share, generator)
+        batch = self.transfer(batch)
+        found = self.errors(batch, self.known_share, generator)
         if found is None:
             return None
         means = {name: torch.stack(parts).mean() for name, parts in found.items()}
         loss = torch.stack(list(means.values())).sum()
+        if self.judged_weight:
+            means["divergence"] = self.divergence(batch, generator)
+            loss = loss + self.judged_weight * means["divergence"]
         self.log("train/loss", loss, prog_bar=True)
         self.log_dict({f"train/{name}": value for name, value in means.items()}, prog_bar=True)
         return loss
@@ -207,25 +204,57 @@ class BridgeModule(L.LightningModule):
 
     def _judge(self, batch: TokenBatch, name: str, generator: torch.Generator) -> None:
         """Count loss and accuracy of the codes of a modality, seen three ways under the same masks."""
-        kept, partners = self._partners(batch, self.pairs(batch))
-        segments = self.space.of(name)
+        asked, views = self._views(batch, self.pairs(batch), name)
+        for number, segment in enumerate(self.space.of(name)):
+            masked = self._drawn(batch, name, number, generator)
+            wanted = masked.codes[..., number][masked.cells[..., number]]
+            for way, view in views.items():
+                logits = self._logits(view, asked, masked, segment)
+                key = f"{name}_level{number}_{way}"
+                self._count(f"val/loss_{key}", functional.cross_entropy(logits, wanted, reduction="sum"), len(wanted))
+                self._count(f"val/accuracy_{key}", (logits.argmax(dim=-1) == wanted).sum(), len(wanted))
+
+    def divergence(self, batch: TokenBatch, generator: torch.Generator) -> Tensor:
+        """How far what the reader says of the judged modality over the bridge is from what it says when it reads the partners.
+
+        Args:
+            batch: Clean rows in the model's token space.
+            generator: CPU generator that decides the masks and the level, coarse ones oftener: three levels at shares 3, 2 and 1.
+
+        Returns:
+            Mean over masked cells of the Kullback-Leibler divergence in nats.
+        """
+        assert self.judged is not None
+        segments = self.space.of(self.judged)
+        asked, views = self._views(batch, self.pairs(batch), self.judged)
+        shares = torch.arange(len(segments), 0, -1, dtype=torch.float64)
+        number = int(torch.multinomial(shares, 1, generator=generator))
+        masked, segment = self._drawn(batch, self.judged, number, generator), segments[number]
+        with torch.no_grad():
+            wanted = self._logits(views["from_partners"], asked, masked, segment).log_softmax(dim=-1)
+        found = self._logits(views["over_bridge"], asked, masked, segment).log_softmax(dim=-1)
+        return functional.kl_div(found, wanted, reduction="batchmean", log_target=True)
+
+    def _views(self, batch: TokenBatch, pairs: Pairs, name: str) -> tuple[Bool[Tensor, "batch length"], dict[str, TokenBatch]]:
+        """The cells of a modality, and the batch with what they see: over the bridge, from the partners themselves, from nothing."""
+        kept, partners = self._partners(batch, pairs)
         asked = self._cells(batch, [name])
-        ways = {
+        return asked, {
             "over_bridge": batch.hide(~self._cells(batch, [name, *self.bridge.modalities, *self.beside])),
             "from_partners": partners.hide(~kept & ~asked),
             "from_nothing": batch.hide(~asked),
         }
-        for segment in segments:
-            masked = draw_masks(batch, segments, Cosine(), [float(one == segment) for one in segments], 0.0, generator)
-            here = masked.cells[..., segment.level]
-            wanted = masked.codes[..., segment.level][here]
-            for way, view in ways.items():
-                seen = _compact(view.with_ids(torch.where(asked[..., None], masked.batch.ids, view.ids)))
-                hidden = self.network(*(getattr(seen.batch, field.name) for field in fields(seen.batch))).flatten(0, 1)
-                logits = self.network.logits(hidden[seen.place[here]], segment.offset, segment.size).float()
-                key = f"{name}_level{segment.level}_{way}"
-                self._count(f"val/loss_{key}", functional.cross_entropy(logits, wanted, reduction="sum"), len(wanted))
-                self._count(f"val/accuracy_{key}", (logits.argmax(dim=-1) == wanted).sum(), len(wanted))
+
+    def _drawn(self, batch: TokenBatch, name: str, level: int, generator: torch.Generator) -> Masked:
+        """Masks of one level of a modality."""
+        segments = self.space.of(name)
+        return draw_masks(batch, segments, Cosine(), [float(one == level) for one in range(len(segments))], 0.0, generator)
+
+    def _logits(self, view: TokenBatch, asked: Tensor, masked: Masked, segment: Segment) -> Float[Tensor, "cells codes"]:
+        """Logits at the masked cells of a level, in a view of the batch."""
+        seen = _compact(view.with_ids(torch.where(asked[..., None], masked.batch.ids, view.ids)))
+        hidden = self.network(*(getattr(seen.batch, field.name) for field in fields(seen.batch))).flatten(0, 1)
+        return self.network.logits(hidden[seen.place[masked.cells[..., segment.level]]], segment.offset, segment.size).float()
 
     def on_validation_epoch_start(self) -> None:
         """Begin to count."""
@@ -292,22 +321,8 @@ class BridgeModule(L.LightningModule):
             translation.presence.bias.fill_(torch.logit(torch.tensor(share)).item())
 
     def pairs(self, batch: TokenBatch) -> Pairs:
-        """Cells that cross and their partners: the longest common subsequence of both codes in each row, ends and empty slots left out."""
-        partner, offset = self._cells(batch, [self.partner]), self.space.segment(self.partner, 0).offset
-        end = self.space.modality(self.partner).end
-        found: list[tuple[int, int, int]] = []
-        for row in range(len(batch)):
-            written = [(cell, int(batch.ids[row, cell, 0]) - offset) for cell in partner[row].nonzero()[:, 0].tolist()]
-            for name in self.bridge.modalities:
-                first = self.space.segment(name, 0).offset
-                crossing = [
-                    (cell, int(batch.ids[row, cell, 0]) - first) for cell in self._cells(batch, [name])[row].nonzero()[:, 0].tolist()
-                ]
-                ours, others = ([(cell, code) for cell, code in side if code != end] for side in (crossing, written))
-                matched = common_subsequence([code for _, code in ours], [code for _, code in others])
-                found += [(row, ours[left][0], others[right][0]) for left, right in matched]
-        parts = torch.tensor(found, device=batch.ids.device).view(-1, 3)
-        return Pairs(parts[:, 0], parts[:, 1], parts[:, 2])
+        """Cells that cross and their partners."""
+        return pairs_of(batch, self.space, self.bridge.modalities, self.partner)
 
     @torch.no_grad()
     def _both(
@@ -347,45 +362,6 @@ class BridgeModule(L.LightningModule):
     def _cells(self, batch: TokenBatch, names: Sequence[str]) -> Bool[Tensor, "batch length"]:
         """Visible cells of some modalities."""
         return torch.stack([batch.cells(self.space.index(name)) for name in names]).any(dim=0)
-
-
-def common_subsequence(left: Sequence[int], right: Sequence[int]) -> list[tuple[int, int]]:
-    """Places of a longest common subsequence, ascending in both."""
-    best = [[0] * (len(right) + 1) for _ in range(len(left) + 1)]
-    for i in reversed(range(len(left))):
-        for j in reversed(range(len(right))):
-            best[i][j] = best[i + 1][j + 1] + 1 if left[i] == right[j] else max(best[i + 1][j], best[i][j + 1])
-    found, i, j = [], 0, 0
-    while i < len(left) and j < len(right):
-        if left[i] == right[j]:
-            found.append((i, j))
-            i, j = i + 1, j + 1
-        elif best[i + 1][j] >= best[i][j + 1]:
-            i += 1
-        else:
-            j += 1
-    return found
-
-
-def moved(batch: TokenBatch, old: TokenSpace, new: TokenSpace) -> TokenBatch:
-    """The same cells in another token space that has all their modalities, cells of others hidden.
-
-    Raises:
-        ValueError: If a modality means other codes there.
-    """
-    ids, modality = torch.where(batch.ids == MASK, MASK, 0), torch.zeros_like(batch.modality)
-    known: Mapping[str, Any] = {one.name: one for one in new.modalities}
-    for one in old.modalities:
-        if one.name not in known:
-            continue
-        if not one.same_ids(known[one.name]):
-            raise ValueError(f"{one.name} is {one} in the data and {known[one.name]} in the model; take shards of the model's tokenizers")
-        here = batch.modality == old.index(one.name)
-        modality = torch.where(here, new.index(one.name), modality)
-        for ours, theirs in zip(old.of(one.name), new.of(one.name), strict=True):
-            inside = here[..., None] & (batch.ids >= ours.offset) & (batch.ids < ours.offset + ours.size)
-            ids = torch.where(inside, batch.ids - ours.offset + theirs.offset, ids)
-    return dataclasses.replace(batch, ids=ids, modality=modality, valid=batch.valid & (modality != 0))
 
 
 def _compact(batch: TokenBatch) -> Folded:

@@ -40,8 +40,10 @@ def _add_image(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num", type=int, default=1, metavar="N", help="pictures a prompt (default: %(default)s)")
     add_decoding(parser)
     parser.add_argument("--negative-prompt", help="what guidance leads away from")
-    parser.add_argument("--audio", type=Path, metavar="SOUND", help="recording of what is to be drawn, instead of a prompt")
-    parser.add_argument("--directly", action="store_true", help="draw --audio from its own cells, not from the words heard in it")
+    parser.add_argument(
+        "--audio", type=Path, metavar="SOUND", help='recording of what is to be drawn; a prompt says what it does not: "flat style"'
+    )
+    parser.add_argument("--directly", action="store_true", help="draw --audio from its own cells, not from its words as a caption")
     parser.add_argument("--image", type=Path, help="picture to edit")
     parser.add_argument("--mask", type=Path, help="white where --image is made anew; as large as it")
     parser.add_argument("--strength", type=float, help="share of --image made anew, 0 to 1")
@@ -89,16 +91,16 @@ def generate_image(args: argparse.Namespace) -> None:
 def _draw_sound(args: argparse.Namespace) -> None:
     """A picture of a recording."""
     edits = [name for name in ("image", "mask", "strength", "outpaint", "negative_prompt", "gif") if getattr(args, name) is not None]
-    if args.prompt or edits or args.num != 1:
-        found = "a prompt" if args.prompt else f"--{(edits or ['num'])[0].replace('_', '-')}"
+    if len(args.prompt) > 1 or edits or args.num != 1:
+        found = "several prompts" if len(args.prompt) > 1 else f"--{(edits or ['num'])[0].replace('_', '-')}"
         raise ValueError(f"--audio and {found} do not go together: the recording says what is drawn, one picture at a time")
     args.model = args.model or anything.DEFAULT_MODEL
-    args.prompt = None
     output = anything.made(args, ["image"], "image", args.directly)
     assert output.image is not None, "a picture was asked for"
     picture = _enlarged(output.image, args.scale)
     picture.save(args.out)
-    heard = "" if output.text is None else f" of {output.text!r}"
+    said = [one for one in (output.text, args.prompt[0] if args.prompt else None) if one is not None]
+    heard = f" of {' and '.join(map(repr, said))}" if said else ""
     print(f"wrote {args.out}{heard} ({picture.width} x {picture.height}, seed {args.seed}; {output.passes:g} passes)")
 
 

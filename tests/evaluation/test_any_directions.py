@@ -116,7 +116,15 @@ def test_a_good_model_scores_full_marks(tmp_path: Path) -> None:
 def test_only_the_directions_asked_for_are_scored(tmp_path: Path) -> None:
     model = Planted(["a cat, flat style", "a dog, flat style"], "this is a cat")
     report, _ = report_of(model, tmp_path, "a cat, flat style", ["speech > image"])
-    assert set(report["speech > image"]["scores"]) == {"from_sound", "from_words", "from_text"}
+    assert set(report["speech > image"]["scores"]) == {
+        "from_sound",
+        "from_sound_and_style",
+        "from_words",
+        "from_words_and_style",
+        "from_text",
+    }
+    assert (("image",), "flat style", False, True) in model.asked
+    assert (("image",), "this is a cat, flat style", False, False) in model.asked
     assert not {"image > text", "speech > text", "image > speech", "text > image, speech"} & set(report)
     assert not any(asked == "speech" for targets, *_ in model.asked for asked in targets)
     with pytest.raises(ValueError, match="'speech > smell'"):
@@ -130,8 +138,8 @@ def test_captions_and_recordings_without_a_word_are_wrong_and_end_nothing(tmp_pa
     assert report["image > speech"]["scores"]["label_heard"] == 0.0
     assert report["image > text"]["scores"]["subject"] == 0.5
     assert report["speech > text"]["scores"]["model"]["wer"] == 1.0
-    drawn_from_words, agreement = seen[1], seen[3]
-    assert drawn_from_words == [BLANK]
+    *_, from_words, from_words_and_style, _, agreement, _ = seen
+    assert from_words == from_words_and_style == [BLANK]
     assert agreement == [BLANK, BLANK]
 
 

@@ -24,7 +24,9 @@ from maskgen.pipeline import Pipeline
 from maskgen.space import TokenSpace
 from maskgen.tokenizers.image import ImageTokenizer
 from maskgen.tokenizers.text import TextTokenizer
-from maskgen.training.bridges import BridgeModule, common_subsequence, moved
+from maskgen.training.bridges import BridgeModule
+from maskgen.training.masked import mixed_seed
+from maskgen.training.pairs import common_subsequence, moved
 from tests.test_cli import refused
 from tests.tiny_any import TOWERS, write_any
 
@@ -175,6 +177,35 @@ def test_validation_judges_the_bridge_beside_the_partners_and_nothing(
         assert abs(over - partners) < 0.5 * abs(nothing - partners)
 
 
+def test_what_is_said_over_the_bridge_comes_near_to_what_is_said_from_the_partners(bundle: Path) -> None:
+    """Both losses are one sum; the divergence alone teaches the bridge, and no gradient reaches the towers."""
+    made = module(bundle, judged="image", judged_weight=2.0, ridge_batches=4)
+    batch = rows(made.space, 16)
+    made.solve([batch] * 4)
+    with torch.no_grad():
+        plain = module(bundle, judged="image")
+        plain.network.load_state_dict(made.network.state_dict())
+        made.data_space = plain.data_space = made.space
+        both, alone = (one.training_step(batch, 0) for one in (made, plain))
+        generator = torch.Generator().manual_seed(mixed_seed(0, 0, 0))
+        plain.errors(batch, plain.known_share, generator)
+        before = made.divergence(batch, generator)
+    assert both is not None
+    assert alone is not None
+    torch.testing.assert_close(both, alone + 2.0 * before)
+    optimizer = made.configure_optimizers()["optimizer"]
+    for group in optimizer.param_groups:
+        group["lr"] = 3e-3
+    for step in range(40):
+        optimizer.zero_grad()
+        made.divergence(batch, torch.Generator().manual_seed(step)).backward()
+        optimizer.step()
+    assert all(weight.grad is None for weight in made.network.towers.parameters())
+    judged = torch.Generator().manual_seed(mixed_seed(0, 0, 0))
+    made.errors(batch, plain.known_share, judged)
+    assert float(made.divergence(batch, judged)) < 0.6 * float(before)
+
+
 def test_the_towers_stay_and_only_the_bridge_is_kept(
     bundle: Path, trained: tuple[BridgeModule, Path, list[dict[str, float]]], tmp_path: Path
 ) -> None:
@@ -228,6 +259,7 @@ def test_what_does_not_fit_is_refused(
         ({"judged": "audio"}, "are modalities of pictures .*, got text and audio"),
         ({"beside": ["text"]}, "other modalities of speech"),
         ({"known_share": 1.5}, "known_share"),
+        ({"judged_weight": 1.0}, "needs judged"),
     ):
         with pytest.raises(ValueError, match=message):
             module(bundle, **options)
