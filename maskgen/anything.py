@@ -14,9 +14,11 @@ from maskgen.bundle import find_model
 from maskgen.canvas import letterbox, on_white
 from maskgen.decoding import StepCallback
 from maskgen.generation import GenerationSettings
+from maskgen.hearing import Listener
 from maskgen.nets.durations import DurationPredictor
 from maskgen.nets.towers import TowerTransformer
 from maskgen.pipeline import GenerationOutput, Pipeline
+from maskgen.scoring import Ranked
 from maskgen.sounds import Waveform
 from maskgen.tokenizers.image import ImageTokenizer
 from maskgen.tokenizers.transcript import Transcript, TranscriptTokenizer
@@ -198,6 +200,22 @@ class AnyToAny:
         if "speech" in targets:
             decode.speech(picture)
         return decode.made
+
+    def which(self, sound: Waveform, texts: Sequence[str]) -> list[Ranked]:
+        """Which of some texts is said in a sound, and when: candidates of a recogniser, commands, or one text that is to be aligned.
+
+        Args:
+            sound: Speech of at most 30 s, any rate and channels.
+            texts: What may be said.
+
+        Returns:
+            The texts' places, likeliest first, with probabilities; `candidate["transcript"]` has the words and their times, None for a text
+            that does not fit into the sound.
+
+        Raises:
+            ValueError: If the sound cannot be used, there is no text, one has no word, or none fits into the sound.
+        """
+        return Listener(self.pipeline)(self.voice.codes_of(sound), texts)
 
     @property
     def crosses(self) -> bool:

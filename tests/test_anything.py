@@ -19,6 +19,7 @@ from maskgen.canvas import letterbox
 from maskgen.cli import main
 from maskgen.generation import GenerationSettings
 from maskgen.pipeline import Pipeline
+from maskgen.scoring import ScoreSettings
 from maskgen.sounds import Waveform, write_sound
 from maskgen.tokenizers.image import ImageTokenizer
 from maskgen.tokenizers.text import TextTokenizer, with_holes
@@ -116,6 +117,30 @@ def test_a_text_beside_a_sound_says_what_the_sound_does_not(model: AnyToAny) -> 
     assert directly.outputs[-1].codes[0].equal(model.pipeline.generate([known], "image", [0]).codes[0])
     plain = model(["image"], sound=wave, directly=True).outputs[-1]
     assert not torch.equal(directly.outputs[-1].log_probabilities[0], plain.log_probabilities[0])
+
+
+def test_texts_are_judged_by_a_sound_over_every_way_to_lay_them_along_it(model: AnyToAny) -> None:
+    """Beside the pseudo-likelihood of each way in one fold, which is one pass with all slots masked."""
+    wave, pipeline = recording(0.3), model.pipeline
+    heard, scribe = model.voice.codes_of(wave), model.scribe
+    count = scribe.slots(heard.shape[1])
+    texts = ["a", "b a", "red"]
+    found = model.which(wave, [*texts, "a heart " * 40])
+    assert found[-1].place == 3
+    assert (found[-1].probability, found[-1].candidate["transcript"]) == (0.0, None)
+    assert sum(one.probability for one in found) == pytest.approx(1.0)
+    for one in found[:3]:
+        codes = [code for word in texts[one.place].split() for code in scribe.spelled(word)]
+        ways = list(combinations(range(count), len(codes)))
+        grids = torch.full((len(ways), 1, count), scribe.empty)
+        for grid, places in zip(grids, ways, strict=True):
+            grid[0, list(places)] = torch.tensor(codes)
+        rows = [{"audio": heard, "transcript": grid} for grid in grids]
+        each = torch.tensor([way.total for way in pipeline.score(rows, "transcript", settings=ScoreSettings(estimator="pseudo", folds=1))])
+        assert one.score.total == pytest.approx(float(each.logsumexp(dim=0)), abs=1e-3)
+        assert one.candidate["transcript"] == scribe.decode([grids[int(each.argmax())]])[0]
+    with pytest.raises(ValueError, match="found no text"):
+        model.which(wave, [])
 
 
 def test_specialists_draw_and_speak_in_its_place(bundle: Path, tmp_path: Path, tiny_bundle: Path) -> None:
@@ -238,13 +263,20 @@ def test_the_verbs(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     main(["generate", "text", "a [2] heart", "--image", "picture.png", "--model", str(bundle), "--out", "filled.txt"])
     main(["generate", "image", "--audio", "clip.wav", "--model", str(bundle), "--out", "heard.png"])
     main(["generate", "image,speech", "a red heart", "--model", str(bundle), "--out", "both"])
+    assert "text > image, text > speech" in capsys.readouterr().out
+    main(["score", "a red heart", "a cat", "--audio", "clip.wav", "--model", str(bundle), "--json"])
+    first, second = json.loads(capsys.readouterr().out)
+    assert first["log_likelihood"] >= second["log_likelihood"]
+    assert {first["text"], second["text"]} == {"a red heart", "a cat"}
+    assert " ".join(one["word"] for one in first["words"]) == first["text"]
+    main(["score", "a red heart", "a cat", "--audio", "clip.wav", "--model", str(bundle)])
     assert Path("both.png").is_file()
     assert Path("both.wav").is_file()
     assert not Path("both.txt").exists()
     assert Image.open("heard.png").size == (32, 32)
     assert Path("filled.txt").read_text().startswith("a")
     assert '"words"' in Path("said.json").read_text()
-    assert "text > image, text > speech" in capsys.readouterr().out
+    assert "one pass for all" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -258,6 +290,11 @@ def test_the_verbs(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         (["image,text", "flat style", "--audio", "clip.wav"], "give exactly one of"),
         (["image", "--audio", "missing.wav"], "missing.wav"),
         (["speech"], "either a text to speak or --image"),
+        (["score", "a heart"], "neither of --image and --audio"),
+        (["score", "a heart", "--audio", "clip.wav", "--image", "picture.png"], "both of --image and --audio"),
+        (["score", "a heart", "--audio", "clip.wav", "--samples", "4"], "--samples is for --image"),
+        (["score", "a heart", " ", "--audio", "clip.wav"], "a text without a word"),
+        (["score", "a heart " * 40, "--audio", "clip.wav"], "codes or more, wanted texts that may be said"),
         (["speech", "--image", "picture.png", "--speed", "2"], "takes no"),
         (["image,speech", "a heart", "--steps", "3"], "means one modality"),
         (["text,image", "--image", "picture.png"], "is given and asked for"),
@@ -270,7 +307,7 @@ def test_bad_calls_end_with_one_sentence(
     picture().save("picture.png")
     write_sound(recording(), tmp_path / "clip.wav")
     with pytest.raises(SystemExit) as stop:
-        main(["generate", *call, "--model", str(bundle)])
+        main([*(["generate"] if call[0] != "score" else []), *call, "--model", str(bundle)])
     said = capsys.readouterr().err
     assert stop.value.code == 2
     assert said.count("\n") == 1

@@ -10,7 +10,7 @@ import maskgen
 ROOT = Path(maskgen.__file__).parent
 FLOORS: list[list[str]] = [
     ["files", "canvas", "media_limits", "sound_headers"],
-    ["bundle", "guidance", "dense"],
+    ["bundle", "guidance", "dense", "alignment"],
     ["space", "schedule", "model", "checkpoint", "pictures", "sounds", "phonetics/*"],
     ["nets/*"],
     ["batch", "draw", "pretrained"],
@@ -19,7 +19,7 @@ FLOORS: list[list[str]] = [
     ["generation", "grouped", "tasks"],
     ["decoding", "scoring"],
     ["training/*", "pipeline", "evaluation/*", "interop/*"],
-    ["animation", "voice", "finetuning", "joining", "averaging"],
+    ["animation", "voice", "finetuning", "joining", "averaging", "hearing"],
     ["anything"],
     ["verbs/*"],
     ["cli", "ui"],

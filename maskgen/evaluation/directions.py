@@ -24,6 +24,7 @@ BLANK = Image.new("RGB", (64, 64), "white")
 """Stands for a picture beside a recording in which no word was heard."""
 DIRECTIONS = ("image > text", "speech > text", "image > speech", "speech > image", "text > image, speech")
 Hear = Callable[[Waveform], str]
+Propose = Callable[[Waveform], Sequence[str]]
 Look = Callable[[Sequence[Row], Sequence[Image.Image]], Mapping[str, float]]
 
 
@@ -42,6 +43,9 @@ class AnyModel(Protocol):
         seed: int = 0,
     ) -> Any:
         """Something with `text`, `image` and `speech`."""
+
+    def which(self, sound: Waveform, texts: Sequence[str]) -> Sequence[Any]:
+        """Places of the texts, likeliest first, as `place`."""
 
 
 class CaptionParts(NamedTuple):
@@ -131,6 +135,7 @@ def evaluate_directions(
     out: Path,
     seed: int = 0,
     only: Sequence[str] = DIRECTIONS,
+    proposers: Mapping[str, Propose] | None = None,
 ) -> dict[str, Any]:
     """Score directions; writes `directions.json`.
 
@@ -143,6 +148,7 @@ def evaluate_directions(
         out: Folder of the report.
         seed: First seed.
         only: Some of `DIRECTIONS`.
+        proposers: Name to several texts that it may have heard, best first: recognisers whose candidates the model rescores.
 
     Raises:
         ValueError: If there are no pictures, no sentences, no listener or no such direction.
@@ -158,7 +164,7 @@ def evaluate_directions(
     if {"image > text", "image > speech"} & set(only):
         report["image > text"], captions = _captions(model, pictures, seed)
     if "speech > text" in only:
-        report["speech > text"] = _transcripts(model, sentences, listeners, seed)
+        report["speech > text"] = _transcripts(model, sentences, listeners, proposers or {}, seed)
     if "image > speech" in only:
         report["image > speech"] = _described(model, pictures, captions, hear, seed)
     if "speech > image" in only:
@@ -180,13 +186,31 @@ def _captions(model: AnyModel, pictures: Corpus, seed: int) -> tuple[dict[str, A
     return {"scores": caption_scores(wanted, said), "rows": rows}, said
 
 
-def _transcripts(model: AnyModel, sentences: Sequence[Spoken], listeners: Mapping[str, Hear], seed: int) -> dict[str, Any]:
-    """Transcripts of held-out speech, beside those of others."""
+def _transcripts(
+    model: AnyModel, sentences: Sequence[Spoken], listeners: Mapping[str, Hear], proposers: Mapping[str, Propose], seed: int
+) -> dict[str, Any]:
+    """Transcripts of held-out speech, beside those of others; candidates of others rescored; each sentence told from all others."""
     wanted = [one.text for one in sentences]
     heard = {"model": [model(["text"], sound=one.wave, seed=seed + place).text or "" for place, one in enumerate(sentences)]}
     heard |= {name: [hear(one.wave) for one in sentences] for name, hear in listeners.items()}
+    for name, propose in proposers.items():
+        found = [list(propose(one.wave)) or [""] for one in sentences]
+        heard[name] = [texts[0] for texts in found]
+        heard[f"{name}, rescored"] = [_rescored(model, one.wave, texts) for one, texts in zip(sentences, found, strict=True)]
+        heard[f"{name}, its best"] = [
+            min(texts, key=lambda text: text_errors(one.text, text).word_edits) for one, texts in zip(sentences, found, strict=True)
+        ]
+    told = [wanted[model.which(one.wave, wanted)[0].place] == one.text for one in sentences]
+    scores: dict[str, Any] = {name: error_rate(wanted, found) for name, found in heard.items()}
+    scores["told from all sentences"] = {"share": sum(told) / len(told), "chance": 1 / len(set(wanted))}
     rows = [{"text": text, **{name: found[place] for name, found in heard.items()}} for place, text in enumerate(wanted)]
-    return {"scores": {name: error_rate(wanted, found) for name, found in heard.items()}, "rows": rows}
+    return {"scores": scores, "rows": rows}
+
+
+def _rescored(model: AnyModel, sound: Waveform, texts: Sequence[str]) -> str:
+    """The candidate that the model finds likeliest; the recogniser's first where there is no word in any."""
+    said = [text for text in texts if normalised(text)]
+    return said[model.which(sound, said)[0].place] if said else texts[0]
 
 
 def _described(model: AnyModel, pictures: Corpus, captions: Sequence[str], hear: Hear, seed: int) -> dict[str, Any]:

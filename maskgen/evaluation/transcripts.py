@@ -1,6 +1,7 @@
 """What Whisper hears in a sound, and how far that is from the text that was to be said."""
 
 import functools
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -85,21 +86,33 @@ def whisper_tiny_english() -> Whisper:
     return Whisper("whisper-tiny.en", files, beam_size=1)
 
 
-def pocketsphinx() -> Callable[[Waveform], str]:
+def pocketsphinx(candidates: int = 1) -> Callable[[Waveform], list[str]]:
     """CMU PocketSphinx with the English model that its package brings: a recogniser of another kind to stand beside.
+
+    Args:
+        candidates: The most that it gives.
+
+    Returns:
+        What it may have heard, best first, each once, without the words that it puts for silence and noise; empty where it heard nothing.
 
     Raises:
         ImportError: If the extra `speech-eval` is not installed.
     """
     decoder = package_module("pocketsphinx").Decoder(samprate=RATE_HZ, loglevel="FATAL")
 
-    def hear(wave: Waveform) -> str:
+    def hear(wave: Waveform) -> list[str]:
         samples = (fit_audio(wave, RATE_HZ)[0].samples[0].clip(-1, 1) * 32767).astype(np.int16)
         decoder.start_utt()
         decoder.process_raw(samples.tobytes(), full_utt=True)
         decoder.end_utt()
-        found = decoder.hyp()
-        return "" if found is None else str(found.hypstr)
+        if decoder.hyp() is None:
+            return []
+        found = {str(decoder.hyp().hypstr): None}
+        for other in decoder.nbest():
+            if other is None or len(found) >= candidates:
+                break
+            found[" ".join(re.sub(r"\(\d+\)$", "", word) for word in str(other.hypstr).split() if word[0] not in "<[")] = None
+        return [text for text in found if text]
 
     return hear
 

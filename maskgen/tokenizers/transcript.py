@@ -136,6 +136,10 @@ class TranscriptTokenizer(Tokenizer):
         """Write a transcript as JSON."""
         write_atomic(Path(path), f"{json.dumps(dataclasses.asdict(media), ensure_ascii=False)}\n".encode())
 
+    def spelled(self, word: str) -> list[int]:
+        """The codes of one word."""
+        return [int(code) for code in self.text.encode([word])[0][0]]
+
     def encode(self, media: Sequence[Transcript]) -> list[Codes]:
         """Codes [1, slots] of each transcript.
 
@@ -151,7 +155,7 @@ class TranscriptTokenizer(Tokenizer):
         ends = (*transcript.starts_s[1:], transcript.seconds)
         wanted: list[tuple[float, int]] = []
         for word, start_s, end_s in zip(transcript.words, transcript.starts_s, ends, strict=True):
-            codes = self.text.encode([word])[0][0].tolist()
+            codes = self.spelled(word)
             wanted += [(start_s + (end_s - start_s) * number / len(codes), code) for number, code in enumerate(codes)]
         if len(wanted) > count:
             raise ValueError(f"{transcript.text[:60]!r} has {len(wanted)} codes, its {transcript.seconds:g} s have {count} slots")

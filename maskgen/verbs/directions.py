@@ -8,6 +8,8 @@ from maskgen.verbs.anything import DEFAULT_MODEL, add_alone, any_to_any
 from maskgen.verbs.machine import add_machine
 
 HELD_OUT = "A"
+CANDIDATES = 20
+"""Texts of a recogniser that are rescored."""
 
 
 def add_directions(kinds: Any, cache: Path) -> None:
@@ -53,10 +55,11 @@ def evaluate_any(args: argparse.Namespace) -> None:
     if lacking := [field for field in ("captions", "label") if any(not meta.get(field) for meta, _ in found)]:
         raise ValueError(f"rows of {args.speech} have no {' and no '.join(lacking)}; sentences about pictures are wanted, see data/speech")
     sentences = [Spoken(meta["captions"][0], wave, meta["label"]) for meta, wave in found]
-    listeners: dict[str, Any] = {"whisper base": whisper_base(), "whisper tiny.en": whisper_tiny_english(), "pocketsphinx": pocketsphinx()}
+    listeners: dict[str, Any] = {"whisper base": whisper_base(), "whisper tiny.en": whisper_tiny_english()}
     pictures = _about(corpora[HELD_OUT], [one.label for one in sentences])
     judge, only = picture_scores(corpora, args.cache), args.only or DIRECTIONS
-    report = evaluate_directions(model, pictures, sentences, listeners, judge, args.out, args.seed, only)
+    proposers = {"pocketsphinx": pocketsphinx(CANDIDATES)}
+    report = evaluate_directions(model, pictures, sentences, listeners, judge, args.out, args.seed, only, proposers)
     for name, part in report.items():
         if isinstance(part, dict):
             print(f"{name}:")

@@ -18,10 +18,13 @@ RAW = Path("data/emoji/build/raw")
 
 def add(verbs: Any) -> None:
     """Arguments of `score`."""
-    parser = verbs.add_parser("score", help="rank captions by how likely they make a picture")
-    parser.add_argument("candidates", nargs="+", metavar="CAPTION", help="captions, each in quotes")
-    parser.add_argument("--image", type=Path, required=True, help="picture that they are judged by; letterboxed to the model's size")
-    parser.add_argument("--model", default="emoji-64", help="folder of a model, or the name of a shipped one (default: %(default)s)")
+    parser = verbs.add_parser("score", help="rank captions by how likely they make a picture, or texts by how likely a sound says them")
+    parser.add_argument("candidates", nargs="+", metavar="TEXT", help="captions or what may be said, each in quotes")
+    parser.add_argument("--image", type=Path, help="picture that captions are judged by; letterboxed to the model's size")
+    parser.add_argument(
+        "--audio", type=Path, metavar="SOUND", help="recording that texts are judged by, in one pass; --json gives the words' times"
+    )
+    parser.add_argument("--model", help="folder of a model, or the name of a shipped one (default: emoji-64, with --audio any-64)")
     add_machine(parser)
     _add_estimate(parser, 16)
     parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
@@ -50,7 +53,8 @@ def add_evaluations(kinds: Any) -> None:
 
 
 def _add_estimate(parser: argparse.ArgumentParser, samples: int) -> None:
-    """How a likelihood is estimated."""
+    """How a likelihood of pictures is estimated."""
+    parser.set_defaults(samples_by_default=samples)
     parser.add_argument("--estimator", choices=("elbo", "pseudo"), default="elbo", help="docs/scores.md tells them apart")
     parser.add_argument("--samples", type=int, default=samples, help="masks a level of elbo, an even number (default: %(default)s)")
     parser.add_argument("--folds", type=int, help="parts of pseudo; by default one code at a time")
@@ -66,9 +70,15 @@ def _estimate(args: argparse.Namespace) -> "ScoreSettings":
 
 
 def score(args: argparse.Namespace) -> None:
-    """Captions ranked by a picture."""
+    """Captions ranked by a picture, or texts by a sound."""
+    if (args.image is None) == (args.audio is None):
+        raise ValueError(f"found {'neither' if args.image is None else 'both'} of --image and --audio, wanted one to judge the texts by")
+    if args.audio is not None:
+        _score_said(args)
+        return
     from maskgen.pictures import read_picture
 
+    args.model = args.model or "emoji-64"
     settings, picture = _estimate(args), read_picture(args.image)
     pipeline = pipeline_of(args)
     picture = _fitted(picture, pipeline)
@@ -82,6 +92,35 @@ def score(args: argparse.Namespace) -> None:
         total = f"{one.score.total:.1f} ± {one.score.standard_error:.1f}"
         print(f"{one.probability:12.4f} {total:>16} {one.score.mean:8.3f}   {args.candidates[one.place]}")
     print(f"nats over {sum(found[0].score.codes)} codes, {found[0].score.passes} passes a caption")
+
+
+def _score_said(args: argparse.Namespace) -> None:
+    """Texts ranked by a recording."""
+    from maskgen.sounds import read_sound
+    from maskgen.verbs.anything import DEFAULT_MODEL, any_to_any
+
+    usual = {"estimator": "elbo", "samples": args.samples_by_default, "folds": None, "levels": None, "seed": 0}
+    if changed := [name for name, value in usual.items() if getattr(args, name) != value]:
+        raise ValueError(f"--{changed[0]} is for --image: what is said is judged in one pass, without random masks")
+    sound = read_sound(args.audio)
+    args.model, args.alone = args.model or DEFAULT_MODEL, True
+    found = any_to_any(args).which(sound, args.candidates)
+    if args.json:
+        print(json.dumps([_said(one, args.candidates) for one in found], indent=2, ensure_ascii=False))
+        return
+    print(" probability   log-likelihood   text")
+    for one in found:
+        print(f"{one.probability:12.4f} {one.score.total:>16.1f}   {args.candidates[one.place]}")
+    print(f"nats over {found[0].score.codes[0]} slots, one pass for all")
+
+
+def _said(one: "Ranked", texts: list[str]) -> dict[str, Any]:
+    """A ranked text as plain data; one that does not fit into the sound has neither likelihood nor times."""
+    said, entry = one.candidate["transcript"], {"text": texts[one.place], "probability": one.probability}
+    if said is None:  # JSON has no -inf
+        return {**entry, "log_likelihood": None, "words": None}
+    words = [{"start_s": round(start, 3), "word": word} for word, start in zip(said.words, said.starts_s, strict=True)]
+    return {**entry, "log_likelihood": one.score.total, "words": words}
 
 
 def _fitted(picture: "Image.Image", pipeline: "Pipeline") -> "Image.Image":

@@ -80,6 +80,9 @@ class Planted:
         picture = Image.new("RGB", (8, 8), "black") if "image" in targets else None
         return SimpleNamespace(text=caption, image=picture, speech=SimpleNamespace(waves=[WAVE]) if "speech" in targets else None)
 
+    def which(self, sound: Waveform, texts: Sequence[str]) -> Any:
+        return sorted((SimpleNamespace(place=place) for place in range(len(texts))), key=lambda one: "cat" not in texts[one.place])
+
 
 def report_of(
     model: Planted, tmp_path: Path, heard: str, only: Sequence[str] = DIRECTIONS
@@ -96,7 +99,8 @@ def report_of(
 
     pictures = Corpus(rows, torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
     sentences = [Spoken("This is a cat.", WAVE, "cat")]
-    report = evaluate_directions(model, pictures, sentences, {"listener": lambda _: heard}, look, tmp_path / "out", 0, only)
+    proposers = {"another": lambda _: ["", "this is a dog", "this is a cat", "..."]}
+    report = evaluate_directions(model, pictures, sentences, {"listener": lambda _: heard}, look, tmp_path / "out", 0, only, proposers)
     assert json.loads((tmp_path / "out/directions.json").read_text()) == report
     return report, seen
 
@@ -107,6 +111,9 @@ def test_a_good_model_scores_full_marks(tmp_path: Path) -> None:
     report, seen = report_of(model, tmp_path, "a cat, flat style")
     assert report["image > text"]["scores"]["exact"] == 1.0
     assert report["speech > text"]["scores"]["model"]["wer"] == 0.0
+    wers = [report["speech > text"]["scores"][name]["wer"] for name in ("another", "another, rescored", "another, its best")]
+    assert wers == [1.0, 0.0, 0.0]
+    assert report["speech > text"]["scores"]["told from all sentences"] == {"share": 1.0, "chance": 1.0}
     assert report["image > speech"]["scores"]["label_heard"] == 0.5
     assert all(BLANK not in images for images in seen)
     assert (("image",), None, False, True) in model.asked
