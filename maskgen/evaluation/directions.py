@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ class AnyModel(Protocol):
         """Something with `text`, `image` and `speech`."""
 
     def which(self, sound: Waveform, texts: Sequence[str]) -> Sequence[Any]:
-        """Places of the texts, likeliest first, as `place`."""
+        """The texts, likeliest first: `place` in the list, and `candidate["transcript"]` with `starts_s`."""
 
 
 class CaptionParts(NamedTuple):
@@ -64,11 +65,13 @@ class Spoken:
         text: What is said.
         wave: The teacher saying it.
         label: Label of the picture that it is about.
+        starts_s: When each word of the text begins; None where that is not known.
     """
 
     text: str
     wave: Waveform
     label: str
+    starts_s: tuple[float, ...] | None = None
 
 
 def parts_of(caption: str) -> CaptionParts:
@@ -203,8 +206,24 @@ def _transcripts(
     told = [wanted[model.which(one.wave, wanted)[0].place] == one.text for one in sentences]
     scores: dict[str, Any] = {name: error_rate(wanted, found) for name, found in heard.items()}
     scores["told from all sentences"] = {"share": sum(told) / len(told), "chance": 1 / len(set(wanted))}
+    scores["times of known words"] = _times(model, sentences)
     rows = [{"text": text, **{name: found[place] for name, found in heard.items()}} for place, text in enumerate(wanted)]
     return {"scores": scores, "rows": rows}
+
+
+def _times(model: AnyModel, sentences: Sequence[Spoken]) -> dict[str, float]:
+    """How far the beginnings of words that are known to be said are from the true ones; empty where those are not known."""
+    errors: list[float] = []
+    for one in sentences:
+        if one.starts_s is not None:
+            found = model.which(one.wave, [one.text])[0].candidate["transcript"].starts_s
+            errors += [abs(ours - true) for ours, true in zip(found, one.starts_s, strict=True)]
+    if not errors:
+        return {}
+    return {
+        "median_s": statistics.median(errors),
+        "within_0.1_s": sum(error <= 0.1 for error in errors) / len(errors),
+    }
 
 
 def _rescored(model: AnyModel, sound: Waveform, texts: Sequence[str]) -> str:

@@ -35,6 +35,7 @@ def add_directions(kinds: Any, cache: Path) -> None:
 
 def evaluate_any(args: argparse.Namespace) -> None:
     """Scores of every direction of a model, on split A."""
+    from maskgen.data.encode import timed_words
     from maskgen.evaluation.codec_report import held_out_sounds
     from maskgen.evaluation.corpus import read_corpus
     from maskgen.evaluation.directions import DIRECTIONS, Spoken, evaluate_directions
@@ -52,9 +53,13 @@ def evaluate_any(args: argparse.Namespace) -> None:
             f"{args.raw} has the splits {', '.join(corpora)}, wanted {HELD_OUT}, held-out combinations; build the corpus again"
         )
     found = held_out_sounds(args.speech, HELD_OUT, model.voice.codec.sample_rate_hz, args.limit)
-    if lacking := [field for field in ("captions", "label") if any(not meta.get(field) for meta, _ in found)]:
+    if lacking := [
+        field
+        for field in ("captions", "label", "phonemes", "durations", "durations_per_s")
+        if any(not meta.get(field) for meta, _ in found)
+    ]:
         raise ValueError(f"rows of {args.speech} have no {' and no '.join(lacking)}; sentences about pictures are wanted, see data/speech")
-    sentences = [Spoken(meta["captions"][0], wave, meta["label"]) for meta, wave in found]
+    sentences = [Spoken(meta["captions"][0], wave, meta["label"], timed_words(meta).starts_s) for meta, wave in found]
     listeners: dict[str, Any] = {"whisper base": whisper_base(), "whisper tiny.en": whisper_tiny_english()}
     pictures = _about(corpora[HELD_OUT], [one.label for one in sentences])
     judge, only = picture_scores(corpora, args.cache), args.only or DIRECTIONS

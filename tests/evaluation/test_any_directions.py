@@ -81,7 +81,9 @@ class Planted:
         return SimpleNamespace(text=caption, image=picture, speech=SimpleNamespace(waves=[WAVE]) if "speech" in targets else None)
 
     def which(self, sound: Waveform, texts: Sequence[str]) -> Any:
-        return sorted((SimpleNamespace(place=place) for place in range(len(texts))), key=lambda one: "cat" not in texts[one.place])
+        starts = {"transcript": SimpleNamespace(starts_s=(0.1, 0.2, 0.3, 0.4))}
+        found = [SimpleNamespace(place=place, candidate=starts) for place in range(len(texts))]
+        return sorted(found, key=lambda one: "cat" not in texts[one.place])
 
 
 def report_of(
@@ -98,7 +100,7 @@ def report_of(
         return {"rows": float(len(wanted))}
 
     pictures = Corpus(rows, torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
-    sentences = [Spoken("This is a cat.", WAVE, "cat")]
+    sentences = [Spoken("This is a cat.", WAVE, "cat", (0.1, 0.25, 0.3, 0.9))]
     proposers = {"another": lambda _: ["", "this is a dog", "this is a cat", "..."]}
     report = evaluate_directions(model, pictures, sentences, {"listener": lambda _: heard}, look, tmp_path / "out", 0, only, proposers)
     assert json.loads((tmp_path / "out/directions.json").read_text()) == report
@@ -114,6 +116,8 @@ def test_a_good_model_scores_full_marks(tmp_path: Path) -> None:
     wers = [report["speech > text"]["scores"][name]["wer"] for name in ("another", "another, rescored", "another, its best")]
     assert wers == [1.0, 0.0, 0.0]
     assert report["speech > text"]["scores"]["told from all sentences"] == {"share": 1.0, "chance": 1.0}
+    times = report["speech > text"]["scores"]["times of known words"]
+    assert times == pytest.approx({"median_s": 0.025, "within_0.1_s": 0.75})
     assert report["image > speech"]["scores"]["label_heard"] == 0.5
     assert all(BLANK not in images for images in seen)
     assert (("image",), None, False, True) in model.asked
