@@ -4,6 +4,7 @@ import functools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -107,12 +108,14 @@ def pocketsphinx(candidates: int = 1) -> Callable[[Waveform], list[str]]:
         decoder.end_utt()
         if decoder.hyp() is None:
             return []
-        found = {str(decoder.hyp().hypstr): None}
-        for other in decoder.nbest():
-            if other is None or len(found) >= candidates:
+        found: dict[str, None] = {}
+        for one in chain([decoder.hyp()], decoder.nbest()):
+            words = [] if one is None else [re.sub(r"\(\d+\)$", "", word) for word in str(one.hypstr).split() if word[0] not in "<["]
+            if words:
+                found[" ".join(words)] = None
+            if len(found) >= candidates:
                 break
-            found[" ".join(re.sub(r"\(\d+\)$", "", word) for word in str(other.hypstr).split() if word[0] not in "<[")] = None
-        return [text for text in found if text]
+        return list(found)
 
     return hear
 
