@@ -108,7 +108,9 @@ def test_a_text_beside_a_sound_says_what_the_sound_does_not(model: AnyToAny) -> 
     assert heard
     drawn = model(["image"], sound=wave, text=style)
     assert (drawn.text, drawn.steps) == (heard, ["speech > text", "text > image"])
-    assert drawn.outputs[-1].codes[0].equal(model(["image"], text=f"{heard}, flat style").outputs[-1].codes[0])
+    written, bare = (model(["image"], text=text).outputs[-1].log_probabilities[0] for text in (f"{heard}, flat style", heard))
+    assert drawn.outputs[-1].log_probabilities[0].equal(written)
+    assert not written.equal(bare)
     directly = model(["image"], sound=wave, text=style, directly=True)
     assert directly.steps[-1] == "speech + text > image"
     known = {"audio": model.voice.codes_of(wave), **model.pipeline.text_codes(style)}

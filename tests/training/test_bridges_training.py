@@ -30,6 +30,8 @@ from maskgen.training.pairs import common_subsequence, moved
 from tests.test_cli import refused
 from tests.tiny_any import TOWERS, write_any
 
+SCALE = 40.0
+"""Of what the reading tower's attention adds, so that its guesses depend on it."""
 BRIDGE = Bridge(modalities=["transcript"], hidden_dim=16)
 
 
@@ -177,21 +179,32 @@ def test_validation_judges_the_bridge_beside_the_partners_and_nothing(
         assert abs(over - partners) < 0.5 * abs(nothing - partners)
 
 
+def attentive(bundle: Path, **options: Any) -> BridgeModule:
+    """A module whose reading tower, untrained as it is, says of pictures what depends on what it sees."""
+    made = module(bundle, judged="image", ridge_batches=4, **options)
+    with torch.no_grad():
+        for block in made.network.tower("pictures").blocks:
+            block.attention.out.weight.mul_(SCALE)
+    return made
+
+
 def test_what_is_said_over_the_bridge_comes_near_to_what_is_said_from_the_partners(bundle: Path) -> None:
     """Both losses are one sum; the divergence alone teaches the bridge, and no gradient reaches the towers."""
-    made = module(bundle, judged="image", judged_weight=2.0, ridge_batches=4)
+    made, plain, closed = attentive(bundle, judged_weight=2.0), attentive(bundle), attentive(bundle)
     batch = rows(made.space, 16)
     made.solve([batch] * 4)
     with torch.no_grad():
-        plain = module(bundle, judged="image")
         plain.network.load_state_dict(made.network.state_dict())
         made.data_space = plain.data_space = made.space
         both, alone = (one.training_step(batch, 0) for one in (made, plain))
         generator = torch.Generator().manual_seed(mixed_seed(0, 0, 0))
         plain.errors(batch, plain.known_share, generator)
         before = made.divergence(batch, generator)
+        unseen = closed.divergence(batch, torch.Generator().manual_seed(0))
     assert both is not None
     assert alone is not None
+    assert float(unseen) > 1e-3, "nothing is told over a closed bridge, which is not what the partners tell"
+    assert float(before) > 1e-4
     torch.testing.assert_close(both, alone + 2.0 * before)
     optimizer = made.configure_optimizers()["optimizer"]
     for group in optimizer.param_groups:
