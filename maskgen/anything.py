@@ -75,7 +75,7 @@ class AnyOutput:
     """What a call made; None where it was neither asked for nor needed on the way.
 
     Args:
-        text: The caption or what was heard; the text itself where one was given.
+        text: The caption or what was heard; the text itself where it was given alone.
         transcript: Words and their times, where a sound was given.
         image: The picture.
         speech: The speech.
@@ -265,14 +265,29 @@ class _Decodes:
         decoder = self.owner.decoder_of("image", directly=heard is not None)
         said = {} if beside is None else decoder.text_codes(beside)
         if heard is None:
-            words = self._words("a picture")
-            step, known = "text > image", decoder.text_codes(words if beside is None else f"{words}, {beside.strip()}")
+            step, known = "text > image", self._caption_codes(decoder, beside)
         else:
             step, known = "speech > image" if beside is None else "speech + text > image", {"audio": heard, **said}
             if self.owner.crosses and self.slots is not None:
                 known["transcript"] = self.slots
         self._note(step, decoder.generate([known], "image", [self.seed], self.settings.get("image"), callback=self.callback))
         self.made.image = self.made.outputs[-1].media[0]
+
+    def _caption_codes(self, decoder: Pipeline, beside: str | None) -> dict[str, Codes]:
+        """The text so far as a caption, and what is said beside it.
+
+        Raises:
+            ValueError: If there are no words, or too many.
+        """
+        words = self._words("a picture")
+        try:
+            return decoder.text_codes(words if beside is None else f"{words}, {beside.strip()}")
+        except ValueError as error:
+            if self.made.transcript is None:
+                raise
+            raise ValueError(
+                f"heard {len(words.split())} words, too long for a caption ({error}); take --directly or give a shorter sound"
+            ) from error
 
     def speech(self, picture: Codes | None) -> None:
         """The text, spoken beside the picture it is of."""

@@ -121,6 +121,13 @@ def test_a_text_beside_a_sound_says_what_the_sound_does_not(model: AnyToAny) -> 
     assert not torch.equal(directly.outputs[-1].log_probabilities[0], plain.log_probabilities[0])
 
 
+def test_words_too_long_for_a_caption_are_named_so(model: AnyToAny, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("maskgen.pipeline.LONGEST_PROMPT", 0)
+    with pytest.raises(ValueError, match=r"heard \d+ words, too long for a caption .*--directly"):
+        model(["image"], sound=recording())
+    model(["image"], sound=recording(), directly=True)
+
+
 def test_texts_are_judged_by_a_sound_over_every_way_to_lay_them_along_it(model: AnyToAny) -> None:
     """Beside the pseudo-likelihood of each way in one fold, which is one pass with all slots masked."""
     wave, pipeline = recording(0.3), model.pipeline
@@ -264,6 +271,10 @@ def test_the_verbs(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     main(["generate", "text", "--audio", "clip.wav", "--model", str(bundle), "--out", "said.json", "--candidates", "2"])
     main(["generate", "text", "a [2] heart", "--image", "picture.png", "--model", str(bundle), "--out", "filled.txt"])
     main(["generate", "image", "--audio", "clip.wav", "--model", str(bundle), "--out", "heard.png"])
+    main(["generate", "image", "--audio", "clip.wav", "--directly", "--model", str(bundle), "--out", "direct.png"])
+    wanted = AnyToAny.from_pretrained(bundle)(["image"], sound=recording(), directly=True).image
+    assert wanted is not None
+    assert Image.open("direct.png").tobytes() == wanted.tobytes()
     main(["generate", "image,speech", "a red heart", "--model", str(bundle), "--out", "both"])
     assert "text > image, text > speech" in capsys.readouterr().out
     main(["score", "a red heart", "a cat", "--audio", "clip.wav", "--model", str(bundle), "--json"])
@@ -288,7 +299,9 @@ def test_the_verbs(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         (["text", "no hole"], "has no hole"),
         (["text", "[2]", "--audio", "clip.wav"], "leave out --audio"),
         (["image", "a heart", "a cat", "--audio", "clip.wav"], "do not go together"),
-        (["image", " ", "--audio", "clip.wav"], "the prompt is empty"),
+        (["image", " ", "--audio", "clip.wav"], "the prompt beside --audio is empty"),
+        (["image", "a heart", "--directly"], "--directly draws a recording"),
+        (["image", "--audio", "clip.wav", "--strength", "0.5"], "--audio and --strength do not go together"),
         (["image,text", "flat style", "--audio", "clip.wav"], "give exactly one of"),
         (["image", "--audio", "missing.wav"], "missing.wav"),
         (["speech"], "either a text to speak or --image"),

@@ -264,9 +264,18 @@ def _drawn(model: AnyModel, rows: Sequence[Row], sentences: Sequence[Spoken], lo
         ways["from_sound"].append(model(["image"], sound=one.wave, directly=True, seed=place).image)
         ways["from_sound_and_style"].append(model(["image"], sound=one.wave, text=style, directly=True, seed=place).image)
         for name, text in (("from_words", words), ("from_words_and_style", f"{words}, {style}")):
-            ways[name].append(model(["image"], text=text, seed=place).image if normalised(words) else BLANK)
+            ways[name].append(_picture_of(model, text, place) if normalised(words) else BLANK)
         ways["from_text"].append(model(["image"], text=row.caption, seed=place).image)
     return {"scores": {name: dict(look(wanted, images)) for name, images in ways.items()}, "rows": len(chosen)}
+
+
+def _picture_of(model: AnyModel, heard: str, seed: int) -> Any:
+    """The picture of words that were heard; a blank one where they are too long for a caption."""
+    try:
+        return model(["image"], text=heard, seed=seed).image
+    except ValueError as error:
+        logger.warning("%r counts as a blank picture: %s", heard, error)
+        return BLANK
 
 
 def _joint(model: AnyModel, rows: Sequence[Row], hear: Hear, look: Look, seed: int) -> dict[str, Any]:

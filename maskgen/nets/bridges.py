@@ -31,6 +31,7 @@ class Bridge:
     hidden_dim: int = 512
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "modalities", tuple(self.modalities))  # as equal as their names, from YAML or from code
         if not self.modalities or self.hidden_dim < 1:
             raise ValueError(
                 f"a bridge carries cells of at least one modality and has a positive hidden_dim, got modalities={list(self.modalities)}, "

@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from maskgen.batch import TokenBatch
@@ -97,7 +97,8 @@ class BridgeModule(L.LightningModule):
         self.judged, self.known_share, self.ridge_batches, self.seed = judged, known_share, ridge_batches, seed
         self.judged_weight = judged_weight
         self.max_steps, self.lr, self.warmup_steps, self.weight_decay, self.clip = max_steps, lr, warmup_steps, weight_decay, clip
-        self.started = reader in network.config.bridges
+        self.started = network.config.bridges.get(reader) == bridge
+        self.network.bridges[reader].requires_grad_(True)
         self._found: dict[str, tuple[float, int]] = {}
 
     def _check(self, reader: str, source: str, bridge: Bridge, partner: str, beside: Sequence[str], judged: str | None) -> None:
@@ -121,13 +122,13 @@ class BridgeModule(L.LightningModule):
         """Refuse data whose codes are not the model's; the order of its modalities may differ.
 
         Raises:
-            ValueError: If the data lacks a modality that is needed, or has it from another tokenizer.
+            ValueError: If the data lacks a modality that is needed or judged, or has it from another tokenizer.
         """
         data = getattr(self.trainer, "datamodule", None)
         self.data_space = getattr(data, "space", self.space)
         prints = getattr(data, "fingerprints", self.fingerprints)
         names = [one.name for one in self.data_space.modalities]
-        for name in (*self.bridge.modalities, self.partner, *self.beside):
+        for name in (*self.bridge.modalities, self.partner, *self.beside, *([] if self.judged is None else [self.judged])):
             if name not in names or prints.get(name) != self.fingerprints.get(name):
                 raise ValueError(
                     f"the data's modalities are {', '.join(names)}; the bridge needs {name} from the model's own tokenizer; "
@@ -135,13 +136,25 @@ class BridgeModule(L.LightningModule):
                 )
 
     def on_fit_start(self) -> None:
-        """Solve the linear part, unless the bridge was trained before."""
-        if self.started or not self.ridge_batches or self.trainer.ckpt_path:
+        """Solve the linear part and open the bridge, unless it was trained before.
+
+        Raises:
+            ValueError: If there is no data module whose batches could be solved, or not one cell of theirs has a partner.
+        """
+        if self.started or self.trainer.ckpt_path:
             return
-        loader = self.trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]
+        if not self.ridge_batches:
+            for number in range(self.network.num_layers):
+                nn.init.zeros_(self.network.translation(self.reader, number).presence.bias)  # no number of steps leads there from UNSEEN
+            return
+        data = getattr(self.trainer, "datamodule", None)
+        if data is None:
+            raise ValueError("the closed solution reads batches of a data module; fit with datamodule=..., or set ridge_batches to 0")
+        loader = data.train_dataloader()
         batches = [self.transfer(batch) for _, batch in zip(range(self.ridge_batches), loader, strict=False)]
         with self.trainer.precision_plugin.forward_context():
             self.solve(batches)
+        self.network.bridges.load_state_dict(self.trainer.strategy.broadcast(self.network.bridges.state_dict()))
 
     def transfer(self, batch: TokenBatch) -> TokenBatch:
         """A batch of the data in the token space of the model, on its device."""
@@ -151,16 +164,28 @@ class BridgeModule(L.LightningModule):
         """Keep what `maskgen export bridge` needs, and of the weights the bridge's alone."""
         kept = f"network.bridges.{self.reader}."
         checkpoint["state_dict"] = {name: tensor for name, tensor in checkpoint["state_dict"].items() if name.startswith(kept)}
-        config = dataclasses.asdict(self.bridge)
-        checkpoint["maskgen"] = {"kind": BRIDGE_KIND, "reader": self.reader, "bridge": config, "towers": self.towers}
+        checkpoint["maskgen"] = self._made()
+
+    def _made(self) -> dict[str, Any]:
+        """What a checkpoint says of itself."""
+        return {"kind": BRIDGE_KIND, "reader": self.reader, "bridge": dataclasses.asdict(self.bridge), "towers": self.towers}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Complete a checkpoint with the towers, which it does not hold."""
+        """Complete a checkpoint with the towers, which it does not hold.
+
+        Raises:
+            ValueError: If it is of another bridge, or between other towers.
+        """
+        found, wanted = checkpoint.get("maskgen", {}), self._made()
+        if odd := [name for name in wanted if found.get(name) != wanted[name]]:
+            raise ValueError(
+                f"the checkpoint is of another {' and '.join(odd)} than this training; take its own config, or leave out --ckpt_path"
+            )
         checkpoint["state_dict"] = {**self.state_dict(), **checkpoint["state_dict"]}
 
     def configure_optimizers(self) -> Any:
         """AdamW with warm-up and cosine, stepped per batch."""
-        weights = self.network.bridges[self.reader].requires_grad_(True).parameters()
+        weights = self.network.bridges[self.reader].parameters()
         optimizer = torch.optim.AdamW(weights, lr=self.lr, betas=(0.9, 0.98), weight_decay=self.weight_decay, fused=True)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_cosine(self.warmup_steps, self.max_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -273,10 +298,10 @@ class BridgeModule(L.LightningModule):
             generator: CPU generator that decides the masks.
 
         Returns:
-            None where no cell has a partner.
+            None where the cells that have a partner hold fewer than two different codes: errors are shares of a variance.
         """
         pairs = self.pairs(batch)
-        if len(pairs.row) < 2:
+        if len(set(batch.ids[pairs.row, pairs.partner, 0].tolist())) < 2:
             return None
         theirs, wanted, place = self._both(batch, pairs, known_share, generator)
         crossing = self._cells(batch, self.bridge.modalities)
@@ -296,7 +321,11 @@ class BridgeModule(L.LightningModule):
 
     @torch.no_grad()
     def solve(self, batches: Sequence[TokenBatch]) -> None:
-        """Set the linear part to the ridge regression of partners on the cells that cross, and presence to its share."""
+        """Set the linear part to the ridge regression of partners on the cells that cross, and presence to its share.
+
+        Raises:
+            ValueError: If not one cell of the batches has a partner.
+        """
         network = self.network
         source, own = (network.tower(name).config.dim for name in (self.source, self.reader))
         squares = [torch.zeros(source, source, dtype=torch.float64) for _ in range(network.num_layers)]
@@ -313,7 +342,13 @@ class BridgeModule(L.LightningModule):
                 x = self.network.translation(self.reader, block).norm(cells.float()).double().cpu()
                 squares[block] += x.T @ x
                 products[block] += x.T @ partner.double().cpu()
-        share = min(max(paired / max(count, 1), 1e-3), 1 - 1e-3)
+        if not paired:
+            crossing = " and ".join(self.bridge.modalities)
+            raise ValueError(
+                f"no cell of {crossing} has the code of a cell of {self.partner} beside it in {len(batches)} batches; "
+                "take data in which both say the same"
+            )
+        share = min(max(paired / count, 1e-3), 1 - 1e-3)
         for block, (square, product) in enumerate(zip(squares, products, strict=True)):
             translation = network.translation(self.reader, block)
             solved = torch.linalg.solve(square + RIDGE * torch.eye(source, dtype=torch.float64), product)

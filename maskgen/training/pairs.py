@@ -53,26 +53,41 @@ def pairs_of(batch: TokenBatch, space: TokenSpace, crossing: Sequence[str], part
             said = codes_of(name, row, space.segment(name, 0).offset)
             matched = common_subsequence([code for _, code in said], [code for _, code in written])
             found += [(row, said[left][0], written[right][0]) for left, right in matched]
-    parts = torch.tensor(found, device=batch.ids.device).view(-1, 3)
+    parts = torch.tensor(found, dtype=torch.long, device=batch.ids.device).view(-1, 3)
     return Pairs(parts[:, 0], parts[:, 1], parts[:, 2])
 
 
 def common_subsequence(left: Sequence[int], right: Sequence[int]) -> list[tuple[int, int]]:
-    """Places of a longest common subsequence, ascending in both."""
-    best = [[0] * (len(right) + 1) for _ in range(len(left) + 1)]
+    """Places of a longest common subsequence, ascending in both; of several the one with the most neighbours in both, then the latest.
+
+    In "this is a picture of a red heart" the words of "a red heart" are the last three, not the first "a" and the last two.
+    """
+    none = (0, 0)
+    best = [[none] * (len(right) + 1) for _ in range(len(left) + 1)]
+    begun: list[list[tuple[int, int] | None]] = [[None] * (len(right) + 1) for _ in range(len(left) + 1)]
+    """Length and neighbours of the best that begins with the pair of these two places."""
     for i in reversed(range(len(left))):
         for j in reversed(range(len(right))):
-            best[i][j] = best[i + 1][j + 1] + 1 if left[i] == right[j] else max(best[i + 1][j], best[i][j + 1])
-    found, i, j = [], 0, 0
-    while i < len(left) and j < len(right):
-        if left[i] == right[j]:
+            if left[i] == right[j]:
+                length, near = max(best[i + 1][j + 1], _one_nearer(begun[i + 1][j + 1]))
+                begun[i][j] = (length + 1, near)
+            best[i][j] = max(best[i + 1][j], best[i][j + 1], begun[i][j] or none)
+    found, i, j, follows = [], 0, 0, False
+    while i < len(left) and j < len(right) and (follows or best[i][j] != none):
+        if not follows and best[i + 1][j] == best[i][j]:
+            i += 1
+        elif not follows and best[i][j + 1] == best[i][j]:
+            j += 1
+        else:
             found.append((i, j))
             i, j = i + 1, j + 1
-        elif best[i + 1][j] >= best[i][j + 1]:
-            i += 1
-        else:
-            j += 1
+            follows = begun[i][j] is not None and _one_nearer(begun[i][j]) >= best[i][j]
     return found
+
+
+def _one_nearer(begun: tuple[int, int] | None) -> tuple[int, int]:
+    """A subsequence that begins right behind a pair has one neighbour more; none is the least."""
+    return (-1, 0) if begun is None else (begun[0], begun[1] + 1)
 
 
 def moved(batch: TokenBatch, old: TokenSpace, new: TokenSpace) -> TokenBatch:

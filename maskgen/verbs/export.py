@@ -159,6 +159,7 @@ def export_bridge(args: argparse.Namespace) -> None:
     """One model bundle with a bridge more, references to its tokenizers, and what else the model's folder holds."""
     from maskgen.joining import join_by_bridge
 
+    _require_free(args.out)
     _write_beside(join_by_bridge(args.checkpoint, args.model), args.out, args.model, {args.model.name: args.model})
 
 
@@ -199,7 +200,7 @@ def _write_beside(pipeline: "Pipeline", out: Path, first: Path | str, models: Ma
     _require_free(out)
     fingerprint, folder = pipeline.save_pretrained(out, tokenizers=tokenizer_folders(models)), find_model(first)
     if (folder / "durations").is_dir():
-        shutil.copytree(folder / "durations", out / "durations")
+        shutil.copytree(folder / "durations", out / "durations", dirs_exist_ok=True)
     if (folder / "specialists.json").is_file():
         shutil.copy(folder / "specialists.json", out)
     print(f"wrote {out}, fingerprint {fingerprint[:12]}")

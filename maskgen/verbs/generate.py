@@ -65,6 +65,8 @@ def generate_image(args: argparse.Namespace) -> None:
     if args.audio is not None:
         _draw_sound(args)
         return
+    if args.directly:
+        raise ValueError("--directly draws a recording from its own cells and none is given; add --audio SOUND or leave it out")
     from maskgen.pictures import read_picture
 
     args.model = args.model or "emoji-64"
@@ -94,6 +96,8 @@ def _draw_sound(args: argparse.Namespace) -> None:
     if len(args.prompt) > 1 or edits or args.num != 1:
         found = "several prompts" if len(args.prompt) > 1 else f"--{(edits or ['num'])[0].replace('_', '-')}"
         raise ValueError(f"--audio and {found} do not go together: the recording says what is drawn, one picture at a time")
+    if args.prompt and not args.prompt[0].strip():
+        raise ValueError('the prompt beside --audio is empty; say what the recording does not ("flat style") or leave it out')
     args.model = args.model or anything.DEFAULT_MODEL
     output = anything.made(args, ["image"], "image", args.directly)
     assert output.image is not None, "a picture was asked for"

@@ -143,6 +143,26 @@ def test_only_the_directions_asked_for_are_scored(tmp_path: Path) -> None:
 
 
 @needs_words
+def test_heard_words_too_long_for_a_caption_are_a_blank_picture(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Short(Planted):
+        def __call__(self, targets: Sequence[str], *, text: Any = None, **others: Any) -> Any:
+            if text is not None and len(text) > 30:
+                raise ValueError("too many text tokens")
+            return super().__call__(targets, text=text, **others)
+
+    report, seen = report_of(Short(["a cat", "a dog"], "this is a cat " * 3), tmp_path, "a cat", ["speech > image"])
+    blank = [images == [BLANK] for images in seen]
+    assert dict(zip(report["speech > image"]["scores"], blank, strict=True)) == {
+        "from_sound": False,
+        "from_sound_and_style": False,
+        "from_words": True,
+        "from_words_and_style": True,
+        "from_text": False,
+    }
+    assert "too many text tokens" in caplog.text
+
+
+@needs_words
 @pytest.mark.parametrize("wordless", ["", "  ", "...", "\N{HORIZONTAL ELLIPSIS}"])
 def test_captions_and_recordings_without_a_word_are_wrong_and_end_nothing(tmp_path: Path, wordless: str) -> None:
     report, seen = report_of(Planted([wordless, "a dog, flat style"], wordless), tmp_path, "")

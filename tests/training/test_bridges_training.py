@@ -21,7 +21,7 @@ from maskgen.cli import main
 from maskgen.nets.bridges import BRIDGE_KIND, Bridge
 from maskgen.nets.towers import TowerTransformer
 from maskgen.pipeline import Pipeline
-from maskgen.space import TokenSpace
+from maskgen.space import MASK, TokenSpace
 from maskgen.tokenizers.image import ImageTokenizer
 from maskgen.tokenizers.text import TextTokenizer
 from maskgen.training.bridges import BridgeModule
@@ -83,6 +83,13 @@ def test_common_subsequences_are_the_longest(left: list[int], right: list[int]) 
 
     assert len(found) == max(len(some) for some in subsets if inside(some))
     assert len(found) >= sum(block.size for block in SequenceMatcher(None, left, right, autojunk=False).get_matching_blocks())
+
+
+def test_of_equal_words_those_are_paired_that_stand_beside_other_pairs() -> None:
+    this, picture, article, red, heart = range(5)
+    assert common_subsequence([this, article, picture, article, red, heart], [article, red, heart]) == [(3, 0), (4, 1), (5, 2)]
+    assert common_subsequence([article, red, heart, article], [article, red]) == [(0, 0), (1, 1)]
+    assert common_subsequence([this, article, article], [article]) == [(2, 0)]
 
 
 def test_cells_move_to_a_space_of_another_order(bundle: Path) -> None:
@@ -287,6 +294,90 @@ def test_what_does_not_fit_is_refused(
         capsys, "export", "bridge", checkpoint, "--model", str(tmp_path / "moved"), "--out", str(tmp_path / "x")
     )
     assert "holds a model" in refused(capsys, "export", "bridge", checkpoint, "--model", str(bundle), "--out", str(bundle))
+
+
+def trainer_of(steps: int = 1) -> L.Trainer:
+    return L.Trainer(
+        max_steps=steps, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu"
+    )
+
+
+@pytest.mark.parametrize("ridge_batches", [0, 2])
+def test_a_training_opens_its_bridge_before_the_first_step(
+    bundle: Path, trained: tuple[BridgeModule, Path, list[dict[str, float]]], ridge_batches: int
+) -> None:
+    """Solved, or at least half open, from where steps can move it; one that was trained stays as it was."""
+    batch, new, solved = rows(module(bundle).space, 24), module(bundle, ridge_batches=ridge_batches, lr=0.0), module(bundle)
+    solved.load_state_dict(new.state_dict())
+    trainer_of().fit(new, datamodule=Rows(batch))
+    if ridge_batches:
+        solved.solve([batch] * ridge_batches)
+        assert all(tensor.equal(new.state_dict()[name]) for name, tensor in solved.state_dict().items())
+    else:
+        assert float(new.network.translation("pictures", 0).presence.bias) == 0.0
+        closed, opened = (one.errors(batch, 1.0, torch.Generator().manual_seed(0)) for one in (solved, new))
+        assert closed is not None
+        assert opened is not None
+        assert float(torch.stack(opened["presence"]).max()) < 1.0 < float(torch.stack(closed["presence"]).min())
+    further = module(bundle, ridge_batches=ridge_batches, lr=0.0)
+    trainer_of(61).fit(further, datamodule=Rows(batch), ckpt_path=trained[1], weights_only=False)
+    kept = trained[0].network.bridges.state_dict()
+    assert all(tensor.equal(kept[name]) for name, tensor in further.network.bridges.state_dict().items())
+
+
+def test_the_same_bridge_written_as_list_and_as_tuple_is_one(
+    bundle: Path, trained: tuple[BridgeModule, Path, list[dict[str, float]]], tmp_path: Path
+) -> None:
+    assert Bridge(modalities=["transcript"]) == Bridge(modalities=("transcript",))
+    main(["export", "bridge", str(trained[1]), "--model", str(bundle), "--out", str(tmp_path / "joined")])
+    assert module(tmp_path / "joined", bridge=Bridge(modalities=("transcript",), hidden_dim=16)).started
+    assert not module(tmp_path / "joined", bridge=Bridge(modalities=["transcript"], hidden_dim=8)).started
+
+
+def test_a_checkpoint_of_another_bridge_is_refused(bundle: Path, trained: tuple[BridgeModule, Path, list[dict[str, float]]]) -> None:
+    other = module(bundle, bridge=Bridge(modalities=["transcript"], hidden_dim=8), max_steps=61)
+    with pytest.raises(ValueError, match="is of another bridge than this training"):
+        trainer_of(61).fit(other, datamodule=Rows(rows(other.space)), ckpt_path=trained[1], weights_only=False)
+
+
+def test_batches_without_a_pair_or_with_one_code_are_left_out_and_cannot_be_solved(bundle: Path) -> None:
+    made = module(bundle)
+    batch, alike = rows(made.space, 2), rows(made.space, 2)
+    text, slot = (batch.cells(made.space.index(name)) for name in ("text", "transcript"))
+    end = made.space.modality("text").end
+    assert end is not None
+    for one, written, heard in ((batch, 2, 4), (alike, 3, 3)):
+        for name, chosen, code in (("text", text, written), ("transcript", slot, heard)):
+            offset = made.space.segment(name, 0).offset
+            ids = one.ids[chosen, 0]
+            one.ids[chosen, 0] = torch.where(ids == end + offset, ids, torch.full_like(ids, code + offset))
+    assert len(made.pairs(alike).row) > 2
+    assert made.errors(alike, 1.0, torch.Generator()) is None
+    made.data_space = made.space
+    assert made.training_step(batch, 0) is None
+    for batches in ([batch], []):
+        with pytest.raises(ValueError, match="no cell of transcript has the code of a cell of text"):
+            made.solve(batches)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_the_known_share_says_how_often_all_that_crosses_is_known(bundle: Path, share: float) -> None:
+    made = module(bundle)
+    batch = rows(made.space, 64)
+    masked = made._masked(batch, share, torch.Generator().manual_seed(0))
+    crossing = batch.cells(made.space.index("transcript"))
+    assert masked.ids[~crossing].equal(batch.ids[~crossing])
+    assert float((masked.ids[crossing][:, 0] == MASK).float().mean()) == pytest.approx((1 - share) / 2, abs=0.08)
+
+
+@pytest.mark.parametrize("name", ["text", "image"])
+def test_data_from_another_tokenizer_is_refused(bundle: Path, name: str) -> None:
+    made = module(bundle, judged="image")
+    other = Rows(rows(made.space))
+    other.space = made.space  # type: ignore[attr-defined]
+    other.fingerprints = {**made.fingerprints, name: "another"}  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match=f"needs {name} from the model's own tokenizer"):
+        trainer_of().fit(made, datamodule=other)
 
 
 def test_data_without_the_partner_is_refused(bundle: Path) -> None:
