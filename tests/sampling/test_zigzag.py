@@ -30,10 +30,10 @@ def picture(rows: int, columns: int, unknown: int, seed: int) -> dict[str, Tenso
 
 
 def hashed(salt: int, batch: TokenBatch, cells: Tensor) -> Tensor:
-    """Logits that depend on place and on all that a row knows."""
+    """Logits that depend on place and on all that a row knows; squared, as cells whose logits differ by a constant alone would tie."""
     context = (batch.ids.sum(dim=2) * batch.valid).sum(dim=1, keepdim=True).expand_as(cells)[cells]
     keys = (context * 31 + batch.coords[cells] @ torch.tensor([7, 13, 17]) + salt)[:, None]
-    return ((keys * 7919 + torch.arange(IMAGE.size) ** 3 * 104729) * 2654435761 % 1000003).float() / 300000
+    return ((keys * 7919 + torch.arange(IMAGE.size) ** 3 * 104729) * 2654435761 % 1000003).float().square() / 3e11
 
 
 def forward(batch: TokenBatch, cells: Tensor, segment: Segment, progress: float) -> Tensor:
