@@ -28,7 +28,7 @@ def contextual(batch: TokenBatch, cells: Tensor, segment: Segment, progress: flo
     """Logits that depend on the place of a cell, the level and all that its row knows."""
     context = (batch.ids.sum(dim=2) * batch.valid).sum(dim=1, keepdim=True).expand_as(cells)[cells]
     keys = (context * 31 + batch.coords[cells][:, 0] * 7 + segment.level * 3)[:, None]
-    return ((keys * 7919 + torch.arange(segment.size) ** 3 * 104729) * 2654435761 % 1000003).float() / 300000
+    return ((keys * 7919 + torch.arange(segment.size) ** 3 * 104729) * 2654435761 % 1000003).float().square() / 3e11
 
 
 def first(batch: TokenBatch, *counts: int) -> Tensor:
