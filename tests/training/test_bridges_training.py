@@ -90,7 +90,7 @@ def test_of_equal_words_those_are_paired_that_stand_beside_other_pairs() -> None
     assert common_subsequence([this, article, picture, article, red, heart], [article, red, heart]) == [(3, 0), (4, 1), (5, 2)]
     assert common_subsequence([article, red, heart, article], [article, red]) == [(0, 0), (1, 1)]
     assert common_subsequence([this, article, article], [article]) == [(2, 0)]
-    assert common_subsequence([article, red, this, red], [article, red]) == [(0, 0), (1, 1)]
+    assert common_subsequence([article, red, article, this, red], [article, red]) == [(0, 0), (1, 1)]
 
 
 def test_cells_move_to_a_space_of_another_order(bundle: Path) -> None:
