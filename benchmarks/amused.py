@@ -14,12 +14,12 @@ import torch
 from side_by_side import arguments, batches, compare, missing, peak_flops, report, written
 from torch import Tensor
 
-from maskgen.batch import TokenBatch
-from maskgen.dense import packed
-from maskgen.guidance import ConstantGuidance
+from maskgen.decoding.guidance import ConstantGuidance
 from maskgen.interop.amused import MicroConditions, Prompts, amused_logits, amused_space, blank_grids
+from maskgen.networks.packed_linear import packed
 from maskgen.sampling.confidence import ConfidenceSampler
-from maskgen.space import MASK, Segment
+from maskgen.tokens.batch import TokenBatch
+from maskgen.tokens.space import MASK, Segment
 
 STEPS, GUIDANCE, CHOICE_TEMPERATURE, WORDS = 12, 10.0, 2.0, 77
 """The defaults of AmusedPipeline."""

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
-from maskgen.data.manifest import read_index
-from maskgen.data.shards import read_split_shard
+from maskgen.data.shards.format import read_split_shard
+from maskgen.data.shards.manifest import read_index
 
 SAMPLE = Path(__file__).parents[1] / "data" / "emoji" / "sample"
 HELD_OUT = ("a woman farmer with medium skin", "an avocado")
@@ -65,8 +65,8 @@ def paper_share(picture: Image.Image) -> float:
 
 def judge(models: list[str], sheet: Path | None) -> None:
     """Prints the mean share of paper in what each model draws with and without the new style word."""
-    from maskgen.pictures import contact_sheet
-    from maskgen.pipeline import Pipeline
+    from maskgen.io.images import contact_sheet
+    from maskgen.pipelines.base import Pipeline
 
     shown = []
     for name in models:

@@ -9,11 +9,11 @@ import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
-from maskgen.data.items import Item, Source
-from maskgen.data.parts import InlinePart
-from maskgen.data.plan import plan_recipe
-from maskgen.data.raw import RawOutput
-from maskgen.data.recipe import ImageRecipe, Recipe
+from maskgen.data.build.plan import plan_recipe
+from maskgen.data.build.raw_shards import RawOutput
+from maskgen.data.build.recipe import ImageRecipe, Recipe
+from maskgen.data.sources.handles import InlinePart
+from maskgen.data.sources.items import Item, Source
 
 
 def planned(count: int, shard_samples: int) -> tuple[int, float, float]:
@@ -31,7 +31,7 @@ def planned(count: int, shard_samples: int) -> tuple[int, float, float]:
                     key=f"picture-{number:09d}", parts={"image": part}, attributes={}, split=None, identity=f"pictures/{number}.jpg:20000"
                 )
 
-    import maskgen.data.plan as plan
+    import maskgen.data.build.plan as plan
 
     recipe = Recipe(
         name="large", sources=({"kind": "folder", "path": "."},), image=ImageRecipe(size=64), shard_samples=shard_samples, root=Path(".")

@@ -16,16 +16,16 @@ import torch
 import webdataset
 from PIL import Image
 
-from maskgen.canvas import letterbox
-from maskgen.data.build import tokenize
-from maskgen.data.encode import token_output
-from maskgen.data.engine import run
-from maskgen.data.manifest import read_index
-from maskgen.data.plan import plan_recipe
-from maskgen.data.recipe import ImageRecipe, Recipe
-from maskgen.data.shards import read_split
-from maskgen.data.workers import Processes
-from maskgen.tokenizers.load import load_tokenizer
+from maskgen.data.build.engine import run
+from maskgen.data.build.plan import plan_recipe
+from maskgen.data.build.recipe import ImageRecipe, Recipe
+from maskgen.data.build.token_shards import token_output
+from maskgen.data.build.tokenize import tokenize
+from maskgen.data.build.workers import Processes
+from maskgen.data.shards.format import read_split
+from maskgen.data.shards.manifest import read_index
+from maskgen.io.letterbox import letterbox
+from maskgen.tokenizers.auto import load_tokenizer
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = {"text": ROOT / "tokenizers/text-bpe/bundle", "image": ROOT / "tokenizers/image-emoji64/bundle"}

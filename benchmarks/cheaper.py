@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from maskgen.evaluation.corpus import Row, read_corpus
-from maskgen.evaluation.task_judges import picture_scores, retrieval_judge
-from maskgen.generation import GenerationSettings
-from maskgen.pipeline import Pipeline
+from maskgen.decoding.settings import GenerationSettings
+from maskgen.evaluation.image.corpus import Row, read_corpus
+from maskgen.evaluation.tuning.judges import picture_scores, retrieval_judge
+from maskgen.pipelines.base import Pipeline
 
 WAYS: dict[str, dict[str, Any]] = {
     "the bundle's own": {},

@@ -5,8 +5,8 @@ from types import ModuleType
 
 from torch import nn
 
-from maskgen.model import MaskTransformer, TransformerConfig
-from maskgen.space import TokenSpace
+from maskgen.networks.transformer import MaskTransformer, TransformerConfig
+from maskgen.tokens.space import TokenSpace
 
 
 def parameters(model: nn.Module) -> int:

@@ -13,12 +13,12 @@ from lucidrains import matched, parameters
 from side_by_side import arguments, batches, compare, missing, peak_flops, report, written
 from torch import Tensor
 
-from maskgen.batch import UNKNOWN, pack
-from maskgen.dense import packed
-from maskgen.guidance import ConstantGuidance
-from maskgen.logits import guided_model, hide_condition
+from maskgen.decoding.guidance import ConstantGuidance
+from maskgen.decoding.logits import guided_model, hide_condition
+from maskgen.networks.packed_linear import packed
 from maskgen.sampling.confidence import ConfidenceSampler
-from maskgen.space import Modality, TokenSpace
+from maskgen.tokens.batch import UNKNOWN, pack
+from maskgen.tokens.space import Modality, TokenSpace
 
 INSTALL = """    uv venv bench --python 3.11
     uv pip install --python bench/bin/python -e . "torch==2.11.*" "torchvision==0.26.*"

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 import webdataset
 
-from maskgen.data.manifest import ShardEntry
-from maskgen.data.order import ShuffledOrder
-from maskgen.data.rows import ShardRows
-from maskgen.data.samples import TokenRows
-from maskgen.data.shards import json_bytes, npy_bytes, write_shard
-from maskgen.space import Modality, TokenSpace
+from maskgen.data.loading.order import ShuffledOrder
+from maskgen.data.loading.rows import ShardRows
+from maskgen.data.loading.samples import TokenRows
+from maskgen.data.shards.format import json_bytes, npy_bytes, write_shard
+from maskgen.data.shards.manifest import ShardEntry
+from maskgen.tokens.space import Modality, TokenSpace
 
 SPACE = TokenSpace(
     [

@@ -16,7 +16,7 @@ import torch
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from maskgen.dense import product
+from maskgen.networks.packed_linear import product
 
 Run = Callable[[], object]
 PEAK_SIZES = {"cpu": ((512, 1024, 1024), (1024, 1024, 1024)), "cuda": ((4096, 4096, 4096), (8192, 8192, 8192))}

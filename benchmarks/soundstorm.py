@@ -12,11 +12,11 @@ from lucidrains import matched, parameters, without
 from side_by_side import arguments, batches, compare, missing, peak_flops, report, written
 from torch import Tensor
 
-from maskgen.batch import UNKNOWN, pack
-from maskgen.dense import packed
-from maskgen.generation import GenerationSettings
-from maskgen.logits import model_logits
-from maskgen.space import Modality, TokenSpace
+from maskgen.decoding.logits import model_logits
+from maskgen.decoding.settings import GenerationSettings
+from maskgen.networks.packed_linear import packed
+from maskgen.tokens.batch import UNKNOWN, pack
+from maskgen.tokens.space import Modality, TokenSpace
 
 INSTALL = """    uv venv bench --python 3.11
     uv pip install --python bench/bin/python -e . "torch==2.11.*" "torchaudio==2.11.*" "torchvision==0.26.*"

@@ -1,7 +1,7 @@
 """Text models of equal size side by side: masked diffusion, masks and wrong codes, a causal Llama, a BERT with 15 % masks.
 
 All take a step in turn on the same texts until each has had its minutes or its tokens; then held-out texts are scored: the causal model
-exactly, the others by the bound of `maskgen.evaluation.perplexity`. A causal model pays for the end of a text, the others are told its
+exactly, the others by the bound of `maskgen.evaluation.text.perplexity`. A causal model pays for the end of a text, the others are told its
 length; "with length" adds to theirs what the lengths cost under the law of the training lengths, so that column compares.
 
 Run:    uv run python benchmarks/text_models.py --minutes 10 --json out/text_models.json      (needs maskgen[diffusers] for transformers)
@@ -21,22 +21,22 @@ from side_by_side import machine, seconds, written
 from torch import Tensor, nn
 from torch.nn import functional
 
-from maskgen.batch import Codes, TokenBatch, pack
-from maskgen.data.samples import TokenRows, open_rows
-from maskgen.data.store import ShardStore
-from maskgen.evaluation.perplexity import row_bounds, summed_losses, text_bound
-from maskgen.evaluation.text_quality import NGramModel, Score, text_of, text_quality
-from maskgen.evaluation.texts import LengthLaw, by_length, held_out_texts
-from maskgen.logits import LogitsFn, model_logits
-from maskgen.masking import draw_masks
-from maskgen.model import TransformerConfig
+from maskgen.data.loading.samples import TokenRows, open_rows
+from maskgen.data.shards.store import ShardStore
+from maskgen.decoding.logits import LogitsFn, model_logits
+from maskgen.evaluation.text.held_out import LengthLaw, by_length, held_out_texts
+from maskgen.evaluation.text.perplexity import row_bounds, summed_losses, text_bound
+from maskgen.evaluation.text.quality import NGramModel, Score, text_of, text_quality
+from maskgen.masking.masks import draw_masks
+from maskgen.masking.noise import draw_noise
+from maskgen.masking.schedule import Linear
+from maskgen.networks.transformer import TransformerConfig
 from maskgen.sampling.ancestral import AncestralSampler
-from maskgen.schedule import Linear
-from maskgen.space import MASK, TokenSpace
-from maskgen.training.hybrid_noise import HybridNoiseModule
-from maskgen.training.masked import MaskedTokenModule
-from maskgen.training.noise import draw_noise
-from maskgen.training.optim import MuonAdamW
+from maskgen.tokens.batch import Codes, TokenBatch, pack
+from maskgen.tokens.space import MASK, TokenSpace
+from maskgen.training.modules.hybrid_noise import HybridNoiseModule
+from maskgen.training.modules.masked import MaskedTokenModule
+from maskgen.training.modules.optim import MuonAdamW
 
 Texts = Sequence[dict[str, Codes]]
 WARMUP, FLOOR = 0.05, 0.02
@@ -250,7 +250,7 @@ class Causal(Contestant):
 
     @torch.no_grad()
     def judge(self, texts: Sequence[Sequence[int]]) -> tuple[float, int]:
-        """See `maskgen.evaluation.text_quality.Score`."""
+        """See `maskgen.evaluation.text.quality.Score`."""
         self.net.eval()
         said = [{"text": torch.tensor([list(text)])} for text in texts if len(text)]
         batches = [batch.to(self.args.device) for batch in by_length(said, self.space, self.args.batch)]

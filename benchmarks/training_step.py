@@ -24,13 +24,13 @@ from muse import CODES, INSTALL, SIDE, WIDTH, WORDS, peer
 from side_by_side import arguments, batches, flops_of, machine, peak_flops, seconds, written
 from torch import Tensor, nn
 
-from maskgen.batch import TokenBatch, pack
-from maskgen.data.manifest import Index, write_index
-from maskgen.masking import draw_masks
-from maskgen.model import TransformerConfig
-from maskgen.schedule import Cosine
-from maskgen.space import Modality, TokenSpace
-from maskgen.training.masked import MaskedTokenModule
+from maskgen.data.shards.manifest import Index, write_index
+from maskgen.masking.masks import draw_masks
+from maskgen.masking.schedule import Cosine
+from maskgen.networks.transformer import TransformerConfig
+from maskgen.tokens.batch import TokenBatch, pack
+from maskgen.tokens.space import Modality, TokenSpace
+from maskgen.training.modules.masked import MaskedTokenModule
 
 SIZES = {"tiny": (64, 2), "emoji-64": (384, 6), "45m": (512, 12)}
 """Width and layers of ours; heads are 64 wide."""

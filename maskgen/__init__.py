@@ -2,7 +2,7 @@
 
 from typing import Any
 
-__version__ = "0.1.0"
+from maskgen.version import __version__
 
 __all__ = ["AnyOutput", "AnyToAny", "GenerationOutput", "Pipeline", "SpeechOutput", "Voice", "__version__"]
 
@@ -10,15 +10,15 @@ __all__ = ["AnyOutput", "AnyToAny", "GenerationOutput", "Pipeline", "SpeechOutpu
 def __getattr__(name: str) -> Any:
     """Load pipelines, voices and models of any direction on first use, so that `import maskgen` stays fast and needs no torch."""
     if name in ("Pipeline", "GenerationOutput"):
-        from maskgen import pipeline
+        from maskgen.pipelines import base as pipeline
 
         return getattr(pipeline, name)
     if name in ("Voice", "SpeechOutput"):
-        from maskgen import voice
+        from maskgen.pipelines import text_to_speech as voice
 
         return getattr(voice, name)
     if name in ("AnyToAny", "AnyOutput"):
-        from maskgen import anything
+        from maskgen.pipelines import any_to_any as anything
 
         return getattr(anything, name)
     raise AttributeError(f"module 'maskgen' has no attribute {name!r}")

@@ -1,6 +1,6 @@
 """`python -m maskgen` is `maskgen`."""
 
-from maskgen.cli import main
+from maskgen.cli.main import main
 
 if __name__ == "__main__":
     main()

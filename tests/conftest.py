@@ -7,14 +7,14 @@ import pytest
 import torch
 from hypothesis import settings
 
-from maskgen.generation import GenerationSettings
-from maskgen.model import MaskTransformer, TransformerConfig
-from maskgen.nets.image import ImageAutoencoder, ImageAutoencoderConfig
-from maskgen.nets.quantize import ResidualQuantizer
-from maskgen.pipeline import Pipeline
-from maskgen.space import Modality, TokenSpace
+from maskgen.autoencoders.image import ImageAutoencoder, ImageAutoencoderConfig
+from maskgen.autoencoders.quantizers import ResidualQuantizer
+from maskgen.decoding.settings import GenerationSettings
+from maskgen.networks.transformer import MaskTransformer, TransformerConfig
+from maskgen.pipelines.base import Pipeline
 from maskgen.tokenizers.image import ImageTokenizer
 from maskgen.tokenizers.text import TextTokenizer, train_bpe
+from maskgen.tokens.space import Modality, TokenSpace
 
 # A busy machine is no wrong answer.
 settings.register_profile("maskgen", deadline=None)

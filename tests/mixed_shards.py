@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from maskgen.data.manifest import Index, write_index
-from maskgen.data.shards import json_bytes, npy_bytes, write_shard
-from maskgen.space import Modality, TokenSpace
+from maskgen.data.shards.format import json_bytes, npy_bytes, write_shard
+from maskgen.data.shards.manifest import Index, write_index
+from maskgen.tokens.space import Modality, TokenSpace
 
 END = 10
 TEXT = Modality(name="text", kind="text", num_levels=1, codebook_size=11, end=END)

@@ -11,22 +11,22 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from maskgen.batch import Codes, pack
-from maskgen.bundle import fingerprint_of, load_bundle, save_bundle
-from maskgen.data.encode import token_output
-from maskgen.data.engine import run
-from maskgen.data.module import TokenData
-from maskgen.data.plan import plan_recipe
-from maskgen.data.recipe import ImageRecipe, Recipe
-from maskgen.generation import GenerationSettings
-from maskgen.model import MaskTransformer
-from maskgen.pictures import read_picture, write_picture
-from maskgen.pipeline import Pipeline
-from maskgen.pretrained import load_pretrained
-from maskgen.space import Kind, TokenSpace
+from maskgen.data.build.engine import run
+from maskgen.data.build.plan import plan_recipe
+from maskgen.data.build.recipe import ImageRecipe, Recipe
+from maskgen.data.build.token_shards import token_output
+from maskgen.data.loading.token_data import TokenData
+from maskgen.decoding.settings import GenerationSettings
+from maskgen.io.bundle import fingerprint_of, load_bundle, save_bundle
+from maskgen.io.images import read_picture, write_picture
+from maskgen.networks.pretrained import load_pretrained
+from maskgen.networks.transformer import MaskTransformer
+from maskgen.pipelines.base import Pipeline
+from maskgen.tokenizers.auto import TOKENIZER_KINDS
 from maskgen.tokenizers.base import Tokenizer
-from maskgen.tokenizers.load import TOKENIZER_KINDS
-from maskgen.training.masked import MaskedTokenModule
+from maskgen.tokens.batch import Codes, pack
+from maskgen.tokens.space import Kind, TokenSpace
+from maskgen.training.modules.masked import MaskedTokenModule
 
 BUNDLE_KIND = "shade_tokenizer"
 

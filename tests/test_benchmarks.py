@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from maskgen.evaluation.corpus import Row
+from maskgen.evaluation.image.corpus import Row
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
@@ -37,7 +37,7 @@ def test_sides_take_turns_and_the_table_and_the_json_tell_medians_and_ranges(
 
 
 def test_operations_are_counted_whichever_library_multiplies(side_by_side: ModuleType) -> None:
-    from maskgen.dense import product
+    from maskgen.networks.packed_linear import product
 
     x, weight, query = torch.randn(2, 5, 8), torch.randn(3, 8), torch.randn(1, 2, 7, 4)
     with torch.no_grad():

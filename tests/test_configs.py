@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from maskgen.generation import read_settings
-from maskgen.training.fit import restrict_class_paths
+from maskgen.decoding.settings import read_settings
+from maskgen.training.runtime.fit import restrict_class_paths
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted([*ROOT.glob("configs/*.yaml"), *ROOT.glob("tokenizers/*/*.yaml")])

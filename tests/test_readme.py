@@ -35,7 +35,7 @@ def test_ci_runs_exactly_the_test_command() -> None:
 
 
 def test_every_command_parses() -> None:
-    from maskgen.cli import PASSED_ON, build_parser
+    from maskgen.cli.main import PASSED_ON, build_parser
 
     assert COMMANDS, "the README shows no command"
     for line in COMMANDS:

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from maskgen.data.manifest import Index, write_index
-from maskgen.data.shards import json_bytes, npy_bytes, write_shard
-from maskgen.space import Modality, TokenSpace
+from maskgen.data.shards.format import json_bytes, npy_bytes, write_shard
+from maskgen.data.shards.manifest import Index, write_index
+from maskgen.tokens.space import Modality, TokenSpace
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 SPACE = TokenSpace([Modality(name="text", kind="text", num_levels=1, codebook_size=20)])

@@ -4,22 +4,22 @@ from pathlib import Path
 
 import torch
 
-from maskgen.generation import GenerationSettings
-from maskgen.model import TransformerConfig
-from maskgen.nets.audio import AudioAutoencoder, AudioAutoencoderConfig
-from maskgen.nets.bridges import Bridge, Translation
-from maskgen.nets.durations import DurationConfig, DurationPredictor
-from maskgen.nets.networks import made
-from maskgen.nets.quantize import ResidualQuantizer
-from maskgen.nets.towers import Tower, TowersConfig
-from maskgen.pipeline import Pipeline
-from maskgen.space import TokenSpace
+from maskgen.autoencoders.audio import AudioAutoencoder, AudioAutoencoderConfig
+from maskgen.autoencoders.quantizers import ResidualQuantizer
+from maskgen.decoding.settings import GenerationSettings
+from maskgen.networks.auto import made
+from maskgen.networks.bridges import Bridge, Translation
+from maskgen.networks.durations import DurationConfig, DurationPredictor
+from maskgen.networks.towers import Tower, TowersConfig
+from maskgen.networks.transformer import TransformerConfig
+from maskgen.pipelines.base import Pipeline
 from maskgen.tokenizers.attribute import AttributeTokenizer
 from maskgen.tokenizers.audio import AudioTokenizer
 from maskgen.tokenizers.image import ImageTokenizer
-from maskgen.tokenizers.phones import PhonemeTokenizer
+from maskgen.tokenizers.phonemes import PhonemeTokenizer
 from maskgen.tokenizers.text import TextTokenizer
 from maskgen.tokenizers.transcript import TranscriptTokenizer
+from maskgen.tokens.space import TokenSpace
 
 PHONES = Path(__file__).parents[1] / "tokenizers/phones-en/bundle"
 SIZES = TransformerConfig(dim=32, num_layers=2, num_heads=2, tie_head=True)

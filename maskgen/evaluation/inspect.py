@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from maskgen.data.engine import REJECTS_FILE
-from maskgen.data.manifest import Index, read_index
-from maskgen.data.order import fixed_subset
-from maskgen.data.rows import ShardRows
-from maskgen.data.samples import caption_codes
-from maskgen.evaluation.page import bars, figure, image, page, sound, table, text, waveform
-from maskgen.evaluation.tokenizer_report import code_usage
-from maskgen.space import Kind, TokenSpace
+from maskgen.data.build.engine import REJECTS_FILE
+from maskgen.data.loading.order import fixed_subset
+from maskgen.data.loading.rows import ShardRows
+from maskgen.data.loading.samples import caption_codes
+from maskgen.data.shards.manifest import Index, read_index
+from maskgen.evaluation.html import bars, figure, image, page, sound, table, text, waveform
+from maskgen.evaluation.image.tokenizer import code_usage
 from maskgen.tokenizers.base import Tokenizer
+from maskgen.tokens.space import Kind, TokenSpace
 
 MOST_VALUES = 40
 """An attribute with more values than this is summed up by their number."""

@@ -11,11 +11,11 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from maskgen.batch import UNKNOWN, TokenBatch, pack
-from maskgen.guidance import GuidanceSchedule, is_off, mixed
-from maskgen.logits import LogitsFn
-from maskgen.nets.uvit import BoundUVit, before_last_layer, last_layer
-from maskgen.space import MASK, Modality, Segment, TokenSpace
+from maskgen.decoding.guidance import GuidanceSchedule, is_off, mixed
+from maskgen.decoding.logits import LogitsFn
+from maskgen.interop.uvit import BoundUVit, before_last_layer, last_layer
+from maskgen.tokens.batch import UNKNOWN, TokenBatch, pack
+from maskgen.tokens.space import MASK, Modality, Segment, TokenSpace
 
 PIXELS_PER_CELL = 16
 """Of aMUSEd's VQ model, `maskgen.tokenizers.diffusers_vq`."""

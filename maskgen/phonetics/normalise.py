@@ -5,8 +5,8 @@ import unicodedata
 from dataclasses import dataclass
 
 from maskgen.phonetics.abbreviations import expand_abbreviations
-from maskgen.phonetics.figures import expand_figures
 from maskgen.phonetics.symbols import PUNCTUATION
+from maskgen.phonetics.verbalise import expand_figures
 
 SPEAKABLE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ'- " + PUNCTUATION)
 BEFORE_FOLDING = {"²": " squared", "³": " cubed", "™": " trademark", "®": " registered", "©": " copyright ", "℃": " °C", "℉": " °F"}

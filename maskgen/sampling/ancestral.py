@@ -4,9 +4,9 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from maskgen.draw import row_noise, uniform
+from maskgen.masking.schedule import Linear, MaskSchedule
 from maskgen.sampling.base import Decision, DrawFn, Sampler, State, StepFn
-from maskgen.schedule import Linear, MaskSchedule
+from maskgen.sampling.draw import row_noise, uniform
 
 
 @dataclass(frozen=True, kw_only=True)

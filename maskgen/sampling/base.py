@@ -11,13 +11,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from maskgen.batch import UNKNOWN, TokenBatch
-from maskgen.draw import Cut, draw, gumbel, row_noise, scattered
-from maskgen.schedule import Cosine, MaskSchedule, masked_after, whole_floor
-from maskgen.space import MASK, Segment
+from maskgen.masking.schedule import Cosine, MaskSchedule, masked_after, whole_floor
+from maskgen.sampling.draw import Cut, draw, gumbel, row_noise, scattered
+from maskgen.tokens.batch import UNKNOWN, TokenBatch
+from maskgen.tokens.space import MASK, Segment
 
 LogitsFn = Callable[[TokenBatch, Tensor, Segment, float], Tensor]
-"""What `maskgen.logits.LogitsFn` documents; repeated because files of one floor do not import each other."""
+"""What `maskgen.decoding.logits.LogitsFn` documents; repeated because files of one floor do not import each other."""
 
 
 def check_temperature(name: str, value: float) -> None:
@@ -137,7 +137,7 @@ def in_order(scores: Float[Tensor, "batch length"], schedule: MaskSchedule, roun
     Args:
         scores: Any numbers; only their order inside a row's target counts.
         schedule: Share of the target still masked over progress.
-        rounding: See `maskgen.schedule.masked_after`.
+        rounding: See `maskgen.masking.schedule.masked_after`.
     """
 
     def step(state: State, draw_cells: DrawFn) -> Decision:

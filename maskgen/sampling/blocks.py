@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from maskgen.masking.schedule import Linear, MaskSchedule
 from maskgen.sampling.base import Decision, DrawFn, Drawn, Sampler, State, StepFn, keep_surest
-from maskgen.schedule import Linear, MaskSchedule
 
 DRAWING = ("temperature", "top_k", "top_p", "min_p", "typical_p")
 """Options that say how a code is drawn; those of the block sampler count, for the draw is the loop's."""

@@ -8,11 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from maskgen.batch import TokenBatch
-from maskgen.draw import gumbel, row_noise
+from maskgen.masking.schedule import masked_after
 from maskgen.sampling.base import Decision, DrawFn, Sampler, State, StepFn, check_temperature, ranked
-from maskgen.schedule import masked_after
-from maskgen.space import Segment
+from maskgen.sampling.draw import gumbel, row_noise
+from maskgen.tokens.batch import TokenBatch
+from maskgen.tokens.space import Segment
 
 ScoreFn = Callable[[TokenBatch, Segment], Tensor]
 """Of a filled batch, for every cell `[batch length]`: logit that its code at that level was drawn by the generator; large is fake."""
@@ -28,7 +28,7 @@ class CriticSampler(Sampler):
     at any step but the last.
 
     Args:
-        critic: Judge of a filled batch, as `maskgen.critic.critic_scores` gives it; without one the decode does not start.
+        critic: Judge of a filled batch, as `maskgen.networks.critic.critic_scores` gives it; without one the decode does not start.
         choice_temperature: Noise of the order at the start, in units of the critic's logit; it anneals to 0 at the last step.
 
     Source: Token-Critic, arXiv:2209.04439. Differs: Gumbel noise, as in our confidence order; a public re-implementation adds uniform

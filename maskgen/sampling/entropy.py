@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-from maskgen.draw import scattered
 from maskgen.sampling.base import Decision, DrawFn, Sampler, State, StepFn, check_temperature, keep_surest
+from maskgen.sampling.draw import scattered
 
 
 @dataclass(frozen=True, kw_only=True)

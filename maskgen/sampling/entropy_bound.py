@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from maskgen.draw import scattered
 from maskgen.sampling.base import Decision, DrawFn, Sampler, State, StepFn
+from maskgen.sampling.draw import scattered
 
 
 def entropy_before(entropies: Float[Tensor, "batch length"]) -> Float[Tensor, "batch length"]:

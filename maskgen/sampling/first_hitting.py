@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-from maskgen.draw import gumbel, row_noise
 from maskgen.sampling.base import Decision, DrawFn, Sampler, State, StepFn, ranked
+from maskgen.sampling.draw import gumbel, row_noise
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from maskgen.batch import TokenBatch
-from maskgen.draw import gumbel, row_noise
+from maskgen.masking.schedule import masked_after
 from maskgen.sampling.base import Decision, DrawFn, Drawn, Sampler, State, StepFn, check_temperature, ranked
-from maskgen.schedule import masked_after
-from maskgen.space import Segment
+from maskgen.sampling.draw import gumbel, row_noise
+from maskgen.tokens.batch import TokenBatch
+from maskgen.tokens.space import Segment
 
 ScoreFn = Callable[[TokenBatch, Segment], Tensor]
 """What `maskgen.sampling.critic.ScoreFn` documents; repeated because samplers do not import each other."""
@@ -33,8 +33,8 @@ class FrequencySampler(Sampler):
     critic. May revoke: cells that were accepted outside the persistent group, at any step but the last.
 
     Args:
-        grouping: Which cells are persistent, as `maskgen.attention.low_attention` gives it; without one the decode does not start.
-        critic: Judge of a filled batch, as `maskgen.critic.critic_scores` gives it; a pipeline gives that in the model's folder `critic`.
+        grouping: Which cells are persistent, as `networks.attention_maps.low_attention` gives it; without one the decode does not start.
+        critic: Judge of a filled batch, as `networks.critic.critic_scores` gives it; a pipeline gives that in the model's folder `critic`.
             None ranks by the model's confidence.
         choice_temperature: Noise of the order at the start; it anneals to 0 at the last step.
 
@@ -56,7 +56,9 @@ class FrequencySampler(Sampler):
 
     def start(self, state: State) -> StepFn:
         if self.grouping is None:
-            raise ValueError("the frequency order needs groups of cells; give grouping=low_attention(MODEL), see maskgen.attention")
+            raise ValueError(
+                "the frequency order needs groups of cells; give grouping=low_attention(MODEL), see maskgen.networks.attention_maps"
+            )
         grouping, settled = self.grouping, torch.zeros_like(state.target)
 
         def step(now: State, draw_cells: DrawFn) -> Decision:

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from maskgen.masking.schedule import Arccos, MaskSchedule, whole_ceil
 from maskgen.sampling.base import Sampler, State, StepFn, in_order
-from maskgen.schedule import Arccos, MaskSchedule, whole_ceil
 
 BASES = (2, 3, 5)
 AXES = (1, 2, 0)

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from maskgen.batch import UNKNOWN
-from maskgen.draw import draw, scattered
 from maskgen.sampling.base import Decision, DrawFn, Drawn, Sampler, State, StepFn, check_temperature, keep_surest
+from maskgen.sampling.draw import draw, scattered
+from maskgen.tokens.batch import UNKNOWN
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from maskgen.draw import row_noise, uniform
 from maskgen.sampling.base import Sampler, State, StepFn, in_order
+from maskgen.sampling.draw import row_noise, uniform
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from maskgen.draw import row_noise, uniform
+from maskgen.masking.schedule import Linear, MaskSchedule
 from maskgen.sampling.base import Decision, DrawFn, Sampler, State, StepFn
-from maskgen.schedule import Linear, MaskSchedule
+from maskgen.sampling.draw import row_noise, uniform
 
 Strategy = Literal["cap", "rescale", "conf", "loop"]
 

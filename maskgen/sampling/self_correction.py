@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from maskgen.batch import UNKNOWN
-from maskgen.draw import draw, gumbel, row_noise, scattered
 from maskgen.sampling.base import Decision, DrawFn, Drawn, Sampler, State, StepFn, in_order, keep_surest, ranked
+from maskgen.sampling.draw import draw, gumbel, row_noise, scattered
+from maskgen.tokens.batch import UNKNOWN
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from maskgen.draw import gumbel, row_noise
+from maskgen.masking.schedule import masked_after
 from maskgen.sampling.base import Decision, DrawFn, Sampler, State, StepFn, check_temperature, ranked
-from maskgen.schedule import masked_after
+from maskgen.sampling.draw import gumbel, row_noise
 
 
 def span_numbers(target: Bool[Tensor, "batch length"], span: int) -> Int[Tensor, "batch length"]:

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from maskgen.batch import UNKNOWN
-from maskgen.draw import scattered
 from maskgen.sampling.base import Decision, DrawFn, Drawn, LogitsFn, Sampler, State, StepFn, applied, keep_surest, ranked
+from maskgen.sampling.draw import scattered
+from maskgen.tokens.batch import UNKNOWN
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,11 +6,11 @@ from typing import ClassVar
 
 import torch
 
-from maskgen.batch import UNKNOWN, Codes
-from maskgen.bundle import fingerprint_of, load_bundle, save_bundle
-from maskgen.files import write_atomic
-from maskgen.space import Kind
+from maskgen.io.bundle import fingerprint_of, load_bundle, save_bundle
+from maskgen.io.files import write_atomic
 from maskgen.tokenizers.base import Tokenizer
+from maskgen.tokens.batch import UNKNOWN, Codes
+from maskgen.tokens.space import Kind
 
 BUNDLE_KIND = "attribute_tokenizer"
 

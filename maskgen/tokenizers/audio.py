@@ -11,14 +11,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from maskgen.batch import Codes
-from maskgen.bundle import load_bundle, save_bundle
-from maskgen.checkpoint import read_checkpoint, weights
-from maskgen.nets.audio import STEPS_PER_FRAME, AudioAutoencoder, AudioAutoencoderConfig, Voice
-from maskgen.nets.spectra import pulses
-from maskgen.sounds import Waveform
+from maskgen.autoencoders.audio import STEPS_PER_FRAME, AudioAutoencoder, AudioAutoencoderConfig, Voice
+from maskgen.autoencoders.spectra import pulses
+from maskgen.io.audio import Waveform
+from maskgen.io.bundle import load_bundle, save_bundle
+from maskgen.io.checkpoint import read_checkpoint, weights
+from maskgen.tokenizers.audio_base import SoundTokenizer
 from maskgen.tokenizers.image import QUANTIZERS
-from maskgen.tokenizers.sound import SoundTokenizer
+from maskgen.tokens.batch import Codes
 
 BUNDLE_KIND = "audio_tokenizer"
 CHUNK_FRAMES = 1200

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from maskgen.batch import Codes
-from maskgen.space import Kind, Modality
+from maskgen.tokens.batch import Codes
+from maskgen.tokens.space import Kind, Modality
 
 
 class Tokenizer(ABC):

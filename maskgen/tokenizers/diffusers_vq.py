@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from maskgen.batch import Codes
-from maskgen.bundle import WEIGHTS_FILE, fingerprint_of, load_bundle, save_bundle
-from maskgen.pictures import read_picture, to_pictures, to_pixels, write_picture
-from maskgen.space import Kind
+from maskgen.io.bundle import WEIGHTS_FILE, fingerprint_of, load_bundle, save_bundle
+from maskgen.io.images import read_picture, to_pictures, to_pixels, write_picture
 from maskgen.tokenizers.base import Tokenizer
-from maskgen.tokenizers.picture_batches import check_grids, check_sides, in_batches
+from maskgen.tokenizers.image_batches import check_grids, check_sides, in_batches
+from maskgen.tokens.batch import Codes
+from maskgen.tokens.space import Kind
 
 BUNDLE_KIND = "diffusers_vq_tokenizer"
 

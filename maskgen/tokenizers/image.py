@@ -12,16 +12,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from maskgen.batch import UNKNOWN, Codes
-from maskgen.bundle import load_bundle, save_bundle
-from maskgen.checkpoint import read_checkpoint, weights
-from maskgen.nets.image import ImageAutoencoder, ImageAutoencoderConfig
-from maskgen.nets.layout import channels_last
-from maskgen.nets.quantize import BinaryQuantizer, FiniteScalarQuantizer, Quantizer, ResidualQuantizer, VectorQuantizer
-from maskgen.pictures import read_picture, to_pictures, to_pixels, write_picture
-from maskgen.space import Kind
+from maskgen.autoencoders.image import ImageAutoencoder, ImageAutoencoderConfig, channels_last
+from maskgen.autoencoders.quantizers import BinaryQuantizer, FiniteScalarQuantizer, Quantizer, ResidualQuantizer, VectorQuantizer
+from maskgen.io.bundle import load_bundle, save_bundle
+from maskgen.io.checkpoint import read_checkpoint, weights
+from maskgen.io.images import read_picture, to_pictures, to_pixels, write_picture
 from maskgen.tokenizers.base import Tokenizer
-from maskgen.tokenizers.picture_batches import check_grids, check_sides, in_batches
+from maskgen.tokenizers.image_batches import check_grids, check_sides, in_batches
+from maskgen.tokens.batch import UNKNOWN, Codes
+from maskgen.tokens.space import Kind
 
 BUNDLE_KIND = "image_tokenizer"
 QUANTIZERS: dict[str, type[Quantizer]] = {

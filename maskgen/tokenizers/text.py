@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 
 import torch
 
-from maskgen.batch import UNKNOWN, Codes
-from maskgen.bundle import fingerprint_of, load_bundle, save_bundle
-from maskgen.files import read_text, write_text
-from maskgen.space import Kind, Modality
+from maskgen.io.bundle import fingerprint_of, load_bundle, save_bundle
+from maskgen.io.files import read_text, write_text
 from maskgen.tokenizers.base import Tokenizer
+from maskgen.tokens.batch import UNKNOWN, Codes
+from maskgen.tokens.space import Kind, Modality
 from tokenizers import Tokenizer as Engine
 from tokenizers import decoders, models, pre_tokenizers, trainers
 

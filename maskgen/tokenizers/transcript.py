@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 
 import torch
 
-from maskgen.batch import Codes
-from maskgen.bundle import fingerprint_of, load_bundle, save_bundle
-from maskgen.files import write_atomic
-from maskgen.space import Kind, Modality
+from maskgen.io.bundle import fingerprint_of, load_bundle, save_bundle
+from maskgen.io.files import write_atomic
 from maskgen.tokenizers.base import Tokenizer
 from maskgen.tokenizers.text import VOCABULARY_FILE, TextTokenizer
+from maskgen.tokens.batch import Codes
+from maskgen.tokens.space import Kind, Modality
 
 BUNDLE_KIND = "transcript_tokenizer"
 LARGEST_FILE_BYTES = 2**20

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from maskgen.bundle import load_bundle
-from maskgen.tokenizers.codec import CodecTokenizer, chosen_levels, levels_of_bandwidth
-from maskgen.tokenizers.windows import Windows
+from maskgen.io.bundle import load_bundle
+from maskgen.tokenizers.chunking import Windows
+from maskgen.tokenizers.external_codec import CodecTokenizer, chosen_levels, levels_of_bandwidth
 
 BUNDLE_KIND = "transformers_codec_tokenizer"
 CHUNK_S = 20.0

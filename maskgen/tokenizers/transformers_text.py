@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 
 import torch
 
-from maskgen.batch import UNKNOWN, Codes
-from maskgen.bundle import fingerprint_of, load_bundle, save_bundle
-from maskgen.files import read_text, write_text
-from maskgen.nets.backbone import Vocabulary, read_vocabulary
-from maskgen.space import Kind, Modality
+from maskgen.io.bundle import fingerprint_of, load_bundle, save_bundle
+from maskgen.io.files import read_text, write_text
+from maskgen.networks.backbone import Vocabulary, read_vocabulary
 from maskgen.tokenizers.base import Tokenizer
+from maskgen.tokens.batch import UNKNOWN, Codes
+from maskgen.tokens.space import Kind, Modality
 from tokenizers import Tokenizer as Engine
 
 BUNDLE_KIND = "transformers_text_tokenizer"

@@ -9,13 +9,13 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from maskgen.batch import UNKNOWN, Codes, pack, unpack
-from maskgen.generation import GenerationSettings
-from maskgen.logits import guided_model, hide_condition
-from maskgen.pictures import contact_sheet, to_pixels
+from maskgen.decoding.logits import guided_model, hide_condition
+from maskgen.decoding.settings import GenerationSettings
+from maskgen.io.images import contact_sheet, to_pixels
 from maskgen.tokenizers.image import ImageTokenizer
 from maskgen.tokenizers.text import TextTokenizer
-from maskgen.training.masked import MaskedTokenModule
+from maskgen.tokens.batch import UNKNOWN, Codes, pack, unpack
+from maskgen.training.modules.masked import MaskedTokenModule
 
 logger = logging.getLogger(__name__)
 LEAST_PERPLEXITY_SHARE = 0.02

@@ -12,17 +12,17 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from maskgen.data.manifest import read_index
-from maskgen.data.module import TokenData
-from maskgen.files import write_atomic
-from maskgen.lora import Adapter, LoraSettings, adapter_tensors, add_lora, merged
-from maskgen.model import MaskTransformer
-from maskgen.pretrained import Pretrained, load_pretrained, start_from
-from maskgen.space import Segment, TokenSpace
-from maskgen.training.checkpoint_io import AtomicCheckpointIO, first_intact
-from maskgen.training.finite import SkipNonFinite
-from maskgen.training.masked import MaskedTokenModule
-from maskgen.training.survival import LAST, StopOnSignal
+from maskgen.data.loading.token_data import TokenData
+from maskgen.data.shards.manifest import read_index
+from maskgen.io.files import write_atomic
+from maskgen.networks.lora import Adapter, LoraSettings, adapter_tensors, add_lora, merged
+from maskgen.networks.pretrained import Pretrained, load_pretrained, start_from
+from maskgen.networks.transformer import MaskTransformer
+from maskgen.tokens.space import Segment, TokenSpace
+from maskgen.training.modules.masked import MaskedTokenModule
+from maskgen.training.runtime.checkpoint_io import AtomicCheckpointIO, first_intact
+from maskgen.training.runtime.finite import SkipNonFinite
+from maskgen.training.runtime.survival import LAST, StopOnSignal
 
 logger = logging.getLogger(__name__)
 RUN_FILE, BEFORE_FILE = "run.json", "before.json"

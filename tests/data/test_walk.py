@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskgen.cli import main
-from maskgen.data.manifest import read_index
+from maskgen.cli.main import main
+from maskgen.data.shards.manifest import read_index
 
 ROOT = Path(__file__).parents[2]
 

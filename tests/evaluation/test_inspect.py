@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from maskgen.data.build import tokenize
-from maskgen.data.manifest import Index, read_index, write_index
-from maskgen.data.shards import json_bytes, write_shard
+from maskgen.data.build.tokenize import tokenize
+from maskgen.data.shards.format import json_bytes, write_shard
+from maskgen.data.shards.manifest import Index, read_index, write_index
+from maskgen.evaluation.html import waveform
 from maskgen.evaluation.inspect import inspect_shards
-from maskgen.evaluation.page import waveform
 from maskgen.tokenizers.base import Tokenizer
 from maskgen.tokenizers.image import ImageTokenizer
 from maskgen.tokenizers.text import TextTokenizer

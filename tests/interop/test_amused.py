@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskgen.batch import pack, unpack
-from maskgen.guidance import ConstantGuidance, GuidanceSchedule, IntervalGuidance, MaskRateGuidance
+from maskgen.decoding.guidance import ConstantGuidance, GuidanceSchedule, IntervalGuidance, MaskRateGuidance
 from maskgen.interop.amused import MicroConditions, Prompts, amused_logits, amused_space, blank_grids, read_prompts, read_uvit
 from maskgen.sampling.confidence import ConfidenceSampler
-from maskgen.space import MASK, TokenSpace
+from maskgen.tokens.batch import pack, unpack
+from maskgen.tokens.space import MASK, TokenSpace
 
 diffusers = pytest.importorskip("diffusers")
 

@@ -5,10 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskgen.phonetics.learn import LetterRecipe, edits, learn_letters
-from maskgen.phonetics.letters import LETTERS, LetterConfig, LetterNet, collapse, sound_out, stressed
+from maskgen.phonetics.g2p import LETTERS, LetterConfig, LetterNet, collapse, sound_out, stressed
+from maskgen.phonetics.g2p_training import LetterRecipe, edits, learn_letters
 from maskgen.phonetics.lexicon import Lexicon, pack_lexicon
-from maskgen.phonetics.running import AT_END, contexts, in_context, learn_forms, places, spread_stress
+from maskgen.phonetics.postlexical import AT_END, contexts, in_context, learn_forms, places, spread_stress
 from maskgen.phonetics.symbols import SYMBOLS, VOWELS
 
 ENTRIES = {

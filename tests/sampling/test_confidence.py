@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskgen.batch import TokenBatch, pack
-from maskgen.draw import gumbel
 from maskgen.sampling import confidence
 from maskgen.sampling.base import Decision
 from maskgen.sampling.confidence import ConfidenceSampler
-from maskgen.space import MASK, Modality, Segment, TokenSpace
+from maskgen.sampling.draw import gumbel
+from maskgen.tokens.batch import TokenBatch, pack
+from maskgen.tokens.space import MASK, Modality, Segment, TokenSpace
 
 SPACE = TokenSpace([Modality(name="image", kind="image", num_levels=1, codebook_size=32)])
 IMAGE = SPACE.segment("image", 0)

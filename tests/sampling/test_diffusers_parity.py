@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskgen.batch import TokenBatch, pack
+from maskgen.masking.schedule import Cosine, Linear, MaskSchedule
 from maskgen.sampling import base
 from maskgen.sampling.confidence import ConfidenceSampler
 from maskgen.sampling.entropy_bound import EntropyBoundSampler
-from maskgen.schedule import Cosine, Linear, MaskSchedule
-from maskgen.space import MASK, Modality, Segment, TokenSpace
+from maskgen.tokens.batch import TokenBatch, pack
+from maskgen.tokens.space import MASK, Modality, Segment, TokenSpace
 
 amused = pytest.importorskip("diffusers.schedulers.scheduling_amused")
 entropy_bound = pytest.importorskip("diffusers.schedulers.scheduling_entropy_bound")

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskgen.batch import TokenBatch, pack
+from maskgen.masking.schedule import Arccos, masked_after, whole_ceil
 from maskgen.sampling.halton import HaltonSampler, halton_order, radical_cells
-from maskgen.schedule import Arccos, masked_after, whole_ceil
-from maskgen.space import Modality, Segment, TokenSpace
+from maskgen.tokens.batch import TokenBatch, pack
+from maskgen.tokens.space import Modality, Segment, TokenSpace
 
 SPACE = TokenSpace(
     [

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskgen.batch import TokenBatch, pack
+from maskgen.masking.schedule import Cosine, Linear, MaskSchedule
 from maskgen.sampling.ancestral import AncestralSampler
 from maskgen.sampling.base import Sampler, State
 from maskgen.sampling.confidence import ConfidenceSampler
@@ -19,8 +19,8 @@ from maskgen.sampling.first_hitting import FirstHittingSampler
 from maskgen.sampling.margin import MarginSampler
 from maskgen.sampling.moment import MomentSampler
 from maskgen.sampling.threshold import ThresholdSampler
-from maskgen.schedule import Cosine, Linear, MaskSchedule
-from maskgen.space import MASK, Modality, Segment, TokenSpace
+from maskgen.tokens.batch import TokenBatch, pack
+from maskgen.tokens.space import MASK, Modality, Segment, TokenSpace
 
 SPACE = TokenSpace([Modality(name="text", kind="text", num_levels=1, codebook_size=4)])
 TEXT = SPACE.segment("text", 0)

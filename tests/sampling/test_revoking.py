@@ -11,17 +11,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskgen.attention import low_attention, lower_half, received_attention
-from maskgen.batch import TokenBatch, pack, unpack
-from maskgen.model import Block, MaskTransformer, TransformerConfig, visible
+from maskgen.masking.schedule import Cosine, Linear, masked_after
+from maskgen.networks.attention_maps import low_attention, lower_half, received_attention
+from maskgen.networks.transformer import Block, MaskTransformer, TransformerConfig, visible
 from maskgen.sampling.base import Sampler
 from maskgen.sampling.confidence import ConfidenceSampler
 from maskgen.sampling.critic import CriticSampler
 from maskgen.sampling.frequency import FrequencySampler
 from maskgen.sampling.remdm import ReMDMSampler
 from maskgen.sampling.self_correction import SelfCorrectionSampler
-from maskgen.schedule import Cosine, Linear, masked_after
-from maskgen.space import Modality, Segment, TokenSpace
+from maskgen.tokens.batch import TokenBatch, pack, unpack
+from maskgen.tokens.space import Modality, Segment, TokenSpace
 
 SPACE = TokenSpace(
     [

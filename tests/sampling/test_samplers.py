@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from jsonargparse import ArgumentParser
 from torch import Tensor
 
-from maskgen.batch import TokenBatch, pack, unpack
+from maskgen.masking.schedule import Cosine, Linear, masked_after
 from maskgen.sampling import by_name, names
 from maskgen.sampling.ancestral import AncestralSampler
 from maskgen.sampling.base import Decision, DrawFn, Sampler, State, StepFn, ranked
@@ -25,8 +25,8 @@ from maskgen.sampling.halton import HaltonSampler
 from maskgen.sampling.remdm import ReMDMSampler
 from maskgen.sampling.spans import SpanSampler
 from maskgen.sampling.zigzag import ZigzagSampler
-from maskgen.schedule import Cosine, Linear, masked_after
-from maskgen.space import MASK, Modality, Segment, TokenSpace
+from maskgen.tokens.batch import TokenBatch, pack, unpack
+from maskgen.tokens.space import MASK, Modality, Segment, TokenSpace
 
 SPACE = TokenSpace(
     [
@@ -372,7 +372,7 @@ def test_samplers_are_found_by_name_and_an_unknown_name_lists_them() -> None:
 def test_a_yaml_class_path_builds_a_sampler() -> None:
     parser = ArgumentParser()
     parser.add_argument("--samplers", type=dict[str, Sampler])
-    options = {"steps": 8, "choice_temperature": 2.0, "top_k": 4, "schedule": {"class_path": "maskgen.schedule.Linear"}}
+    options = {"steps": 8, "choice_temperature": 2.0, "top_k": 4, "schedule": {"class_path": "maskgen.masking.schedule.Linear"}}
     entry = {"class_path": "maskgen.sampling.confidence.ConfidenceSampler", "init_args": options}
     built = parser.instantiate(parser.parse_object({"samplers": {"image": entry}}))
     assert built.samplers["image"] == ConfidenceSampler(steps=8, choice_temperature=2.0, top_k=4, schedule=Linear())

@@ -9,16 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from maskgen.batch import TokenBatch, pack, unpack
-from maskgen.logits import model_logits
-from maskgen.model import MaskTransformer, TransformerConfig
+from maskgen.decoding.logits import model_logits
+from maskgen.masking.schedule import Cosine, Linear, masked_after
+from maskgen.networks.transformer import MaskTransformer, TransformerConfig
 from maskgen.sampling.base import Decision, DrawFn, Sampler, State, StepFn
 from maskgen.sampling.blocks import BlockSampler, block_plan
 from maskgen.sampling.confidence import ConfidenceSampler
 from maskgen.sampling.random_order import RandomOrderSampler
 from maskgen.sampling.spans import SpanSampler, span_numbers
-from maskgen.schedule import Cosine, Linear, masked_after
-from maskgen.space import MASK, Modality, Segment, TokenSpace
+from maskgen.tokens.batch import TokenBatch, pack, unpack
+from maskgen.tokens.space import MASK, Modality, Segment, TokenSpace
 
 SPACE = TokenSpace(
     [

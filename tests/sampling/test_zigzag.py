@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskgen.batch import UNKNOWN, TokenBatch, pack
+from maskgen.masking.schedule import Cosine, Linear, masked_after
 from maskgen.sampling.confidence import ConfidenceSampler
 from maskgen.sampling.zigzag import ZigzagSampler
-from maskgen.schedule import Cosine, Linear, masked_after
-from maskgen.space import MASK, Modality, Segment, TokenSpace
+from maskgen.tokens.batch import UNKNOWN, TokenBatch, pack
+from maskgen.tokens.space import MASK, Modality, Segment, TokenSpace
 
 SPACE = TokenSpace(
     [

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import maskgen.tokenizers.audio as audio
-from maskgen.nets.audio import AudioAutoencoder, AudioAutoencoderConfig
-from maskgen.nets.quantize import ResidualQuantizer
-from maskgen.sounds import Waveform
+from maskgen.autoencoders.audio import AudioAutoencoder, AudioAutoencoderConfig
+from maskgen.autoencoders.quantizers import ResidualQuantizer
+from maskgen.io.audio import Waveform
 from maskgen.tokenizers.audio import AudioTokenizer
 
 TINY = AudioAutoencoderConfig(encoder_dim=16, encoder_layers=2, decoder_dim=16, decoder_layers=2, mel_bands=20)

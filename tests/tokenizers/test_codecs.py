@@ -14,13 +14,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from maskgen.sounds import Waveform
+from maskgen.io.audio import Waveform
 from maskgen.tokenizers import transformers_codec
-from maskgen.tokenizers.codec import USUAL_DB
+from maskgen.tokenizers.auto import load_tokenizer
+from maskgen.tokenizers.chunking import Windows, joined, spans
 from maskgen.tokenizers.encodec import CONFIGS, EncodecConfig, EncodecNetwork, EncodecTokenizer
-from maskgen.tokenizers.load import load_tokenizer
+from maskgen.tokenizers.external_codec import USUAL_DB
 from maskgen.tokenizers.transformers_codec import TransformersCodecTokenizer
-from maskgen.tokenizers.windows import Windows, joined, spans
 
 RATE = 8_000
 SMALL = {"sampling_rate": RATE, "num_filters": 4, "upsampling_ratios": [4, 2], "codebook_size": 32}

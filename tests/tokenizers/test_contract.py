@@ -14,22 +14,22 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from maskgen.batch import UNKNOWN, pack, unpack
-from maskgen.bundle import WEIGHTS_FILE, save_bundle
-from maskgen.nets.audio import AudioAutoencoder, AudioAutoencoderConfig
-from maskgen.nets.image import ImageAutoencoder, ImageAutoencoderConfig
-from maskgen.nets.quantize import BinaryQuantizer, FiniteScalarQuantizer, Quantizer, ResidualQuantizer, VectorQuantizer
-from maskgen.sounds import Waveform, fit_audio
-from maskgen.space import TokenSpace
+from maskgen.autoencoders.audio import AudioAutoencoder, AudioAutoencoderConfig
+from maskgen.autoencoders.image import ImageAutoencoder, ImageAutoencoderConfig
+from maskgen.autoencoders.quantizers import BinaryQuantizer, FiniteScalarQuantizer, Quantizer, ResidualQuantizer, VectorQuantizer
+from maskgen.io.audio import Waveform, fit_audio
+from maskgen.io.bundle import WEIGHTS_FILE, save_bundle
 from maskgen.tokenizers.audio import AudioTokenizer
+from maskgen.tokenizers.audio_base import SoundTokenizer
 from maskgen.tokenizers.base import Tokenizer
 from maskgen.tokenizers.diffusers_vq import DiffusersVQTokenizer
 from maskgen.tokenizers.encodec import EncodecConfig, EncodecNetwork, EncodecTokenizer
 from maskgen.tokenizers.image import ImageTokenizer
-from maskgen.tokenizers.sound import SoundTokenizer
 from maskgen.tokenizers.text import TextTokenizer, train_bpe
 from maskgen.tokenizers.transformers_codec import TransformersCodecTokenizer
 from maskgen.tokenizers.transformers_text import TransformersTextTokenizer
+from maskgen.tokens.batch import UNKNOWN, pack, unpack
+from maskgen.tokens.space import TokenSpace
 
 TINY = ImageAutoencoderConfig(patch=2, encoder_channels=(16, 16), decoder_channels=(16, 16), encoder_blocks=1, decoder_blocks=1)
 

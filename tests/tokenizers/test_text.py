@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tokenizers
-from maskgen.data.text_corpus import train_text_tokenizer
+from maskgen.data.corpora.text_tokenizer import train_text_tokenizer
 from maskgen.tokenizers.text import TextTokenizer, train_bpe
 
 ROOT = Path(__file__).parents[2]

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from maskgen.nets.backbone import read_vocabulary
-from maskgen.tokenizers.load import load_tokenizer
+from maskgen.networks.backbone import read_vocabulary
+from maskgen.tokenizers.auto import load_tokenizer
 from maskgen.tokenizers.transformers_text import TransformersTextTokenizer
 from tokenizers import Tokenizer as Engine
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from maskgen.batch import TokenBatch, pack
-from maskgen.data.manifest import Index, write_index
-from maskgen.space import TokenSpace
+from maskgen.data.shards.manifest import Index, write_index
+from maskgen.tokens.batch import TokenBatch, pack
+from maskgen.tokens.space import TokenSpace
 
 
 @pytest.fixture(scope="module")

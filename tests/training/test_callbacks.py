@@ -11,9 +11,9 @@ from lightning.pytorch.callbacks import EMAWeightAveraging
 from PIL import Image
 from test_masked import batch, batches, module, shards, trainer
 
-from maskgen.batch import TokenBatch
+from maskgen.tokens.batch import TokenBatch
 from maskgen.training.callbacks import SampleSheet, perplexity
-from maskgen.training.masked import MaskedTokenModule
+from maskgen.training.modules.masked import MaskedTokenModule
 
 __all__ = ["batch", "shards"]
 

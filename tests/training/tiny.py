@@ -9,14 +9,14 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from maskgen.model import TransformerConfig
-from maskgen.nets.image import ImageAutoencoderConfig, PatchDiscriminator
-from maskgen.nets.quantize import ResidualQuantizer
-from maskgen.training.autoencoder import ImageAutoencoderModule
-from maskgen.training.checkpoint_io import AtomicCheckpointIO
-from maskgen.training.finite import SkipNonFinite
-from maskgen.training.masked import MaskedTokenModule
-from maskgen.training.survival import StopOnSignal, UnswapAverages
+from maskgen.autoencoders.image import ImageAutoencoderConfig, PatchDiscriminator
+from maskgen.autoencoders.quantizers import ResidualQuantizer
+from maskgen.networks.transformer import TransformerConfig
+from maskgen.training.modules.image_autoencoder import ImageAutoencoderModule
+from maskgen.training.modules.masked import MaskedTokenModule
+from maskgen.training.runtime.checkpoint_io import AtomicCheckpointIO
+from maskgen.training.runtime.finite import SkipNonFinite
+from maskgen.training.runtime.survival import StopOnSignal, UnswapAverages
 
 
 def masked(shards: str) -> MaskedTokenModule:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from maskgen.training.checkpoint_io import AtomicCheckpointIO
+from maskgen.training.runtime.checkpoint_io import AtomicCheckpointIO
 
 
 def content(number: int, size: int = 8) -> dict[str, Any]:

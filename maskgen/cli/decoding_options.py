@@ -1,0 +1,67 @@
+"""Arguments that say how a modality is decoded; every verb that generates takes the same ones."""
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from maskgen.cli.options import numbers
+
+if TYPE_CHECKING:
+    from maskgen.decoding.settings import GenerationSettings
+
+NAMED = ("steps", "guidance_scale", "guidance_schedule", "temperature", "choice_temperature", "top_k", "top_p", "sampler")
+
+
+def add_decoding(parser: argparse.ArgumentParser) -> None:
+    """The arguments; what is not given stays as the model's bundle has it."""
+    parser.add_argument("--steps", type=numbers(int), metavar="N[,N...]", help="decode steps, one number a level or the coarsest alone")
+    parser.add_argument("--guidance-scale", type=float, help="1 is off")
+    parser.add_argument("--guidance-schedule", help="constant, linear, cosine or mask_rate")
+    parser.add_argument("--temperature", type=numbers(float), metavar="T[,T...]", help="divides the logits; 0 takes the likeliest code")
+    parser.add_argument("--choice-temperature", type=numbers(float), metavar="T[,T...]", help="randomness of the order")
+    parser.add_argument("--top-k", type=int, help="draw from the K likeliest codes; 0 is all")
+    parser.add_argument("--top-p", type=float, help="draw from the likeliest codes that hold this share")
+    parser.add_argument("--sampler", help="decoding order: confidence, halton, random_order, ... (docs/samplers.md lists them)")
+    parser.add_argument(
+        "--set",
+        action="append",
+        type=assignment,
+        default=[],
+        metavar="NAME=VALUE",
+        help="any other generation setting, value in YAML: --set refresh=2 --set sampler_options='{eta: 0.02}'; several times",
+    )
+
+
+def decoded_as(settings: "GenerationSettings", args: argparse.Namespace) -> "GenerationSettings":
+    """The settings with what the arguments change.
+
+    Raises:
+        ValueError: If a setting is unknown, given twice, or out of range.
+    """
+    changes: dict[str, Any] = {name: getattr(args, name) for name in NAMED if getattr(args, name) is not None}
+    for name, value in args.set:
+        if name in changes:
+            raise ValueError(f"{name} is set twice; give it once")
+        changes[name] = value
+    return settings.changed(**changes)
+
+
+def assignment(text: str) -> tuple[str, Any]:
+    """NAME=VALUE of the command line, the value read as YAML.
+
+    Raises:
+        argparse.ArgumentTypeError: If it has no such form.
+    """
+    name, equals, value = text.partition("=")
+    try:
+        return name.strip().replace("-", "_"), _given(name, equals, value)
+    except yaml.YAMLError as error:
+        raise argparse.ArgumentTypeError(f"the value of {text!r} is no YAML") from error
+
+
+def _given(name: str, equals: str, value: str) -> Any:
+    found = yaml.safe_load(value) if name.strip() and equals else None
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{name + equals + value!r} is no NAME=VALUE, for example refresh=2")
+    return found

@@ -1,0 +1,222 @@
+"""`maskgen export ...`."""
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from maskgen.cli.options import named_folder
+
+if TYPE_CHECKING:
+    from maskgen.pipelines.base import Pipeline
+
+
+def add(verbs: Any) -> None:
+    """Arguments of `export ...`."""
+    kinds = verbs.add_parser("export", help="turn a checkpoint into a bundle").add_subparsers(required=True, metavar="WHAT")
+    tokenizer = kinds.add_parser("image-tokenizer", help="checkpoint of an image autoencoder to a tokenizer bundle")
+    tokenizer.add_argument("checkpoint", type=Path)
+    tokenizer.add_argument("--out", type=Path, required=True)
+    tokenizer.add_argument("--size", type=int, default=64, help="pixels a side of the training pictures (default: %(default)s)")
+    tokenizer.add_argument("--levels", type=int, help="keep only this many residual levels, the coarsest")
+    tokenizer.set_defaults(verb=export_image_tokenizer)
+    codec = kinds.add_parser("audio-tokenizer", help="checkpoint of an audio codec to a tokenizer bundle")
+    codec.add_argument("checkpoint", type=Path)
+    codec.add_argument("--out", type=Path, required=True)
+    codec.set_defaults(verb=export_audio_tokenizer)
+    durations = kinds.add_parser("durations", help="checkpoint of a duration predictor to its bundle")
+    durations.add_argument("checkpoint", type=Path)
+    durations.add_argument("--out", type=Path, required=True)
+    durations.set_defaults(verb=export_durations)
+    critic = kinds.add_parser("critic", help="checkpoint of a token critic to its bundle; it belongs into the folder critic of a model")
+    critic.add_argument("checkpoint", type=Path)
+    critic.add_argument("--out", type=Path, required=True)
+    critic.set_defaults(verb=export_critic)
+    shortcut = kinds.add_parser(
+        "shortcut", help="checkpoint of a shortcut block to its bundle; it belongs into the folder shortcut of a model"
+    )
+    shortcut.add_argument("checkpoint", type=Path)
+    shortcut.add_argument("--out", type=Path, required=True)
+    shortcut.set_defaults(verb=export_shortcut)
+    features = kinds.add_parser("image-features", help="checkpoint of a feature network to the bundle of a perceptual loss")
+    features.add_argument("checkpoint", type=Path)
+    features.add_argument("--out", type=Path, required=True)
+    features.set_defaults(verb=export_image_features)
+    model = kinds.add_parser("model", help="checkpoint of a masked transformer, with its tokenizers, to a model bundle")
+    model.add_argument("checkpoint", type=Path)
+    model.add_argument("--out", type=Path, required=True)
+    model.add_argument("--text", type=Path, default=Path("tokenizers/text-bpe/bundle"))
+    model.add_argument("--image", type=Path, default=Path("tokenizers/image-emoji64/bundle"))
+    model.add_argument(
+        "--tokenizer",
+        action="append",
+        type=named_folder,
+        metavar="NAME=FOLDER",
+        help="a modality and the folder of its tokenizer; several times, instead of --text and --image",
+    )
+    model.add_argument("--generation", type=Path, help="YAML of generation settings: target modality to GenerationSettings")
+    model.set_defaults(verb=export_model)
+    towers = kinds.add_parser("towers", help="models that were trained apart to one model in which each is a tower")
+    towers.add_argument("models", nargs="+", type=named_folder, metavar="TOWER=MODEL", help="name of the tower and folder of its model")
+    towers.add_argument("--out", type=Path, required=True)
+    towers.add_argument("--generation", type=Path, help="YAML of generation settings (default: those of the models)")
+    towers.set_defaults(verb=export_towers)
+    bridge = kinds.add_parser("bridge", help="checkpoint of a bridge and the model whose towers it joins to one model")
+    bridge.add_argument("checkpoint", type=Path)
+    bridge.add_argument("--model", type=Path, required=True, help="folder or shipped name of the model that the bridge was trained for")
+    bridge.add_argument("--out", type=Path, required=True)
+    bridge.set_defaults(verb=export_bridge)
+    average = kinds.add_parser("average", help="models that were trained on from one another to one with the mean of their weights")
+    average.add_argument("models", nargs="+", type=_with_share, metavar="MODEL=SHARE", help="folder or shipped name, and its share")
+    average.add_argument("--out", type=Path, required=True)
+    average.add_argument("--generation", type=Path, help="YAML of generation settings (default: those of the models)")
+    average.set_defaults(verb=export_average)
+
+
+def export_image_tokenizer(args: argparse.Namespace) -> None:
+    """An image tokenizer bundle."""
+    from maskgen.tokenizers.image import ImageTokenizer
+
+    tokenizer = ImageTokenizer.from_checkpoint(args.checkpoint, (args.size, args.size))
+    fingerprint = (tokenizer if args.levels is None else tokenizer.coarser(args.levels)).save(args.out, half=True)
+    print(f"wrote {args.out}, fingerprint {fingerprint[:12]}")
+
+
+def export_audio_tokenizer(args: argparse.Namespace) -> None:
+    """An audio tokenizer bundle."""
+    from maskgen.tokenizers.audio import AudioTokenizer
+
+    fingerprint = AudioTokenizer.from_checkpoint(args.checkpoint).save(args.out, half=True)
+    print(f"wrote {args.out}, fingerprint {fingerprint[:12]}")
+
+
+def export_durations(args: argparse.Namespace) -> None:
+    """The bundle of a duration predictor."""
+    from maskgen.io.checkpoint import read_checkpoint, weights
+    from maskgen.networks.durations import BUNDLE_KIND, DurationPredictor
+
+    checkpoint = read_checkpoint(args.checkpoint, BUNDLE_KIND)
+    predictor = DurationPredictor.of(checkpoint["maskgen"]["predictor"], weights(checkpoint, "network."))
+    print(f"wrote {args.out}, fingerprint {predictor.save(args.out)[:12]}")
+
+
+def export_critic(args: argparse.Namespace) -> None:
+    """The bundle of a token critic."""
+    from maskgen.networks import critic
+
+    print(f"wrote {args.out}, fingerprint {critic.export_critic(args.checkpoint, args.out)[:12]}")
+
+
+def export_shortcut(args: argparse.Namespace) -> None:
+    """The bundle of a shortcut block."""
+    from maskgen.io.checkpoint import read_checkpoint, weights
+    from maskgen.networks.shortcut import BUNDLE_KIND, ShortcutBlock
+
+    checkpoint = read_checkpoint(args.checkpoint, BUNDLE_KIND)
+    block = ShortcutBlock.of(checkpoint["maskgen"]["block"], weights(checkpoint, "block."))
+    print(f"wrote {args.out}, fingerprint {block.save(args.out, checkpoint['maskgen']['generator'])[:12]}")
+
+
+def export_image_features(args: argparse.Namespace) -> None:
+    """The network of a perceptual loss."""
+    from maskgen.autoencoders.perceptual import KIND, FeatureNet, save_features
+    from maskgen.io.checkpoint import read_checkpoint, weights
+
+    checkpoint = read_checkpoint(args.checkpoint, KIND)
+    network = FeatureNet(**checkpoint["maskgen"]["network"])
+    network.load_state_dict(weights(checkpoint, "network."))
+    print(f"wrote {args.out}, fingerprint {save_features(network, args.out)[:12]}")
+
+
+def export_model(args: argparse.Namespace) -> None:
+    """A model bundle that refers to its tokenizers' bundles."""
+    from maskgen.decoding.settings import read_settings
+    from maskgen.pipelines.base import Pipeline, load_tokenizer
+
+    places = dict(args.tokenizer or [("text", args.text), ("image", args.image)])
+    settings = read_settings(args.generation) if args.generation else {}
+    pipeline = Pipeline.from_checkpoint(args.checkpoint, {name: load_tokenizer(place) for name, place in places.items()}, settings)
+    fingerprint = pipeline.save_pretrained(args.out, tokenizers=places)
+    print(f"wrote {args.out}, fingerprint {fingerprint[:12]}")
+
+
+def export_towers(args: argparse.Namespace) -> None:
+    """One model bundle from several, with references to their tokenizers."""
+    from maskgen.decoding.settings import read_settings
+    from maskgen.training.merging import join_towers, tokenizer_folders
+
+    models = dict(args.models)
+    if len(models) != len(args.models):
+        raise ValueError(f"each tower needs a name of its own, got {', '.join(name for name, _ in args.models)}")
+    pipeline = join_towers(models)
+    if args.generation:
+        pipeline.settings = {**pipeline.settings, **read_settings(args.generation)}
+    fingerprint = pipeline.save_pretrained(args.out, tokenizers=tokenizer_folders(models))
+    print(f"wrote {args.out}, fingerprint {fingerprint[:12]}")
+
+
+def export_bridge(args: argparse.Namespace) -> None:
+    """One model bundle with a bridge more, references to its tokenizers, and what else the model's folder holds."""
+    from maskgen.training.merging import join_by_bridge
+
+    _require_free(args.out)
+    _write_beside(join_by_bridge(args.checkpoint, args.model), args.out, args.model, {args.model.name: args.model})
+
+
+def export_average(args: argparse.Namespace) -> None:
+    """One model bundle with the mean of several models' weights, references to their tokenizers, and what else the first one holds."""
+    from maskgen.decoding.settings import read_settings
+    from maskgen.training.merging import average_models
+
+    models = dict(args.models)
+    if len(models) != len(args.models):
+        raise ValueError(f"each model is named once, got {', '.join(name for name, _ in args.models)}")
+    _require_free(args.out)
+    pipeline = average_models(models)
+    if args.generation:
+        pipeline.settings = {**pipeline.settings, **read_settings(args.generation)}
+    _write_beside(pipeline, args.out, next(iter(models)), {name: name for name in models})
+
+
+def _require_free(out: Path) -> None:
+    """Refuse to write over a model.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    from maskgen.io.bundle import CONFIG_FILE
+
+    if (out / CONFIG_FILE).exists():
+        raise ValueError(f"{out} holds a model already; give another --out")
+
+
+def _write_beside(pipeline: "Pipeline", out: Path, first: Path | str, models: Mapping[str, Path | str]) -> None:
+    """Write a model that was made of others, with references to their tokenizers, and what else the folder of the first one holds."""
+    import shutil
+
+    from maskgen.io.bundle import find_model
+    from maskgen.training.merging import tokenizer_folders
+
+    _require_free(out)
+    fingerprint, folder = pipeline.save_pretrained(out, tokenizers=tokenizer_folders(models)), find_model(first)
+    if (folder / "durations").is_dir():
+        shutil.copytree(folder / "durations", out / "durations", dirs_exist_ok=True)
+    if (folder / "specialists.json").is_file():
+        shutil.copy(folder / "specialists.json", out)
+    print(f"wrote {out}, fingerprint {fingerprint[:12]}")
+
+
+def _with_share(text: str) -> tuple[str, float]:
+    """MODEL=SHARE of the command line.
+
+    Raises:
+        argparse.ArgumentTypeError: If it has no such form.
+    """
+    name, _, share = text.rpartition("=")
+    try:
+        number = float(share)
+    except ValueError:
+        number = None
+    if not name or number is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no MODEL=SHARE, for example emoji-64=0.5")
+    return name, number

@@ -1,0 +1,111 @@
+"""`maskgen finetune ...` and `maskgen merge-adapter ...`."""
+
+import argparse
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def add(verbs: Any) -> None:
+    """Arguments of both."""
+    parser = verbs.add_parser("finetune", help="a folder of your pictures or recordings, and a model: a model of your own")
+    parser.add_argument("folder", type=Path, help="pictures, or sounds, each with a .txt of the same name")
+    parser.add_argument("--model", default="emoji-64", help="folder or shipped name of the model to start from (default: %(default)s)")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the new model; tokens and checkpoints go to OUT.work beside it")
+    parser.add_argument(
+        "--lora", type=int, metavar="RANK", help="train an adapter of this rank instead of all weights; needs maskgen[finetune]"
+    )
+    parser.add_argument("--alpha", type=float, default=0.0, help="scale of the adapter (default: twice the rank)")
+    parser.add_argument("--steps", type=int, default=200, help="(default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=16, help="(default: %(default)s)")
+    parser.add_argument("--lr", type=float, default=0.0, help="highest learning rate (default: 3e-4, for an adapter 2e-3)")
+    parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    parser.add_argument("--speaker", help="name of the voice in a folder of recordings (default: the folder's name)")
+    parser.add_argument(
+        "--held-out", type=float, default=0.1, metavar="SHARE", help="share of the samples to measure with (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--fit", choices=("letterbox", "crop"), default="letterbox", help="pictures that are no squares (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--max-bad", type=float, default=0.1, metavar="SHARE", help="share of bad samples at which it stops (default: %(default)s)"
+    )
+    parser.add_argument("--checkpoint-steps", type=int, default=50, help="steps between two checkpoints (default: %(default)s)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(default: %(default)s)")
+    parser.add_argument("--restart", action="store_true", help="begin again, over what an earlier run left in OUT.work")
+    parser.set_defaults(verb=finetune)
+    merge = verbs.add_parser("merge-adapter", help="an adapter and the model that it was trained on: one model")
+    merge.add_argument("adapter", type=Path, help="folder of the adapter: OUT/adapter of maskgen finetune --lora")
+    merge.add_argument("--model", help="folder or shipped name of that model (default: the name that the adapter was trained under)")
+    merge.add_argument("--out", type=Path, required=True, help="folder of the new model")
+    merge.set_defaults(verb=merge_adapter)
+
+
+def finetune(args: argparse.Namespace) -> None:
+    """A model of one's own."""
+    check_numbers(args)
+    from maskgen.io.bundle import find_model
+    from maskgen.networks.lora import LoraSettings
+    from maskgen.training.finetune import FinetuneSettings
+    from maskgen.training.finetune_folder import FolderSettings, media_of, work_folder
+    from maskgen.training.finetune_folder import finetune as run
+
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # three trainers, each with the same lines about devices and services
+    media = media_of(args.folder)
+    find_model(args.model)
+    settings = FinetuneSettings(
+        steps=args.steps,
+        batch_size=args.batch_size,
+        lr=args.lr,
+        lora=None if args.lora is None else LoraSettings(rank=args.lora, alpha=args.alpha),
+        checkpoint_steps=args.checkpoint_steps,
+        seed=args.seed,
+        device=args.device,
+    )
+    reading = FolderSettings(held_out=args.held_out, fit=args.fit, max_bad=args.max_bad, speaker=args.speaker)
+    kind = "all weights" if args.lora is None else f"an adapter of rank {args.lora}"
+    print(f"training {kind} of {args.model} for {args.steps} steps on {args.folder}; checkpoints go to {work_folder(args.out)}", flush=True)
+    made = run(args.folder, args.model, args.out, settings, reading, args.restart)
+    print(f"trained {made.trained:,} numbers in {made.elapsed_s:.0f} s; held-out loss: {compared(made.before, made.after)}")
+    if made.adapter is not None:
+        print(f"wrote {args.out / 'adapter'}, the adapter alone")
+    print(f"wrote {args.out}; try: maskgen generate {_example(media, args)}")
+
+
+def check_numbers(args: argparse.Namespace) -> None:
+    """Refuse what argparse lets pass, by the names of the command line.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+    if args.lora is not None and args.lora < 1:
+        raise ValueError(f"--lora must be at least 1, got {args.lora}; leave it out to train all weights")
+    if args.alpha and args.lora is None:
+        raise ValueError("--alpha scales an adapter; give --lora with it")
+    for name in ("steps", "batch_size", "checkpoint_steps"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}")
+
+
+def compared(before: Mapping[str, float], after: Mapping[str, float]) -> str:
+    """Losses before and after, level by level."""
+    if not before:
+        return "none, for nothing was held out"
+    return ", ".join(f"{name.replace('_', ' ')} {before[name]:.3f} -> {after[name]:.3f}" for name in before)
+
+
+def _example(media: str, args: argparse.Namespace) -> str:
+    """What may be typed next."""
+    if media == "image":
+        return f'image "a caption like yours" --model {args.out} --out picture.png'
+    return f'speech "Good morning." --model {args.out} --speaker {args.speaker or args.folder.resolve().name} --out speech.wav'
+
+
+def merge_adapter(args: argparse.Namespace) -> None:
+    """The model that an adapter makes of its base."""
+    from maskgen.training.finetune_folder import merge_adapter as merge
+
+    name = merge(args.adapter, args.model, args.out)
+    print(f"wrote {args.out}: {name} with {args.adapter}")

@@ -1,0 +1,70 @@
+"""The command line: finds the verb and runs it. torch is imported inside a verb, so that `maskgen --help` is fast."""
+
+import argparse
+import contextlib
+import io
+import logging
+import sys
+from collections.abc import Sequence
+
+from maskgen.cli import compare, data, export, finetune, score, tune
+from maskgen.cli import evaluate_image as evaluate
+from maskgen.cli import generate_image as generate
+
+PASSED_ON = ("fit", "validate", "test")
+"""Verbs whose arguments LightningCLI parses."""
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run one verb. What a user can get wrong ends with one sentence and exit code 2, or the error's own `exit_code`."""
+    given = list(sys.argv[1:] if args is None else args)
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    try:
+        if given and given[0] in PASSED_ON:
+            from maskgen.training.runtime.fit import run
+
+            run(given)
+            return
+        parsed = _parsed(given)
+        parsed.verb(parsed)
+    except (ValueError, FloatingPointError, OSError, ImportError) as error:
+        print(f"maskgen: error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(getattr(error, "exit_code", 2))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _parsed(given: list[str]) -> argparse.Namespace:
+    """The arguments; argparse's usage and error become one sentence, but for a call without verb, which wants the usage.
+
+    Raises:
+        ValueError: If the arguments cannot be parsed.
+    """
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return build_parser().parse_args(given)
+    except SystemExit as stop:
+        usage, found, message = said.getvalue().rpartition(": error: ")
+        if not found:
+            raise
+        if message.strip().endswith(("VERB", "WHAT")):
+            print(usage.rpartition("\n")[0], file=sys.stderr)
+        raise ValueError(f"{message.strip()}; see maskgen --help") from stop
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All verbs and their arguments."""
+    parser = argparse.ArgumentParser(prog="maskgen", description="Masked generative transformers over text, image and audio tokens.")
+    verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
+    generate.add(verbs)
+    for verb in PASSED_ON:
+        verbs.add_parser(verb, help=f"{verb} --config X.yaml: LightningCLI", add_help=False)
+    finetune.add(verbs)
+    data.add(verbs)
+    evaluate.add(verbs)
+    score.add(verbs)
+    tune.add(verbs)
+    compare.add(verbs)
+    export.add(verbs)
+    return parser

@@ -1,0 +1,247 @@
+"""The one build engine: a plan becomes shards, each whole or absent, and a killed build goes on where it stopped."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from maskgen.data.build.plan import Plan
+from maskgen.data.build.workers import Runner, in_process
+from maskgen.data.shards.manifest import (
+    INDEX_FILE,
+    MANIFEST_FILE,
+    Index,
+    ManifestLine,
+    append_manifest,
+    index_bytes,
+    manifest_bytes,
+    read_manifest,
+    write_index,
+)
+from maskgen.io.files import write_atomic
+
+logger = logging.getLogger(__name__)
+PLAN_FILE = "plan.json"
+REJECTS_FILE = "rejects.jsonl"
+SIDECARS = (PLAN_FILE, MANIFEST_FILE, REJECTS_FILE)
+SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*-\d{6}\.tar")
+REASONS_SHOWN = 3
+Lines = dict[str, ManifestLine]
+"""Shard name to its line."""
+
+
+class TooManyRejects(ValueError):
+    """More bad samples than the recipe allows; the command line exits with code 3."""
+
+    exit_code = 3
+
+
+def run(plan: Plan, out: Path, runner: Runner = in_process, restart: bool = False, report: Callable[[int], None] | None = None) -> Index:
+    """Builds what is planned, or what an earlier start of the same plan left to do.
+
+    Killed at any moment and started again, it ends with the bytes of an unbroken build.
+
+    Args:
+        plan: What to write.
+        out: Folder to write.
+        runner: What runs the jobs.
+        restart: Removes the shards of another build that lie in `out`.
+        report: Called with the samples of each shard when it is done, and first with those of all that were done before.
+
+    Returns:
+        The index, as written.
+
+    Raises:
+        ValueError: If `out` holds another build, or another process builds there now.
+        TooManyRejects: If more samples are bad than the plan allows.
+        ChildProcessError: If a worker dies.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with _alone(out):
+        lines = _earlier(plan, out, restart)
+        todo = sum(shard.samples for shard in plan.shards if shard.name not in lines)
+        logger.info(
+            "building %d samples as %s in %d shards into %s; %d shards are done already",
+            plan.samples, plan.output.kind, len(plan.shards), out, len(lines),
+        )  # fmt: skip
+        started_s = time.monotonic()
+        try:
+            _build(plan, out, lines, runner, report or (lambda _: None))
+        except KeyboardInterrupt:
+            logger.warning("stopped with %d of %d shards done; run the same command to go on", len(lines), len(plan.shards))
+            raise
+        index = _finish(plan, out, lines)
+        _log_end(out, lines, todo, time.monotonic() - started_s)
+        return index
+
+
+def _build(plan: Plan, out: Path, lines: Lines, runner: Runner, report: Callable[[int], None]) -> None:
+    """Writes the shards that have no line yet, and adds their lines."""
+    _check_rejects(plan, out, lines)
+    samples = {shard.name: shard.samples for shard in plan.shards}
+    if lines:
+        report(sum(samples[name] for name in lines))
+    jobs = [job for job in plan.jobs(out) if job.name not in lines]
+    if jobs:
+        (out / INDEX_FILE).unlink(missing_ok=True)
+    with contextlib.closing(runner(jobs)) as finished:
+        for line in finished:
+            append_manifest(out, line)
+            lines[line.entry.name] = line
+            _check_rejects(plan, out, lines)
+            report(samples[line.entry.name])
+
+
+@contextlib.contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Keeps a second build out of the folder; the lock ends with this process, however it ends.
+
+    Raises:
+        ValueError: If another process builds there.
+    """
+    number = os.open(out, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"another process is building into {out}; wait for it or give another --out") from error
+        yield
+    finally:
+        os.close(number)
+
+
+def _earlier(plan: Plan, out: Path, restart: bool) -> Lines:
+    """Shards of an earlier start that count as done: their line belongs to this plan and their size is right."""
+    if restart:
+        _clear(out)
+    _refuse_other_builds(plan, out)
+    for path in out.glob(".*.tmp"):  # of a writer that was killed
+        path.unlink(missing_ok=True)
+    write_atomic(out / PLAN_FILE, plan_bytes(plan))
+    planned = {shard.name for shard in plan.shards}
+    lines: Lines = {}
+    for line in read_manifest(out):
+        path = out / line.entry.name
+        if line.plan != plan.hash or line.entry.name not in planned:
+            continue
+        if path.is_file() and path.stat().st_size == line.entry.bytes:
+            lines[line.entry.name] = line
+        else:
+            logger.warning("%s is missing or has another size than when it was built; it is built again", path)
+    write_atomic(out / MANIFEST_FILE, manifest_bytes(lines.values()))  # without a torn last line, to which the next would stick
+    return lines
+
+
+def _clear(out: Path) -> None:
+    """Removes what an earlier build wrote, and nothing else; the plan goes last, so that a kill here leaves a folder that is refused."""
+    found = [path for path in sorted(out.iterdir()) if SHARD_NAME.fullmatch(path.name)]
+    for path in [out / INDEX_FILE, *found, *(out / name for name in reversed(SIDECARS))]:
+        path.unlink(missing_ok=True)
+    logger.info("removed %d shards of an earlier build from %s", len(found), out)
+
+
+def _refuse_other_builds(plan: Plan, out: Path) -> None:
+    """Refuses a folder with shards of another plan, or of none.
+
+    Raises:
+        ValueError: If there are any; says what differs.
+    """
+    advice = "give another --out, empty the folder, or give --restart to build it again"
+    if not (out / PLAN_FILE).is_file():
+        foreign = sorted(path.name for path in out.iterdir() if path.name == MANIFEST_FILE or SHARD_NAME.fullmatch(path.name))
+        if foreign or (out / INDEX_FILE).is_file():
+            raise ValueError(f"{out} holds {(foreign or [INDEX_FILE])[0]} but no {PLAN_FILE}, so it is no build of this plan; {advice}")
+        return
+    try:
+        found = json.loads((out / PLAN_FILE).read_text(encoding="utf-8"))
+        differs = found["plan"] != plan.hash and _difference(found["facts"], json.loads(plan_bytes(plan))["facts"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{out / PLAN_FILE} is damaged ({error}); {advice}") from error
+    if differs:
+        raise ValueError(f"{out} holds a build of another plan: {differs}; {advice}")
+
+
+def _difference(old: Any, new: Any, where: str = "") -> str:
+    """The first thing that two plans do not share, in words."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in sorted({*old, *new}):
+            if old.get(key) != new.get(key):
+                return _difference(old.get(key), new.get(key), f"{where}.{key}" if where else str(key))
+    return f"{where} was {old}, it is {new} now" if where else "the samples of its sources have changed"
+
+
+def plan_bytes(plan: Plan) -> bytes:
+    """The bytes of plan.json: what the build depends on, for the next start to compare."""
+    plain = {"plan": plan.hash, "facts": plan.facts, "shards": len(plan.shards), "samples": plan.samples}
+    return (json.dumps(plain, indent=1, sort_keys=True, default=str) + "\n").encode()
+
+
+def rejects_bytes(lines: Iterable[ManifestLine]) -> bytes:
+    """The bytes of rejects.jsonl: key, shard and reason of every bad sample, by key."""
+    rows = sorted((key, line.entry.name, reason) for line in lines for key, reason in line.rejects)
+    plain = ({"key": key, "shard": shard, "reason": reason} for key, shard, reason in rows)
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in plain).encode()
+
+
+def _check_rejects(plan: Plan, out: Path, lines: Lines) -> None:
+    """Stops a build with too many bad samples.
+
+    Raises:
+        TooManyRejects: If there are more than the plan allows; they are listed in rejects.jsonl.
+    """
+    rejects = [reject for line in lines.values() for reject in line.rejects]
+    if len(rejects) <= plan.max_bad * plan.samples:
+        return
+    write_atomic(out / REJECTS_FILE, rejects_bytes(lines.values()))
+    shown = ", ".join(f"{key} ({reason})" for key, reason in sorted(rejects)[:REASONS_SHOWN])
+    raise TooManyRejects(
+        f"{len(rejects)} of {plan.samples} samples are bad, max_bad {plan.max_bad:g} allows {int(plan.max_bad * plan.samples)}: {shown}; "
+        f"all are listed in {out / REJECTS_FILE}; mend the sources and give --restart, or raise max_bad and go on"
+    )
+
+
+def _finish(plan: Plan, out: Path, lines: Lines) -> Index:
+    """Writes what stands beside the shards; the index comes last."""
+    write_atomic(out / REJECTS_FILE, rejects_bytes(lines.values()))
+    write_atomic(out / MANIFEST_FILE, manifest_bytes(lines.values()))
+    index = Index(
+        kind=plan.output.kind,
+        shards=tuple(lines[shard.name].entry for shard in plan.shards),
+        space=plan.output.space,
+        fingerprints=plan.output.fingerprints,
+        about=plan.about,
+        plan=plan.hash,
+        files={name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in SIDECARS},
+    )
+    if not (out / INDEX_FILE).is_file() or (out / INDEX_FILE).read_bytes() != index_bytes(index):
+        write_index(out, index)
+    return index
+
+
+def _log_end(out: Path, lines: Lines, built: int, elapsed_s: float) -> None:
+    """Says what lies in the folder now and how fast it came there."""
+    found: Sequence[ManifestLine] = list(lines.values())
+    tokens: dict[str, int] = {}
+    for line in found:
+        for name, count in line.entry.tokens.items():
+            tokens[name] = tokens.get(name, 0) + count
+    logger.info(
+        "wrote %s: %d samples in %d shards, %.1f MB%s; %d rejects, %d resampled; %d samples in %.1f s, %.0f a second",
+        out,
+        sum(line.entry.count for line in found),
+        len(found),
+        sum(line.entry.bytes or 0 for line in found) / 1e6,
+        "".join(f", {count} {name} tokens" for name, count in sorted(tokens.items())),
+        sum(len(line.rejects) for line in found),
+        sum(line.resampled for line in found),
+        built,
+        elapsed_s,
+        built / max(elapsed_s, 1e-9),
+    )

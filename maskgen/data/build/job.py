@@ -1,0 +1,159 @@
+"""One shard as a job: pure and picklable, so that any engine can run it anywhere, and its bytes depend on the job alone."""
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from maskgen.data.shards.format import write_shard
+from maskgen.data.shards.manifest import ManifestLine
+from maskgen.version import __version__
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """One sample, ready to be written.
+
+    Args:
+        key: Its key in the shard.
+        meta: Its JSON.
+        media: Kind ("text", "image", "audio") to a list of captions, an RGB picture, a waveform.
+        resampled: Whether its audio had another rate.
+    """
+
+    key: str
+    meta: Mapping[str, Any]
+    media: Mapping[str, Any]
+    resampled: bool = False
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A sample that is left out, and why."""
+
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Written:
+    """Members of one sample (field to bytes) and its codes a modality."""
+
+    key: str
+    members: Mapping[str, bytes]
+    tokens: Mapping[str, int] = field(default_factory=dict)
+
+
+class Origin(ABC):
+    """Where the samples of a shard come from; a small picklable handle."""
+
+    @abstractmethod
+    def samples(self, kinds: frozenset[str]) -> Iterator[Decoded | Reject]:
+        """The samples, with media of the given kinds only."""
+
+
+class Output(ABC):
+    """What is written of a sample; a small picklable handle.
+
+    Attributes:
+        kind: "raw" or "tokens", as in the index.
+        kinds: Kinds of media that it writes.
+        fingerprints: Modality name to the fingerprint of the tokenizer.
+        space: `TokenSpace.to_dict()` of tokens.
+        facts: What else its bytes depend on.
+    """
+
+    kind: str
+    kinds: frozenset[str]
+    fingerprints: Mapping[str, str]
+    space: Mapping[str, Any] | None
+    facts: Mapping[str, Any]
+
+    @abstractmethod
+    def written(self, samples: Iterable[Decoded]) -> Iterator[Written]:
+        """Members of each sample, in the order given."""
+
+    @abstractmethod
+    def placed(self, worker: int) -> "Output":
+        """The same output for one of several workers, each on a device of its own if there are several."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardJob:
+    """All that is needed to write one shard.
+
+    Args:
+        folder: Folder to write in.
+        name: File name of the shard.
+        split: Split of its samples.
+        origin: Where its samples come from.
+        output: What is written of them.
+        plan: Hash of the plan it belongs to.
+    """
+
+    folder: Path
+    name: str
+    split: str
+    origin: Origin
+    output: Output
+    plan: str
+
+    def placed(self, worker: int) -> "ShardJob":
+        """The same job for one of several workers."""
+        return replace(self, output=self.output.placed(worker))
+
+
+@dataclass
+class Tally:
+    """Counts what passes through a shard."""
+
+    rejects: list[tuple[str, str]] = field(default_factory=list)
+    sources: Counter[str] = field(default_factory=Counter)
+    tokens: Counter[str] = field(default_factory=Counter)
+    resampled: int = 0
+
+    def kept(self, samples: Iterable[Decoded | Reject]) -> Iterator[Decoded]:
+        """The samples that are good."""
+        for sample in samples:
+            if isinstance(sample, Reject):
+                self.rejects.append((sample.key, sample.reason))
+                continue
+            self.resampled += sample.resampled
+            if "source" in sample.meta:
+                self.sources[str(sample.meta["source"])] += 1
+            yield sample
+
+    def members(self, written: Iterable[Written]) -> Iterator[tuple[str, Mapping[str, bytes]]]:
+        """Key and members of each sample."""
+        for sample in written:
+            self.tokens.update(sample.tokens)
+            yield sample.key, sample.members
+
+
+def build_shard(job: ShardJob) -> ManifestLine:
+    """Writes one shard; the same job gives the same bytes in any process.
+
+    Args:
+        job: What to write.
+
+    Returns:
+        The line of the manifest, which the caller appends once the shard is there.
+
+    Raises:
+        ValueError: If the origin is damaged, a key comes twice, or a tokenizer refuses a sample.
+    """
+    tally = Tally()
+    samples = job.origin.samples(job.output.kinds)
+    members = tally.members(job.output.written(tally.kept(samples)))
+    # Keys of crops do not ascend with the keys of their pictures ("a-b" before "a-c1"), so the shard is sorted as a whole.
+    entry = write_shard(job.folder / job.name, job.split, sorted(members, key=lambda sample: sample[0]))
+    return ManifestLine(
+        entry=replace(entry, tokens=dict(sorted(tally.tokens.items())), sources=dict(sorted(tally.sources.items()))),
+        rejects=tuple(sorted(tally.rejects)),
+        resampled=tally.resampled,
+        fingerprints=job.output.fingerprints,
+        version=__version__,
+        plan=job.plan,
+    )

@@ -1,0 +1,128 @@
+"""Where the samples of a shard come from: items of a source, decoded, checked and fitted, or a raw shard."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from maskgen.data.build.job import Decoded, Origin, Reject
+from maskgen.data.build.recipe import AudioRecipe, ImageRecipe
+from maskgen.data.shards.format import Sample, read_split_shard
+from maskgen.data.shards.manifest import ShardEntry
+from maskgen.data.sources.items import Item
+from maskgen.data.sources.media import decode_image, decode_text, fit_image
+from maskgen.io.audio import Waveform, decode_audio, fit_audio, sixteen_bits
+from maskgen.io.limits import BadMedia, MediaLimits
+
+RESERVED = frozenset({"captions", "source", "split", "crop", "sample_rate_hz", "seconds"})
+"""Names in a sample's JSON that the build writes itself, over attributes that are called so."""
+
+
+@dataclass(frozen=True)
+class MediaSettings:
+    """How media are checked and fitted: the parts of a recipe that one sample needs."""
+
+    image: ImageRecipe | None
+    audio: AudioRecipe | None
+    limits: MediaLimits
+
+
+@dataclass(frozen=True)
+class ItemOrigin(Origin):
+    """Samples of the items of one shard.
+
+    Args:
+        items: Each item with the name of its source.
+        split: Split of all of them.
+        settings: How media are fitted.
+    """
+
+    items: tuple[tuple[Item, str], ...]
+    split: str
+    settings: MediaSettings
+
+    def samples(self, kinds: frozenset[str]) -> Iterator[Decoded | Reject]:
+        """Decodes each item; a bad one gives its reason."""
+        for item, source in self.items:
+            if not kinds & set(item.parts):
+                yield Reject(item.key, f"holds {' and '.join(sorted(item.parts))}, wanted {' or '.join(sorted(kinds))}")
+                continue
+            try:
+                yield from self._decoded(item, source, kinds)
+            except BadMedia as error:
+                yield Reject(item.key, str(error))
+
+    def _decoded(self, item: Item, source: str, kinds: frozenset[str]) -> list[Decoded]:
+        """The samples of one item: one, or one a crop. All of its media are decoded before the first is handed on."""
+        limits = self.settings.limits
+        content = {kind: part.read(limits.max_bytes) for kind, part in item.parts.items() if kind in kinds or kind == "text"}
+        captions = decode_text(content["text"], limits) if "text" in content else []
+        learned = {name: value for kind in content for name, value in item.parts[kind].facts().items()}
+        meta = {**item.attributes, **learned, "captions": captions, "source": source, "split": self.split}
+        media: dict[str, Any] = {"text": captions} if captions else {}
+        resampled = False
+        if "audio" in content:
+            media["audio"], resampled = self._audio(content["audio"])
+            meta |= _audio_facts(media["audio"])
+        if "image" not in content:
+            return [Decoded(item.key, meta, media, resampled)]
+        pictures = [{**media, "image": picture} for picture in self._pictures(content["image"])]
+        if len(pictures) == 1:
+            return [Decoded(item.key, meta, pictures[0], resampled)]
+        return [Decoded(crop_key(item.key, n), {**meta, "crop": n}, found, resampled) for n, found in enumerate(pictures, start=1)]
+
+    def _pictures(self, content: bytes) -> list[Image.Image]:
+        """The crops of a picture."""
+        how = self.settings.image
+        assert how is not None, "the plan refuses pictures without image settings"
+        return fit_image(decode_image(content, self.settings.limits), how.size, how.fit, how.crops)
+
+    def _audio(self, content: bytes) -> tuple[Waveform, bool]:
+        """The waveform at the recipe's rate, in the 16 bits that a raw shard keeps, so that both kinds of build see the same."""
+        how = self.settings.audio
+        assert how is not None, "the plan refuses audio without audio settings"
+        wave, resampled = fit_audio(decode_audio(content, self.settings.limits), how.sample_rate_hz, how.channels)
+        return Waveform(samples=sixteen_bits(wave).astype(np.float32) / 2**15, sample_rate_hz=wave.sample_rate_hz), resampled
+
+
+def crop_key(key: str, number: int) -> str:
+    """Key of one of several crops of a picture, counted from 1."""
+    return f"{key}-c{number}"
+
+
+def _audio_facts(wave: Waveform) -> dict[str, Any]:
+    """What a sample's JSON says of its audio."""
+    return {"sample_rate_hz": wave.sample_rate_hz, "seconds": round(wave.samples.shape[1] / wave.sample_rate_hz, 6)}
+
+
+@dataclass(frozen=True)
+class RawShardOrigin(Origin):
+    """Samples of one raw shard, checked by sha256.
+
+    Args:
+        folder: Folder of raw shards.
+        entry: What the index says of the shard.
+    """
+
+    folder: Path
+    entry: ShardEntry
+
+    def samples(self, kinds: frozenset[str]) -> Iterator[Decoded | Reject]:
+        """Reads the shard; what it holds was checked when it was built."""
+        for key, sample in read_split_shard(self.folder, self.entry):
+            yield Decoded(key, sample["json"], _raw_media(sample, kinds))
+
+
+def _raw_media(sample: Sample, kinds: frozenset[str]) -> dict[str, Any]:
+    """Media of one sample of a raw shard."""
+    media: dict[str, Any] = {}
+    if "text" in kinds and sample["json"].get("captions"):
+        media["text"] = sample["json"]["captions"]
+    if "image" in kinds and "png" in sample:
+        media["image"] = Image.fromarray(sample["png"])
+    if "audio" in kinds and "flac" in sample:
+        media["audio"] = Waveform(samples=sample["flac"], sample_rate_hz=sample["json"]["sample_rate_hz"])
+    return media

@@ -1,0 +1,228 @@
+"""The YAML of a data set: its sources, how media are fitted, splits, limits, tokenizers."""
+
+import dataclasses
+import re
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+
+from maskgen.data.sources.media import MAX_CROPS
+from maskgen.io.limits import MediaLimits
+
+SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+MODALITIES = ("text", "image", "audio")
+DEFAULT_SPLIT = "train"
+Section = TypeVar("Section")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageRecipe:
+    """How pictures are fitted.
+
+    Args:
+        size: Pixels a side.
+        fit: "letterbox" keeps all of a picture, "crop" fills the square.
+        crops: Crops a picture, each a sample of its own.
+    """
+
+    size: int
+    fit: Literal["letterbox", "crop"] = "letterbox"
+    crops: int = 1
+
+    def __post_init__(self) -> None:
+        if not 8 <= self.size <= 4096 or not 1 <= self.crops <= MAX_CROPS:
+            raise ValueError(f"image size must lie in [8, 4096] and crops in [1, {MAX_CROPS}], got {self.size} and {self.crops}")
+        if self.fit != "crop" and self.crops > 1:
+            raise ValueError(f"{self.crops} crops need fit: crop, got fit: {self.fit}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioRecipe:
+    """How audio is fitted.
+
+    Args:
+        sample_rate_hz: Rate of the waveforms; others are resampled and counted.
+        channels: 1 mixes down.
+    """
+
+    sample_rate_hz: int
+    channels: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1000 <= self.sample_rate_hz <= 384_000 or not 1 <= self.channels <= 8:
+            raise ValueError(
+                f"audio sample_rate_hz must lie in [1000, 384000] and channels in [1, 8], got {self.sample_rate_hz} and {self.channels}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Contents of a recipe.
+
+    Args:
+        name: Name of the data set.
+        sources: Settings of each source.
+        image: How pictures are fitted; needed if a source has pictures.
+        audio: How audio is fitted; needed if a source has audio.
+        splits: Split name to its share of the samples; the rest is "train".
+        shard_samples: Most samples in a shard.
+        seed: Decides which samples share a shard.
+        limits: What a medium may at most be.
+        max_bad: Share of bad samples at which the build stops.
+        tokenizers: Modality to the folder of its tokenizer bundle; with them token shards are built, without them raw shards.
+        root: Folder that paths are relative to.
+    """
+
+    name: str
+    sources: tuple[dict[str, Any], ...]
+    image: ImageRecipe | None = None
+    audio: AudioRecipe | None = None
+    splits: dict[str, float] = field(default_factory=dict)
+    shard_samples: int = 1000
+    seed: int = 0
+    limits: MediaLimits = field(default_factory=MediaLimits)
+    max_bad: float = 0.01
+    tokenizers: dict[str, str] = field(default_factory=dict)
+    root: Path = field(default=Path("."), metadata={"not in the YAML": True})
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise ValueError("sources is empty; give at least one source")
+        if self.shard_samples < 1 or not 0 <= self.max_bad <= 1:
+            raise ValueError(f"shard_samples must be at least 1 and max_bad lie in [0, 1], got {self.shard_samples} and {self.max_bad}")
+        if unknown := set(self.tokenizers) - set(MODALITIES):
+            raise ValueError(f"tokenizers has the unknown modality {min(unknown)!r}; known are {', '.join(MODALITIES)}")
+        _check_splits(self.splits)
+
+    def tokenizer_folder(self, modality: str) -> Path:
+        """Folder of a tokenizer: relative to the recipe, to the current folder, or to what ships with maskgen.
+
+        Raises:
+            ValueError: If none of these has it.
+        """
+        from maskgen.io.bundle import shipped
+
+        name = self.tokenizers[modality]
+        places = [self.root / name, Path(name), shipped("tokenizers").parent / name]
+        for place in places:
+            if (place / "bundle.json").is_file():
+                return place.resolve()
+        raise ValueError(f"no {modality} tokenizer in {' or '.join(str(place) for place in places[:2])}; give the folder of its bundle")
+
+
+def _check_splits(splits: Mapping[str, float]) -> None:
+    """Refuses names that are no file names and shares that leave nothing to train on."""
+    for name, share in splits.items():
+        if not SPLIT_NAME.fullmatch(name) or name == DEFAULT_SPLIT:
+            raise ValueError(f"splits has the name {name!r}; wanted letters, digits, _ and -, and not {DEFAULT_SPLIT!r}, which is the rest")
+        if not 0 < share < 1:
+            raise ValueError(f"the share of split {name} must lie between 0 and 1, got {share}")
+    if sum(splits.values()) >= 1:
+        raise ValueError(f"the shares in splits sum to {sum(splits.values()):g}; they must leave a rest for {DEFAULT_SPLIT}")
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Reads a recipe, or takes a folder of media for one with defaults.
+
+    Args:
+        path: YAML file, or a folder of media.
+
+    Returns:
+        The recipe, with paths relative to its folder.
+
+    Raises:
+        ValueError: If it is missing, no YAML, or a key is unknown, missing or of the wrong type.
+    """
+    if path.is_dir():
+        folder = path.resolve()
+        image, audio = ImageRecipe(size=64), AudioRecipe(sample_rate_hz=16_000)
+        return Recipe(name=folder.name, sources=({"kind": "folder", "path": folder.name},), image=image, audio=audio, root=folder.parent)
+    plain = read_yaml(path)
+    try:
+        return recipe_from(plain, path.resolve().parent)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        ValueError: If the file is missing or holds no mapping.
+    """
+    if not path.is_file():
+        raise ValueError(f"recipe {path} does not exist; give a YAML file or a folder of media")
+    try:
+        plain = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"recipe {path} is no YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(plain, dict):
+        raise ValueError(f"recipe {path} holds {type(plain).__name__}, wanted keys such as name and sources")
+    return plain
+
+
+def recipe_from(plain: Mapping[str, Any], root: Path) -> Recipe:
+    """A recipe from parsed YAML.
+
+    Raises:
+        ValueError: If a key is unknown, missing or of the wrong type; names the known ones.
+    """
+    return section(Recipe, plain, "recipe", root=root)
+
+
+def section(cls: type[Section], plain: Any, where: str, **more: Any) -> Section:
+    """A dataclass from parsed YAML, checked key by key.
+
+    Args:
+        cls: Dataclass of the section.
+        plain: Parsed YAML.
+        where: Name of the section, for the error.
+        **more: Fields that do not come from the YAML.
+
+    Raises:
+        ValueError: If a key is unknown, missing or of the wrong type.
+    """
+    assert dataclasses.is_dataclass(cls), "sections are dataclasses"
+    known = {one.name: one for one in dataclasses.fields(cls) if not one.metadata}
+    if not isinstance(plain, Mapping):
+        raise ValueError(f"{where} is {plain!r}, wanted the keys {', '.join(known)}")
+    if unknown := [str(name) for name in plain if name not in known]:
+        raise ValueError(f"{where} has the unknown key {unknown[0]!r}; known are {', '.join(known)}")
+    missing = [
+        name
+        for name, one in known.items()
+        if name not in plain and one.default is dataclasses.MISSING and one.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ValueError(f"{where} lacks the key {missing[0]!r}; known are {', '.join(known)}")
+    types = typing.get_type_hints(cls)
+    return cls(**{name: _value(types[name], plain[name], f"{where} {name}".removeprefix("recipe ")) for name in plain}, **more)
+
+
+def _value(wanted: Any, found: Any, where: str) -> Any:
+    """One value of the wanted type."""
+    options = [option for option in typing.get_args(wanted) if dataclasses.is_dataclass(option)] or [wanted]
+    if dataclasses.is_dataclass(options[0]):
+        return section(typing.cast(type[Any], options[0]), found, where)
+    origin = typing.get_origin(wanted)
+    if origin is dict and isinstance(found, Mapping):
+        key_type, value_type = typing.get_args(wanted)
+        return {_value(key_type, key, f"a key of {where}"): _value(value_type, value, f"{where} {key}") for key, value in found.items()}
+    if origin is tuple and isinstance(found, Sequence) and not isinstance(found, str):
+        return tuple(_value(typing.get_args(wanted)[0], value, f"{where} {number}") for number, value in enumerate(found))
+    if origin is Literal and found not in typing.get_args(wanted):
+        raise ValueError(f"{where} is {found!r}, wanted {' or '.join(typing.get_args(wanted))}")
+    return found if wanted is Any or origin is Literal else _plain(wanted, found, where)
+
+
+def _plain(wanted: Any, found: Any, where: str) -> Any:
+    """One number, text or switch; a whole number is taken for a float, and true is no number."""
+    if wanted is float and isinstance(found, int) and not isinstance(found, bool):
+        return float(found)
+    if not isinstance(wanted, type) or not isinstance(found, wanted) or (isinstance(found, bool) and wanted is not bool):
+        raise ValueError(f"{where} is {found!r}, wanted {getattr(wanted, '__name__', wanted)}")
+    return found

@@ -1,0 +1,117 @@
+"""Looks for damage in a folder of shards: the index's own hash, the files beside it, every shard's size, and on demand every byte."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from maskgen.data.build.engine import SIDECARS
+from maskgen.data.shards.format import check_shard, read_shard
+from maskgen.data.shards.manifest import INDEX_FILE, MANIFEST_FILE, Index, ShardEntry, index_bytes, is_sealed, read_index, read_manifest
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was found.
+
+    Args:
+        index: The index, None where it cannot be read.
+        damages: One sentence each.
+        strays: Files and folders that the index does not know.
+        notes: What could not be checked.
+    """
+
+    index: Index | None
+    damages: tuple[str, ...]
+    strays: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def verify(folder: Path, full: bool = False, report: Callable[[int], None] | None = None) -> Verification:
+    """Checks a folder of shards.
+
+    Args:
+        folder: Shards with index.json.
+        full: Reads every byte: sha256 of each shard, every sample, counts and keys. Keys of all samples are held in memory.
+        report: Called with the samples of each shard when it has been checked.
+
+    Returns:
+        All damages, never just the first.
+    """
+    try:
+        index = read_index(folder)
+    except ValueError as error:
+        return Verification(None, (str(error),))
+    sealed = is_sealed(folder)
+    damages = [*_index_damages(folder, index, sealed), *_sidecar_damages(folder, index), *_manifest_damages(folder, index)]
+    keys: dict[str, str] = {}
+    for entry in index.shards:
+        damages += _full_damages(folder, entry, keys) if full else _quick_damages(folder, entry)
+        if report is not None:
+            report(entry.count)
+    notes = () if sealed else (f"{folder / INDEX_FILE} is of maskgen 0.1 and holds no hash of itself, so damage of it may pass",)
+    return Verification(index, tuple(damages), tuple(_strays(folder, index)), notes)
+
+
+def _index_damages(folder: Path, index: Index, sealed: bool) -> Iterator[str]:
+    """An index that is not written as we write it, though it means the same; a split or name that lies."""
+    if sealed and index_bytes(index) != (folder / INDEX_FILE).read_bytes():
+        yield f"{folder / INDEX_FILE} is not as maskgen wrote it; build it again"
+    names = [entry.name for entry in index.shards]
+    for name in sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else ():
+        yield f"{folder / INDEX_FILE} names {name} twice; build it again"
+
+
+def _sidecar_damages(folder: Path, index: Index) -> Iterator[str]:
+    """Files beside the shards that are missing or differ."""
+    for name, wanted in index.files.items():
+        path = folder / name
+        if not path.is_file():
+            yield f"{path} is in the index but not on disk; build it again"
+        elif hashlib.sha256(path.read_bytes()).hexdigest() != wanted:
+            yield f"{path} has another sha256 than the index says: damaged or replaced; build it again"
+
+
+def _manifest_damages(folder: Path, index: Index) -> Iterator[str]:
+    """Shards of which manifest and index do not say the same."""
+    if MANIFEST_FILE not in index.files:
+        return
+    lines = {line.entry.name: line for line in read_manifest(folder)}
+    for entry in index.shards:
+        line = lines.pop(entry.name, None)
+        if line is None or line.entry != entry or line.plan != index.plan:
+            yield f"{folder / MANIFEST_FILE} does not say of {entry.name} what the index says; build it again"
+    for name in sorted(lines):
+        yield f"{folder / MANIFEST_FILE} has {name}, the index does not; build it again"
+
+
+def _quick_damages(folder: Path, entry: ShardEntry) -> Iterator[str]:
+    """A shard that is missing or has another size."""
+    path = folder / entry.name
+    if not path.is_file():
+        yield f"{path} is in the index but not on disk; build it again"
+    elif entry.bytes is not None and path.stat().st_size != entry.bytes:
+        yield f"{path} has {path.stat().st_size} bytes, the index says {entry.bytes}: damaged or replaced; build it again"
+
+
+def _full_damages(folder: Path, entry: ShardEntry, keys: dict[str, str]) -> Iterator[str]:
+    """A shard whose bytes, samples or count are not those of the index, or that repeats a key of another."""
+    try:
+        check_shard(folder, entry)
+        found = [key for key, _ in read_shard(folder / entry.name)]
+    except ValueError as error:
+        yield str(error)
+        return
+    if len(found) != entry.count:
+        yield f"{folder / entry.name} holds {len(found)} samples, the index says {entry.count}; build it again"
+    for key in found:
+        if keys.setdefault(key, entry.name) != entry.name:
+            yield f"{folder / entry.name} repeats the key {key} of {keys[key]}; build it again"
+
+
+def _strays(folder: Path, index: Index) -> Iterator[str]:
+    """What lies in the folder and belongs to no build."""
+    known = {INDEX_FILE, *SIDECARS, *(entry.name for entry in index.shards)}
+    for path in sorted(folder.iterdir()):
+        if path.name not in known:
+            yield f"{path.name}/" if path.is_dir() else path.name

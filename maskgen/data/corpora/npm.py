@@ -1,0 +1,63 @@
+"""Fetches an npm package by name, version and sha256, and reads files out of its tarball without unpacking it."""
+
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+from maskgen.io.files import file_sha256
+
+
+def tarball_name(package: str, version: str) -> str:
+    """File name that `npm pack` gives: `@scope/name` at `1.0` becomes `scope-name-1.0.tgz`."""
+    return f"{package.removeprefix('@').replace('/', '-')}-{version}.tgz"
+
+
+def fetch(package: str, version: str, sha256: str, folder: Path) -> Path:
+    """Tarball of a package, downloaded by the npm client unless it lies in `folder` already.
+
+    Args:
+        package: Name with its scope.
+        version: Exact version.
+        sha256: Hex digest that the tarball must have.
+        folder: Where tarballs are kept.
+
+    Returns:
+        Path of the verified tarball.
+
+    Raises:
+        ValueError: If npm is missing or fails, or the digest differs.
+    """
+    path = folder / tarball_name(package, version)
+    if not path.exists():
+        _pack(package, version, path)
+    found = file_sha256(path)
+    if found != sha256:
+        raise ValueError(f"{path} has sha256 {found}, the recipe wants {sha256}; delete the file and build again")
+    return path
+
+
+def _pack(package: str, version: str, path: Path) -> None:
+    """Runs `npm pack` in the tarball's folder."""
+    wanted = f"{package}@{version}"
+    npm = shutil.which("npm")
+    if npm is None:
+        raise ValueError(f"npm is not on the PATH and {path} does not exist; install Node.js, or put the tarball of {wanted} there")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    done = subprocess.run([npm, "pack", "--ignore-scripts", wanted], cwd=path.parent, capture_output=True, text=True, check=False)
+    if done.returncode or not path.exists():
+        raise ValueError(f"npm pack {wanted} failed with exit code {done.returncode}: {done.stderr.strip()[-300:]}; check the network")
+
+
+def read_members(tarball: Path, wanted: Callable[[str], bool]) -> dict[str, bytes]:
+    """Bytes of the regular files in a tarball whose path inside the package satisfies `wanted`."""
+    found = {}
+    with tarfile.open(tarball, "r:gz") as archive:
+        for member in archive:
+            name = member.name.removeprefix("package/")
+            if member.isreg() and wanted(name):
+                stream = archive.extractfile(member)
+                assert stream is not None, "a regular member has a stream"
+                found[name] = stream.read()
+    return found

@@ -1,0 +1,178 @@
+"""Recordings with texts but without timing: phonemes from the text, their lengths predicted and stretched over the part that is spoken."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from maskgen.data.build.plan import Plan
+from maskgen.data.build.readers import ItemOrigin
+from maskgen.data.sources.handles import BadPart, Part
+from maskgen.data.sources.items import Attribute, Item
+from maskgen.data.sources.media import decode_text
+from maskgen.io.audio import decode_audio, fit_audio
+from maskgen.io.bundle import read_record
+from maskgen.io.limits import BadMedia, MediaLimits
+from maskgen.networks.durations import DurationPredictor, whole_frames
+from maskgen.tokenizers.phonemes import LONGEST_DURATION, PhonemeTokenizer
+
+SPEAKER = "speaker"
+QUIET = 0.03
+"""Frames under this share of the loudest one's root mean square, at both ends, are taken for silence."""
+PACES = (0.4, 2.5)
+"""Spoken parts that are faster or slower than this against the predictor's pace hardly say what the text says."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How recordings get timed phonemes.
+
+    Args:
+        phones: Folder of the phoneme tokenizer.
+        durations: Folder of the duration predictor.
+        sample_rate_hz: Rate of the codec.
+        channels: Its channels.
+        samples_per_frame: Samples of one of its frames.
+        speaker: Code of a speaker that the predictor knows; its pace is stretched anyway.
+    """
+
+    phones: Path
+    durations: Path
+    sample_rate_hz: int
+    channels: int
+    samples_per_frame: int
+    speaker: int = 0
+
+
+@lru_cache(maxsize=2)
+def _phones(folder: Path) -> PhonemeTokenizer:
+    return PhonemeTokenizer.from_bundle(folder)
+
+
+@lru_cache(maxsize=2)
+def _durations(folder: Path) -> DurationPredictor:
+    return DurationPredictor.from_bundle(folder)
+
+
+@dataclass(frozen=True)
+class RecordedPart(Part):
+    """A recording that says what a text says.
+
+    Args:
+        sound: The recording.
+        text: What it says.
+        timing: How it gets timed.
+    """
+
+    sound: Part
+    text: Part
+    timing: Timing
+
+    def read(self, limit: int) -> bytes:
+        """See `Part`."""
+        return self.sound.read(limit)
+
+    def facts(self) -> Mapping[str, Attribute]:
+        """Phonemes, and the frames of each with the silence at both ends.
+
+        Raises:
+            BadMedia: If the text cannot be spoken, or the recording cannot be what it says.
+        """
+        limits, how = MediaLimits(), self.timing
+        said = decode_text(self.text.read(limits.max_bytes), limits)
+        wave, _ = fit_audio(decode_audio(self.sound.read(limits.max_bytes), limits), how.sample_rate_hz, how.channels)
+        try:
+            phonemes, ids = spoken(_phones(how.phones), said[0])
+        except ValueError as error:
+            raise BadMedia(str(error)) from error
+        predictor = _durations(how.durations)
+        pace = how.sample_rate_hz / how.samples_per_frame / predictor.config.frames_per_s
+        frames = fitted_frames(predictor.frames(ids, how.speaker) * pace, voiced_part(wave.samples, how.samples_per_frame))
+        return {
+            "phonemes": phonemes,
+            "durations": " ".join(map(str, frames.tolist())),
+            "durations_per_s": how.sample_rate_hz / how.samples_per_frame,
+        }
+
+
+def spoken(phones: PhonemeTokenizer, text: str) -> tuple[str, Int[Tensor, " length"]]:
+    """Phonemes of a text of one or several sentences, and their ids with the pauses at both ends.
+
+    Raises:
+        ValueError: If nothing of it can be spoken.
+    """
+    phonemes = "||".join(phones.phonemes(sentence) for sentence in phones.sentences(text))
+    return phonemes, phones.codes_of(phonemes)[0]
+
+
+def voiced_part(samples: Float[np.ndarray, "channels samples"], per_frame: int) -> tuple[int, int, int]:
+    """First frame that is not silent, the first after the last such, and frames in all.
+
+    Args:
+        samples: A recording.
+        per_frame: Samples of a frame.
+
+    Raises:
+        BadMedia: If it is silent.
+    """
+    count = -(-samples.shape[1] // per_frame)
+    padded = np.zeros(count * per_frame)
+    padded[: samples.shape[1]] = samples.mean(axis=0)
+    loudness = np.sqrt((padded.reshape(count, per_frame) ** 2).mean(axis=1))
+    heard = np.flatnonzero(loudness > max(QUIET * float(loudness.max(initial=0.0)), 1e-4))
+    if not len(heard):
+        raise BadMedia("the recording is silent")
+    return int(heard[0]), int(heard[-1]) + 1, count
+
+
+def fitted_frames(natural: Float[Tensor, " length"], part: tuple[int, int, int]) -> Int[Tensor, " length"]:
+    """Whole frames of each phoneme: the first and last pause take the silence, the others share the spoken part as predicted.
+
+    Args:
+        natural: Predicted frames of each phoneme with the pauses at both ends.
+        part: As `voiced_part` says.
+
+    Raises:
+        BadMedia: If the spoken part is too long or short for the phonemes, or the silence too long for a pause.
+    """
+    start, stop, count = part
+    inner, predicted = stop - start, float(natural[1:-1].sum())
+    if not predicted / PACES[1] <= inner <= predicted / PACES[0]:
+        raise BadMedia(f"the voice is heard for {inner} frames and its text would take {predicted:.0f}; does it say what the text says?")
+    if max(start, count - stop) > LONGEST_DURATION:
+        raise BadMedia(f"{max(start, count - stop)} frames of silence at one end, at most {LONGEST_DURATION}; cut them off")
+    return torch.cat([torch.tensor([start]), whole_frames(natural[1:-1], inner), torch.tensor([count - stop])])
+
+
+def timed(plan: Plan, timing: Timing, speaker: str) -> Plan:
+    """The same plan with the recordings timed, all spoken by one speaker.
+
+    Args:
+        plan: Of items with sound and text.
+        timing: How they get timed.
+        speaker: Whose name they get.
+    """
+    shards = tuple(dataclasses.replace(shard, origin=_timed(shard.origin, timing, speaker)) for shard in plan.shards)
+    prints = {"phones": read_record(timing.phones)["fingerprint"], "durations": read_record(timing.durations)["fingerprint"]}
+    return dataclasses.replace(plan, shards=shards, facts={**plan.facts, "timing": {**prints, SPEAKER: speaker}})
+
+
+def _timed(origin: object, timing: Timing, speaker: str) -> ItemOrigin:
+    """The items of a shard."""
+    assert isinstance(origin, ItemOrigin), "a recipe's samples come from items"
+    items = tuple((_recorded(item, timing, speaker), source) for item, source in origin.items)
+    return dataclasses.replace(origin, items=items)
+
+
+def _recorded(item: Item, timing: Timing, speaker: str) -> Item:
+    """An item whose sound knows its phonemes; one without sound is left for the build to refuse."""
+    parts = dict(item.parts)
+    if "audio" in parts:
+        parts["audio"] = RecordedPart(parts["audio"], parts.get("text", BadPart("there is no text beside the recording")), timing)
+    return dataclasses.replace(item, parts=parts, attributes={**item.attributes, SPEAKER: speaker})

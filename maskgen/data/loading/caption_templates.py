@@ -1,0 +1,46 @@
+"""Captions said in sentences, drawn anew each time a row is trained on."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from maskgen.data.loading.order import chance
+from maskgen.tokenizers.text import TextTokenizer
+
+
+class Phrases:
+    """Puts some of the captions of training into sentences: "a red heart" becomes "Here is a red heart."
+
+    A model that has met captions alone makes nothing of a sentence, such as one that was transcribed from speech. Shards need not be
+    built anew.
+
+    Args:
+        tokenizer: Bundle of the text tokenizer that made the shards.
+        templates: Sentences, each with one {} where the caption goes.
+        share: Share of training draws that are put into a sentence.
+
+    Raises:
+        ValueError: If the share lies outside [0, 1], or a template has no place for the caption.
+
+    Source: prompt templates, CLIP, arXiv:2103.00020.
+    """
+
+    def __init__(self, tokenizer: str, templates: Sequence[str], share: float = 0.2) -> None:
+        if not 0.0 <= share <= 1.0:
+            raise ValueError(f"share must lie in [0, 1], got {share}")
+        if not templates:
+            raise ValueError("templates must not be empty; give sentences with {} where the caption goes")
+        for template in templates:
+            if template.count("{}") != 1 or set("{}") & set(template.replace("{}", "")):
+                raise ValueError(f"the template {template!r} needs the caption's place, {{}}, exactly once, and no other braces")
+        self.tokenizer = TextTokenizer.from_bundle(tokenizer)
+        self.templates, self.share = tuple(templates), share
+
+    def __call__(self, codes: np.ndarray, *draw: object) -> np.ndarray:
+        """Codes [1 n] of a caption, as a sentence where chance says so; `draw` alone decides."""
+        if chance("phrase", *draw) >= self.share:
+            return codes
+        template = self.templates[int(chance("template", *draw) * len(self.templates))]
+        sentence = template.format(self.tokenizer.decode([torch.from_numpy(codes.astype(np.int64))])[0])
+        return self.tokenizer.encode([sentence])[0].numpy().astype(codes.dtype)

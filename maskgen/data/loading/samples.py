@@ -1,0 +1,173 @@
+"""Samples by draw: pictures of raw shards, codes of token shards."""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from maskgen.data.loading.caption_templates import Phrases
+from maskgen.data.loading.order import Draw, chance
+from maskgen.data.loading.rows import ShardRows
+from maskgen.data.shards.manifest import Index
+from maskgen.data.shards.store import Check, Damage, ShardStore
+from maskgen.tokens.batch import Codes
+from maskgen.tokens.space import TokenSpace
+
+
+def open_rows(store: ShardStore, index: Index, split: str, check: Check = "hash", damage: Damage = "stop") -> ShardRows:
+    """Rows of one split, from the shards that can be trusted.
+
+    Raises:
+        ValueError: If the split is missing, or a shard is damaged and `damage` is "stop".
+    """
+    return ShardRows(store.locate, store.whole(index.of(split), check, damage))
+
+
+class ImageRows(Dataset[Tensor]):
+    """Pictures of one split as uint8 [3 rows columns]; each is decoded once and stays in memory.
+
+    Args:
+        rows: Rows of raw shards.
+        flip_share: Share of draws that are mirrored.
+        seed: With draw and key, decides which.
+    """
+
+    def __init__(self, rows: ShardRows, flip_share: float = 0.0, seed: int = 0) -> None:
+        self.rows, self.flip_share, self.seed = rows, flip_share, seed
+        self.pictures: dict[int, Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, draw: Draw) -> Tensor:
+        row, number = draw
+        mirrored = number >= 0 and self.flip_share > 0 and chance(self.seed, "flip", number, self.rows.key(row)) < self.flip_share
+        return self.picture(row).flip(-1) if mirrored else self.picture(row)
+
+    def picture(self, row: int) -> Tensor:
+        """One picture as it is in the shard."""
+        if row not in self.pictures:
+            self.pictures[row] = torch.from_numpy(self.rows.field(row, "png").copy()).permute(2, 0, 1).contiguous()
+        return self.pictures[row]
+
+
+class TokenRows(Dataset[dict[str, Codes]]):
+    """Token samples of one split.
+
+    Args:
+        rows: Rows of token shards.
+        space: Their token space.
+        canonical_share: Share of training draws that take the first caption; the other captions share the rest.
+        longest_text: In training a caption with more codes than this gives way to the row's shortest; 0 takes all.
+        seed: With draw and key, decides which caption is taken.
+        phrases: In training puts captions into sentences; a sentence with more than `longest_text` codes stays a caption.
+
+    Raises:
+        ValueError: If a share lies outside [0, 1].
+    """
+
+    def __init__(
+        self,
+        rows: ShardRows,
+        space: TokenSpace,
+        canonical_share: float = 0.5,
+        longest_text: int = 0,
+        seed: int = 0,
+        phrases: Phrases | None = None,
+    ) -> None:
+        if not 0.0 <= canonical_share <= 1.0:
+            raise ValueError(f"canonical_share must lie in [0, 1], got {canonical_share}")
+        self.rows, self.space = rows, space
+        self.modalities = [(f"{modality.name}.npy", modality.name, modality.kind) for modality in space.modalities]
+        self.fields = [field for field, _, _ in self.modalities]
+        self.canonical_share, self.longest_text, self.seed, self.phrases = canonical_share, longest_text, seed, phrases
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, draw: Draw) -> dict[str, Codes]:
+        return {name: torch.from_numpy(array.astype(np.int64)) for name, array in self.arrays(draw).items()}
+
+    def arrays(self, draw: Draw) -> dict[str, np.ndarray]:
+        """Codes of each modality that the sample has, as they lie in the shard; of the captions, the one that the draw takes."""
+        row, number = draw
+        found = self.rows.read(row, self.fields)
+        return {
+            name: self.caption(found[field], row, number) if kind == "text" else found[field]
+            for field, name, kind in self.modalities
+            if field in found
+        }
+
+    def length(self, draw: Draw) -> int:
+        """Cells that a draw takes in a row."""
+        return sum(int(np.prod(array.shape[1:])) for array in self.arrays(draw).values())
+
+    def caption(self, array: np.ndarray, row: int, number: int) -> np.ndarray:
+        """Codes of the caption that a draw takes; in training perhaps in a sentence, and the shortest one where it is too long."""
+        codes = caption_codes(array, self.alternative(row, number, len(array)))
+        if number < 0:
+            return codes
+        longest = self.longest_text or np.inf
+        if codes.shape[1] > longest:
+            codes = min((caption_codes(array, place) for place in range(len(array))), key=lambda caption: caption.shape[1])
+        if self.phrases is None:
+            return codes
+        sentence = self.phrases(codes, self.seed, number, self.rows.key(row))
+        return sentence if sentence.shape[1] <= longest else codes
+
+    def alternative(self, row: int, number: int, count: int) -> int:
+        """Which of a row's captions a draw takes: the first in validation, else by chance of (seed, draw, key)."""
+        if number < 0 or count == 1:
+            return 0
+        luck = chance(self.seed, "caption", number, self.rows.key(row))
+        if luck < self.canonical_share:
+            return 0
+        return 1 + int((luck - self.canonical_share) / (1 - self.canonical_share) * (count - 1))
+
+
+def caption_codes(array: np.ndarray, alternative: int) -> np.ndarray:
+    """Codes [1, n] of one caption out of [alternatives longest]."""
+    caption: np.ndarray = array[alternative]
+    return caption[caption >= 0][None]
+
+
+@runtime_checkable
+class SampleRows(Protocol):
+    """A set of samples: how many, one by draw, and the cells of one."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, draw: Draw) -> dict[str, Codes]: ...
+    def length(self, draw: Draw) -> int:
+        """Cells that a draw takes in a row."""
+
+
+class Joined(Dataset[Any]):
+    """Several sets of samples as one, numbered one set after another.
+
+    Args:
+        parts: Sets with a length, each a sample by draw.
+    """
+
+    def __init__(self, parts: Sequence[SampleRows]) -> None:
+        self.parts = tuple(parts)
+        self.ends = list(accumulate(map(len, parts)))
+
+    def __getitem__(self, draw: Draw) -> dict[str, Codes]:
+        part, inside = self._inside(draw)
+        return part[inside]
+
+    def length(self, draw: Draw) -> int:
+        """Cells that a draw takes in a row."""
+        part, inside = self._inside(draw)
+        return part.length(inside)
+
+    def _inside(self, draw: Draw) -> tuple[SampleRows, Draw]:
+        """The set that a row belongs to, and the draw with the row's number in it."""
+        row, number = draw
+        place = bisect_right(self.ends, row)
+        return self.parts[place], (row - (self.ends[place - 1] if place else 0), number)

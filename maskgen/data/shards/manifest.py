@@ -1,0 +1,208 @@
+"""What lies in a folder of shards: `index.json`, written last, and `manifest.jsonl`, one line for each shard as it is finished."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from maskgen.io.files import write_atomic
+
+FORMAT = "maskgen-shards"
+VERSION = 1
+INDEX_FILE = "index.json"
+MANIFEST_FILE = "manifest.jsonl"
+LATE_KEYS = {"plan", "files", "sha256"}
+"""Keys that an index of maskgen 0.1 lacks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardEntry:
+    """One shard of an index.
+
+    Args:
+        name: File name.
+        split: Split of all its samples.
+        count: Samples.
+        sha256: Hash of its bytes.
+        bytes: Its size; None in an index of maskgen 0.1.
+        tokens: Codes a modality, of token shards.
+        sources: Samples a source of the recipe.
+    """
+
+    name: str
+    split: str
+    count: int
+    sha256: str
+    bytes: int | None = None
+    tokens: Mapping[str, int] = field(default_factory=dict)
+    sources: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ManifestLine:
+    """What a build knows of one finished shard.
+
+    Args:
+        entry: The shard, as it comes into the index.
+        rejects: (key, reason) of each sample that was left out, by key.
+        resampled: Samples whose audio had another rate than the recipe's.
+        fingerprints: Modality name to the fingerprint of the tokenizer.
+        version: Version of maskgen that wrote it.
+        plan: Hash of the plan it belongs to.
+    """
+
+    entry: ShardEntry
+    rejects: tuple[tuple[str, str], ...]
+    resampled: int
+    fingerprints: Mapping[str, str]
+    version: str
+    plan: str
+
+    def to_json(self) -> str:
+        """One line of JSON, without the line break."""
+        plain = asdict(self)
+        rejects = [{"key": key, "reason": reason} for key, reason in self.rejects]
+        return json.dumps({**plain.pop("entry"), **plain, "rejects": rejects}, sort_keys=True, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> "ManifestLine":
+        """Reads what `to_json` wrote.
+
+        Raises:
+            ValueError: If the line is torn or no line of a manifest.
+        """
+        try:
+            plain = json.loads(text)
+            entry = ShardEntry(**{name: plain.pop(name) for name in ShardEntry.__dataclass_fields__})
+            rejects = tuple((row["key"], row["reason"]) for row in plain.pop("rejects"))
+            return cls(entry=entry, rejects=rejects, **plain)
+        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+            raise ValueError(f"no line of {MANIFEST_FILE}: {text[:60]!r}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Index:
+    """Contents of index.json.
+
+    Args:
+        kind: "raw" (media) or "tokens".
+        shards: The shards, in reading order.
+        space: `TokenSpace.to_dict()` of token shards.
+        fingerprints: Modality name to the fingerprint of the tokenizer that made its codes.
+        about: Free facts such as the picture size, the sources and their mixing weights.
+        plan: Hash of the plan that was built; empty where no build engine wrote the shards.
+        files: Files beside the shards (manifest, rejects, plan) with their sha256.
+    """
+
+    kind: str
+    shards: tuple[ShardEntry, ...]
+    space: Mapping[str, Any] | None = None
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)
+    plan: str = ""
+    files: Mapping[str, str] = field(default_factory=dict)
+
+    def of(self, split: str) -> list[ShardEntry]:
+        """Shards of one split.
+
+        Raises:
+            ValueError: If the index has no such split.
+        """
+        found = [entry for entry in self.shards if entry.split == split]
+        if not found:
+            raise ValueError(f"no shards of split {split!r}; the index holds {sorted(self.counts)}")
+        return found
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Samples per split."""
+        names = dict.fromkeys(entry.split for entry in self.shards)
+        return {split: sum(entry.count for entry in self.shards if entry.split == split) for split in names}
+
+
+def index_bytes(index: Index) -> bytes:
+    """The bytes of index.json, which hold a hash over the rest of themselves."""
+    plain = {"format": FORMAT, "version": VERSION, "counts": index.counts, **asdict(index)}
+    return _json_bytes({**plain, "sha256": _seal(plain)})
+
+
+def _json_bytes(plain: Mapping[str, Any]) -> bytes:
+    return (json.dumps(plain, indent=1, sort_keys=True) + "\n").encode()
+
+
+def _seal(plain: Mapping[str, Any]) -> str:
+    """Hash over everything in an index but the hash itself."""
+    return hashlib.sha256(_json_bytes({name: value for name, value in plain.items() if name != "sha256"})).hexdigest()
+
+
+def write_index(folder: Path, index: Index) -> None:
+    """Writes the index beside the shards, last of all: a folder without it is unfinished."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / INDEX_FILE, index_bytes(index))
+
+
+def read_index(folder: Path) -> Index:
+    """Reads the index beside the shards.
+
+    Raises:
+        ValueError: If it is missing, no JSON, of another format or version, or does not give the hash that stands in it.
+    """
+    path = folder / INDEX_FILE
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist, so {folder} holds no finished shards; build it with maskgen data")
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+        if (plain["format"], plain["version"]) != (FORMAT, VERSION):
+            raise ValueError(f"{path} is {plain['format']} version {plain['version']}, wanted {FORMAT} version {VERSION}; build it again")
+        _check_seal(path, plain)
+        names = [name for name in Index.__dataclass_fields__ if name != "shards" and (name in plain or name not in LATE_KEYS)]
+        return Index(**{name: plain[name] for name in names}, shards=tuple(ShardEntry(**entry) for entry in plain["shards"]))
+    except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({error}); build it again") from error
+
+
+def _check_seal(path: Path, plain: Mapping[str, Any]) -> None:
+    """Compares an index with the hash in it.
+
+    Raises:
+        ValueError: If it has a hash and does not give it, or a key that no index has.
+    """
+    known = {"format", "version", "counts", *Index.__dataclass_fields__}
+    late = LATE_KEYS & set(plain)
+    if set(plain) - LATE_KEYS != known - LATE_KEYS or (late and (late != LATE_KEYS or plain["sha256"] != _seal(plain))):
+        raise ValueError(f"{path} is damaged: its content does not give the sha256 that stands in it; build it again")
+
+
+def is_sealed(folder: Path) -> bool:
+    """Whether the index holds a hash of itself; those of maskgen 0.1 do not."""
+    return "sha256" in json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
+
+
+def manifest_bytes(lines: Iterable[ManifestLine]) -> bytes:
+    """A whole manifest, by shard name: the same lines give the same bytes."""
+    ordered = sorted(lines, key=lambda line: line.entry.name)
+    return "".join(f"{line.to_json()}\n" for line in ordered).encode()
+
+
+def append_manifest(folder: Path, line: ManifestLine) -> None:
+    """Adds the line of a finished shard so that it lasts through a power cut."""
+    number = os.open(folder / MANIFEST_FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        os.write(number, f"{line.to_json()}\n".encode())
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def read_manifest(folder: Path) -> Iterator[ManifestLine]:
+    """Whole lines of the manifest; one torn by a kill, or damaged, is left out."""
+    path = folder / MANIFEST_FILE
+    content = path.read_bytes() if path.is_file() else b""
+    for line in content.split(b"\n"):
+        try:
+            yield ManifestLine.from_json(line.decode("utf-8"))
+        except ValueError:  # the shard is built again
+            continue

@@ -1,0 +1,161 @@
+"""Where raw samples come from: folders here, tars, tables and Hugging Face data sets beside; all read from a recipe's YAML."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from maskgen.data.sources.handles import BadPart, FilePart, InlinePart, Part, TarPart, inside, size_of
+from maskgen.data.sources.huggingface import HuggingFaceSource
+from maskgen.data.sources.items import Item, Keys, Source, identity_of
+from maskgen.data.sources.pairing import ENDINGS, listed, paired
+from maskgen.data.sources.synthesized import SpokenSource
+from maskgen.data.sources.tables import TableSource
+from maskgen.data.sources.text_lines import LinesSource
+from maskgen.data.sources.webdataset import WebDatasetSource
+
+__all__ = [
+    "BadPart",
+    "FilePart",
+    "FolderSource",
+    "HuggingFaceSource",
+    "InlinePart",
+    "Item",
+    "LinesSource",
+    "Part",
+    "Source",
+    "SpokenSource",
+    "TableSource",
+    "TarPart",
+    "WebDatasetSource",
+    "read_sources",
+]
+
+
+@dataclass(frozen=True)
+class FolderSource(Source):
+    """Files paired by their path without the ending: `cat.png`, `cat.txt` and `cat.json` are one item.
+
+    Pictures, sounds and texts are the endings of `ENDINGS`. A text file holds one alternative a line; a JSON object adds alternatives
+    ("captions", "text"), "split", and attributes. Hidden files and other endings are ignored; links to outside are refused.
+
+    Args:
+        path: The folder; read with everything below it.
+        weight: See `Source`.
+    """
+
+    path: Path
+    _: KW_ONLY
+    weight: float = 1.0
+
+    def items(self) -> Iterator[Item]:
+        """See `Source`; in the order of the paths.
+
+        Raises:
+            ValueError: If the folder is missing or holds no sample.
+        """
+        if not self.path.is_dir():
+            raise ValueError(f"{self.path} is no folder; give a folder of pictures, sounds and texts")
+        ignored: Counter[str] = Counter()
+        yield from listed(self.path, self._items(ignored), ignored)
+
+    def _items(self, ignored: Counter[str]) -> Iterator[Item | None]:
+        root, keys = self.path.resolve(), Keys()
+        groups: dict[str, list[str]] = {}
+        for name in _files(root, ignored):
+            groups.setdefault(name.rpartition(".")[0], []).append(name)
+        for stem in sorted(groups):
+            members, facts = [], []
+            for name in groups[stem]:
+                part = inside(root, name)
+                members.append((_ending(name), part))
+                facts.append((name, size_of(part)))
+            yield paired(keys.of(stem), members, identity_of(*facts))
+
+
+def _ending(name: str) -> str:
+    return name.rpartition("/")[2].rpartition(".")[2].lower()
+
+
+def _files(root: Path, ignored: Counter[str]) -> Iterator[str]:
+    """Sorted paths, relative to the root with "/", of files that are not hidden and have a known ending."""
+    for folder, folders, files in os.walk(root):
+        for name in folders:
+            ignored["links to folders"] += os.path.islink(os.path.join(folder, name))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if name.startswith("."):
+                continue
+            if "." in name and _ending(name) in ENDINGS:
+                yield Path(folder, name).relative_to(root).as_posix()
+            else:
+                ignored[Path(name).suffix.lower()] += 1
+
+
+KINDS: Mapping[str, type[Source]] = {
+    "folder": FolderSource,
+    "table": TableSource,
+    "webdataset": WebDatasetSource,
+    "huggingface": HuggingFaceSource,
+    "spoken": SpokenSource,
+    "lines": LinesSource,
+}
+
+
+def read_sources(specs: object, root: Path) -> list[Source]:
+    """Sources of a recipe.
+
+    Args:
+        specs: A list of mappings, as YAML gives it, still unchecked: `kind`, `path`, `weight` and the other arguments of the kind's class.
+        root: Folder that relative paths start from.
+
+    Returns:
+        One source a mapping; nothing is opened yet.
+
+    Raises:
+        ValueError: If there is none, a kind or key is unknown, a key is missing, or a value has the wrong type.
+    """
+    if not isinstance(specs, list | tuple) or not specs:
+        raise ValueError(f"sources is {type(specs).__name__}, wanted a list with at least one of {', '.join(KINDS)}")
+    return [_read_source(f"source {number}", spec, root) for number, spec in enumerate(specs, 1)]
+
+
+def _read_source(name: str, spec: object, root: Path) -> Source:
+    """One source; `name` stands for it in errors."""
+    found = spec.get("kind") if isinstance(spec, Mapping) else type(spec).__name__
+    if not isinstance(spec, Mapping) or not isinstance(found, str) or found not in KINDS:
+        raise ValueError(f"{name} is of kind {found!r}, wanted one of {', '.join(KINDS)}")
+    types = {field.name: field.type for field in fields(KINDS[found])}  # type: ignore[arg-type]
+    values = {key: value for key, value in spec.items() if key != "kind"}
+    unknown = sorted(str(key) for key in values if key not in types)
+    if unknown or "path" not in values:
+        problem = f"unknown keys {unknown}" if unknown else "no 'path'"
+        raise ValueError(f"{name} ({found}) has {problem}; its keys are kind, {', '.join(types)}")
+    for key, value in values.items():
+        values[key] = _checked(f"{name} ({found}): {key}", types[key], value)
+    return KINDS[found](**{**values, **_located(found, values, root)})
+
+
+def _located(kind: str, values: Mapping[str, Any], root: Path) -> dict[str, Path | str]:
+    """Paths from the recipe's folder on; a Hugging Face path that is no folder there is a name."""
+    if kind == "huggingface":
+        folder = root / values["path"]
+        return {"path": str(folder) if folder.is_dir() else values["path"]}
+    return {key: root / values[key] for key in ("path", "root") if key in values}
+
+
+def _checked(name: str, wanted: object, value: object) -> object:
+    """The value, if it is what the argument wants: a number above 0 for a weight, a list of texts for columns, else a text."""
+    if wanted is float:
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf"):
+            return float(value)
+        raise ValueError(f"{name} is {value!r}, wanted a number above 0")
+    if wanted == Sequence[str]:
+        good, what = isinstance(value, list | tuple) and all(isinstance(part, str) for part in value), "a list of texts"
+    else:
+        good, what = isinstance(value, str) and value != "" and "\0" not in value, "a text"
+    if not good:
+        raise ValueError(f"{name} is {value!r}, wanted {what}")
+    return value

@@ -1,0 +1,137 @@
+"""Handles on undecoded bytes: a file, a member of a tar, a cell. What cannot be had says why when it is read."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from maskgen.io.limits import BadMedia
+
+
+class Part(ABC):
+    """A handle on the undecoded bytes of one modality of one item: small, picklable, safe to hold by the million."""
+
+    @abstractmethod
+    def read(self, limit: int) -> bytes:
+        """The bytes.
+
+        Args:
+            limit: Most bytes that are read.
+
+        Raises:
+            BadMedia: If there are more bytes than that, or they cannot be had.
+        """
+
+    def facts(self) -> Mapping[str, str | int | float]:
+        """Attributes that are known only once the part was read; none for most."""
+        return {}
+
+
+@dataclass(frozen=True)
+class FilePart(Part):
+    """A whole file."""
+
+    path: Path
+
+    def read(self, limit: int) -> bytes:
+        """See `Part`; what is no regular file (any longer) is refused, so that a pipe cannot block."""
+        return _read_slice(self.path, 0, None, limit)
+
+
+@dataclass(frozen=True)
+class TarPart(Part):
+    """A member of an uncompressed tar: `size` bytes from `offset`."""
+
+    path: Path
+    offset: int
+    size: int
+
+    def read(self, limit: int) -> bytes:
+        """See `Part`."""
+        return _read_slice(self.path, self.offset, self.size, limit)
+
+
+@dataclass(frozen=True)
+class InlinePart(Part):
+    """Bytes that the listing already holds, such as a cell with a caption."""
+
+    content: bytes
+
+    def read(self, limit: int) -> bytes:
+        """See `Part`."""
+        return within(self.content, limit)
+
+
+@dataclass(frozen=True)
+class JoinedPart(Part):
+    """Texts of several places, as the lines of one."""
+
+    parts: tuple[Part, ...]
+
+    def read(self, limit: int) -> bytes:
+        """See `Part`."""
+        return within(b"\n".join(part.read(limit) for part in self.parts), limit)
+
+
+@dataclass(frozen=True)
+class BadPart(Part):
+    """A part of which the listing already saw that it cannot be used; it says so when it is read, as any other."""
+
+    reason: str
+
+    def read(self, limit: int) -> bytes:
+        """Raises BadMedia with the reason."""
+        raise BadMedia(self.reason)
+
+
+def within(content: bytes, limit: int) -> bytes:
+    """The content, if it is no longer than the limit.
+
+    Raises:
+        BadMedia: If it is.
+    """
+    if len(content) > limit:
+        raise BadMedia(f"{len(content)} bytes, at most {limit}")
+    return content
+
+
+def _read_slice(path: Path, offset: int, size: int | None, limit: int) -> bytes:
+    """`size` bytes of a regular file, or all of it."""
+    if size is not None and size > limit:
+        raise BadMedia(f"{size} bytes, at most {limit}")
+    try:
+        if not path.is_file():
+            raise BadMedia(f"{path.name!r} is missing or no plain file")
+        with path.open("rb") as handle:
+            handle.seek(offset)
+            content = handle.read(limit + 1 if size is None else size)
+    except OSError as error:
+        raise BadMedia(f"{path.name!r} cannot be read ({error.strerror})") from error
+    if size is not None and len(content) < size:
+        raise BadMedia(f"{path.name!r} ends after {len(content)} of {size} bytes")
+    if len(content) > limit:
+        raise BadMedia(f"more than {limit} bytes")
+    return content
+
+
+def inside(root: Path, name: str) -> FilePart | BadPart:
+    """The file that a name in the data points to; names and links that lead outside are refused.
+
+    Args:
+        root: Resolved folder.
+        name: Path, relative to the root or absolute.
+    """
+    try:
+        path = (root / name).resolve()
+        if not path.is_relative_to(root):
+            return BadPart(f"{name[:80]!r} leads outside of the folder of the data")
+        return FilePart(path) if path.is_file() else BadPart(f"{name[:80]!r} is missing or no plain file")
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL, a circle of links
+        return BadPart(f"{name[:80]!r} is no path")
+
+
+def size_of(part: Part) -> int:
+    """Bytes of a file or inline part, for identities; -1 of any other."""
+    if isinstance(part, FilePart):
+        return part.path.stat().st_size
+    return len(part.content) if isinstance(part, InlinePart) else -1

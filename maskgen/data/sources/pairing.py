@@ -1,0 +1,70 @@
+"""Files that belong together by their names become one item; shared by folders and tars."""
+
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+from maskgen.data.sources.handles import BadPart, JoinedPart, Part
+from maskgen.data.sources.items import LARGEST_RECORD_BYTES, Item, identity_of, read_record, text_part
+from maskgen.io.limits import BadMedia
+
+logger = logging.getLogger(__name__)
+
+PICTURE_ENDINGS = ("png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff")
+SOUND_ENDINGS = ("wav", "flac", "mp3", "ogg")
+ENDINGS: Mapping[str, str] = {
+    **dict.fromkeys(PICTURE_ENDINGS, "image"),
+    **dict.fromkeys(SOUND_ENDINGS, "audio"),
+    "txt": "text",
+    "json": "record",
+}
+"""Ending to what a file is; files of other endings are never opened."""
+Member = tuple[str, Part]
+"""Ending and handle."""
+
+
+def paired(key: str, members: Sequence[Member], identity: str) -> Item | None:
+    """Files of one stem as one item.
+
+    Args:
+        key: The item's key.
+        members: Endings among `ENDINGS` with their handles.
+        identity: The item's identity; the JSON's content is added to it.
+
+    Returns:
+        None if there is nothing but a JSON object without texts.
+    """
+    parts: dict[str, Part] = {}
+    for ending, part in members:
+        kind = ENDINGS[ending]
+        parts[kind] = BadPart(f"two files are its {kind}, wanted one") if kind in parts else part
+    record = parts.pop("record", None)
+    if record is None:
+        return Item(key=key, parts=parts, identity=identity)
+    try:
+        content = record.read(LARGEST_RECORD_BYTES)
+        found = read_record(content)
+    except BadMedia as error:
+        return Item(key=key, parts=dict.fromkeys(parts or ["text"], BadPart(f"its JSON: {error}")), identity=identity)
+    if found.texts:
+        said = text_part(found.texts)
+        parts["text"] = JoinedPart((parts["text"], said)) if "text" in parts else said
+    identity = identity_of(identity, hashlib.sha256(content).hexdigest())
+    return Item(key=key, parts=parts, attributes=found.attributes, split=found.split, identity=identity) if parts else None
+
+
+def listed(name: object, items: Iterator[Item | None], ignored: Counter[str]) -> Iterator[Item]:
+    """The items; none at all is an error, what was ignored is said at the end."""
+    count = 0
+    for item in items:
+        if item is None:
+            ignored["json without texts or media"] += 1
+        else:
+            count += 1
+            yield item
+    if ignored:
+        kinds = ", ".join(f"{number} x {kind!r}" for kind, number in ignored.most_common(8))
+        logger.warning("%s: %d entries were ignored (%s)", name, ignored.total(), kinds)
+    if not count:
+        raise ValueError(f"{name} holds no samples, wanted files ending in {', '.join(ENDINGS)}; check the path")

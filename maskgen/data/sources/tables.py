@@ -1,0 +1,241 @@
+"""Tables as a source: CSV, TSV, JSON lines, JSON and Parquet, with named columns of texts, paths or media."""
+
+import csv
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import Any
+
+from maskgen.data.sources.handles import BadPart, Part, inside, size_of
+from maskgen.data.sources.items import Attribute, Item, Keys, Source, attribute_of, identity_of, parse_object, split_of, text_part, texts_of
+from maskgen.data.sources.parquet import Cells, parquet_columns, parquet_rows
+from maskgen.io.limits import BadMedia
+
+LARGEST_LINE_BYTES = 16 * 2**20
+LARGEST_JSON_BYTES = 256 * 2**20
+TABLE_ENDINGS = ("csv", "tsv", "jsonl", "json", "parquet")
+MEDIA = ("image", "audio")
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """Names of the columns that are read.
+
+    Args:
+        text: A text or, in JSON and Parquet, a list of alternatives.
+        image: Paths of pictures, or pictures.
+        audio: Paths of sounds, or sounds.
+        attributes: Texts and numbers.
+        split: Names of splits.
+        key: Names from which keys are made; None numbers the rows.
+    """
+
+    text: str | None = None
+    image: str | None = None
+    audio: str | None = None
+    attributes: Sequence[str] = ()
+    split: str | None = None
+    key: str | None = None
+
+    def __post_init__(self) -> None:
+        if not (self.text or self.image or self.audio):
+            raise ValueError("a table needs at least one of the columns text, image, audio; name one")
+
+    @property
+    def names(self) -> list[str]:
+        """Every column, each once."""
+        single = (self.text, self.image, self.audio, self.split, self.key)
+        return list(dict.fromkeys([name for name in single if name] + list(self.attributes)))
+
+    def name_of(self, row: Row | BadMedia, number: str) -> str:
+        """What a row is called: its cell in the column of keys, else its number."""
+        cell = None if isinstance(row, BadMedia) or self.key is None else row.get(self.key)
+        return number if cell is None or cell == "" else str(cell)
+
+    @property
+    def media(self) -> dict[str, str]:
+        """Modality to column of what is not text."""
+        return {kind: name for kind, name in (("image", self.image), ("audio", self.audio)) if name}
+
+
+def row_item(key: str, row: Row | BadMedia, media: Mapping[str, Part], columns: Columns, facts: Sequence[object]) -> Item:
+    """One row as an item.
+
+    Args:
+        key: The item's key.
+        row: Cells other than media, or why the row cannot be read.
+        media: Handles by modality.
+        columns: Names of the columns.
+        facts: What else makes up the identity; needed where media is not in files.
+
+    Returns:
+        The item; what is wrong with the row is said by its parts.
+    """
+    cells: Row = {} if isinstance(row, BadMedia) else row
+    digest = hashlib.sha256(json.dumps(cells, sort_keys=True, default=str).encode()).hexdigest()
+    identity = identity_of(key, digest, sorted((kind, size_of(part)) for kind, part in media.items()), *facts)
+    try:
+        if isinstance(row, BadMedia):
+            raise row
+        texts = [text for text in texts_of(cells.get(columns.text or ""), "text") if text]
+        attributes = _attributes(cells, columns.attributes)
+        split = split_of(cells.get(columns.split or "") or None)
+    except BadMedia as error:
+        return Item(key=key, parts=dict.fromkeys(media or ["text"], BadPart(str(error))), identity=identity)
+    parts: dict[str, Part] = {**media, "text": text_part(texts)} if texts else dict(media)
+    parts = parts or {"text": BadPart("a row without text, picture or sound")}
+    return Item(key=key, parts=parts, attributes=attributes, split=split, identity=identity)
+
+
+def _attributes(cells: Row, names: Sequence[str]) -> dict[str, Attribute]:
+    return {name: attribute_of(cells[name], name) for name in names if cells.get(name) is not None}
+
+
+@dataclass(frozen=True)
+class TableSource(Source):
+    """A row of a table is an item.
+
+    Media columns hold paths, relative to the table's folder or to `root`, which they may not leave; in Parquet also bytes, or the structs
+    {"bytes", "path"} of Hugging Face. An empty cell means that the row lacks that modality.
+
+    Args:
+        path: A .csv or .tsv with a header line, .jsonl or a .json list of objects, or .parquet.
+        text: See `Columns`, as the next five.
+        root: Folder of the media; None is the table's.
+        weight: See `Source`.
+
+    Raises:
+        ValueError: If no column of texts or media is named.
+    """
+
+    path: Path
+    _: KW_ONLY
+    text: str | None = None
+    image: str | None = None
+    audio: str | None = None
+    attributes: Sequence[str] = ()
+    split: str | None = None
+    key: str | None = None
+    root: Path | None = None
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        self.columns  # noqa: B018  # says at once that no column is named
+
+    @property
+    def columns(self) -> Columns:
+        """Names of the columns."""
+        return Columns(text=self.text, image=self.image, audio=self.audio, attributes=self.attributes, split=self.split, key=self.key)
+
+    @property
+    def _is_parquet(self) -> bool:
+        return self.path.suffix.lower() == ".parquet"
+
+    def items(self) -> Iterator[Item]:
+        """See `Source`; in the order of the rows.
+
+        Raises:
+            ValueError: If the table is missing, unreadable, empty, of another kind, or lacks a column.
+            ImportError: If it is Parquet and pyarrow is not installed.
+        """
+        if not self.path.is_file():
+            raise ValueError(f"{self.path} does not exist or is no file; give a table ({', '.join(TABLE_ENDINGS)})")
+        keys, root, number = Keys(), (self.root or self.path.parent).resolve(), -1
+        version = [self.path.stat().st_size] if self._is_parquet else []
+        for number, (row, media) in enumerate(self._rows(root)):
+            key = keys.of(self.columns.name_of(row, f"{self.path.stem}-{number:08d}"))
+            yield row_item(key, row, media, self.columns, version)
+        if number < 0:
+            raise ValueError(f"{self.path} holds no rows; check the file")
+
+    def _rows(self, root: Path) -> Iterator[Cells]:
+        """Cells, and handles on the media."""
+        if self._is_parquet:
+            check_columns(self.path, parquet_columns(self.path), self.columns.names)
+            yield from parquet_rows(self.path, root, self.columns.names, self.columns.media)
+            return
+        for row in _text_rows(self.path, self.columns.names):
+            cells: Row = {} if isinstance(row, BadMedia) else row
+            found = {kind: cells[name] for kind, name in self.columns.media.items() if cells.get(name) not in (None, "")}
+            yield row, {kind: path_part(root, value) for kind, value in found.items()}
+
+
+def path_part(root: Path, value: object) -> Part:
+    """Handle on the file that a cell names."""
+    return inside(root, value) if isinstance(value, str) else BadPart(f"a cell holds {type(value).__name__}, wanted a path")
+
+
+def check_columns(name: object, found: Sequence[str], wanted: Sequence[str]) -> None:
+    """Compares the columns of a table with those that are asked for.
+
+    Raises:
+        ValueError: If one is missing.
+    """
+    missing = [column for column in wanted if column not in found]
+    if missing:
+        raise ValueError(f"{name} has no column {missing[0]!r}, its columns are {', '.join(map(str, found))}; name one of these")
+
+
+def _text_rows(path: Path, wanted: Sequence[str]) -> Iterator[Row | BadMedia]:
+    """Rows of a table that is text; the columns of JSON are known at its end only."""
+    kind = path.suffix.lower().removeprefix(".")
+    if kind in ("csv", "tsv"):
+        yield from _csv_rows(path, "," if kind == "csv" else "\t", wanted)
+        return
+    if kind not in ("jsonl", "json"):
+        raise ValueError(f"{path} ends in {path.suffix!r}, wanted one of {', '.join(TABLE_ENDINGS)}; convert the table")
+    found: dict[str, None] = {}
+    for row in _jsonl_rows(path) if kind == "jsonl" else _json_rows(path):
+        found.update(dict.fromkeys(row if not isinstance(row, BadMedia) else ()))
+        yield row
+    if found:
+        check_columns(path, list(found), wanted)
+
+
+def _csv_rows(path: Path, delimiter: str, wanted: Sequence[str]) -> Iterator[Row | BadMedia]:
+    """Rows by the names of the first; broken UTF-8 passes through, for the text decoder to refuse."""
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        reader = csv.reader(file, delimiter=delimiter, strict=True)
+        try:
+            header = next(reader, [])
+            if len(set(header)) < len(header):
+                raise ValueError(f"{path} names a column twice ({', '.join(header)}); rename one")
+            check_columns(path, header, wanted)
+            for cells in reader:
+                if cells:
+                    same = len(cells) == len(header)
+                    yield dict(zip(header, cells, strict=True)) if same else BadMedia(f"{len(cells)} cells, wanted {len(header)}")
+        except csv.Error as error:
+            raise ValueError(f"{path} is no table at line {reader.line_num} ({error}); mend or convert it") from error
+
+
+def _jsonl_rows(path: Path) -> Iterator[Row | BadMedia]:
+    with path.open("rb") as file:
+        for number, line in enumerate(iter(lambda: file.readline(LARGEST_LINE_BYTES + 1), b""), 1):
+            if len(line) > LARGEST_LINE_BYTES:
+                raise ValueError(f"{path} has more than {LARGEST_LINE_BYTES} bytes in line {number}; keep media in files beside it")
+            if line.strip():
+                yield _row(line)
+
+
+def _row(line: bytes) -> Row | BadMedia:
+    try:
+        return parse_object(line)
+    except BadMedia as error:
+        return error
+
+
+def _json_rows(path: Path) -> Iterator[Row | BadMedia]:
+    if path.stat().st_size > LARGEST_JSON_BYTES:
+        raise ValueError(f"{path} has more than {LARGEST_JSON_BYTES} bytes; write it as .jsonl, which is read line by line")
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON ({error}); mend it") from error
+    if not isinstance(rows, list):
+        raise ValueError(f"{path} holds {type(rows).__name__}, wanted a list of objects; write it as .jsonl")
+    for row in rows:
+        yield row if isinstance(row, dict) else BadMedia(f"a row is {type(row).__name__}, wanted an object")

@@ -1,0 +1,100 @@
+"""Speech synthesizers that ship inside packages, as teachers: phonemes in; sound and the length of every phoneme out."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from maskgen.io.audio import Waveform
+
+HIBARI_VERSION = "0.2.1"
+HIBARI_SHA256 = "5f70741d4e900f4e85d0037498736cc1b3e1b9a63a13546a5da1e63abf4fccd8"
+HIBARI_DURATIONS = "/Clip_output_0"
+"""The tensor inside the network that holds the frames of each phoneme; the network does not give it out by itself."""
+HIBARI_FRAMES_PER_S = 40
+
+
+@dataclass(frozen=True, eq=False)
+class Spoken:
+    """What a teacher said.
+
+    Args:
+        wave: The sound.
+        phonemes: What was said, in the alphabet of misaki.
+        durations: Frames of each phoneme, with the silence before the first and after the last.
+        frames_per_s: Frames a second.
+    """
+
+    wave: Waveform
+    phonemes: str
+    durations: Sequence[int]
+    frames_per_s: int
+
+
+class Hibari:
+    """The voice "heart" of hibari-tts 0.2.1 (Apache-2.0), distilled from Kokoro's af_heart.
+
+    Raises:
+        ImportError: If the packages are missing.
+        ValueError: If another version of the network lies in the package.
+    """
+
+    def __init__(self) -> None:
+        try:
+            import hibari
+            import onnx
+            import onnxruntime
+        except ImportError as error:
+            raise ImportError("the teacher needs three packages: pip install maskgen[teachers]") from error
+        content = Path(hibari.__file__).with_name("assets").joinpath("hibari.onnx").read_bytes()
+        found = hashlib.sha256(content).hexdigest()
+        if found != HIBARI_SHA256:
+            raise ValueError(f"hibari's network has sha256 {found}, wanted {HIBARI_SHA256}; install hibari-tts=={HIBARI_VERSION}")
+        network = onnx.load_from_string(content)
+        network.graph.output.append(onnx.helper.make_tensor_value_info(HIBARI_DURATIONS, onnx.TensorProto.FLOAT, None))
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(network.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        self._voice = hibari.Hibari()
+
+    def phonemes(self, text: str) -> str:
+        """Phonemes of a sentence, or of several with a space between."""
+        return " ".join(self._voice.phonemize(text))
+
+    def speak(self, phonemes: str, speed: float, seed: int) -> Spoken:
+        """Says phonemes; the same seed gives the same samples on one machine.
+
+        Args:
+            phonemes: In misaki's alphabet; letters outside the teacher's are left out.
+            speed: 1 is the teacher's pace, 2 twice as fast.
+            seed: Of the noise.
+        """
+        from hibari import dsp
+
+        known = "".join(letter for letter in phonemes if letter in self._voice.vocab)
+        ids = np.asarray([self._voice.ids(known)], np.int64)
+        *parts, durations = self._session.run(None, {"ids": ids, "speed": np.asarray([speed], np.float32)})
+        samples: Float[np.ndarray, " samples"] = dsp.synth(*(part[0] for part in parts), np.random.default_rng(seed))
+        wave = Waveform(samples=samples[None].clip(-1, 1), sample_rate_hz=dsp.SR)
+        return Spoken(wave, known, [int(frames) for frames in durations.reshape(-1)], HIBARI_FRAMES_PER_S)
+
+
+TEACHERS: dict[str, Any] = {"hibari": Hibari}
+
+
+@cache
+def teacher(name: str) -> Any:
+    """The teacher of that name, loaded once a process.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if name not in TEACHERS:
+        raise ValueError(f"there is no teacher {name!r}; there are {', '.join(TEACHERS)}")
+    return TEACHERS[name]()

@@ -1,0 +1,221 @@
+"""A decode as its settings want it: the model's passes, guidance, tricks and the order of each level, put together in one place."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from maskgen.decoding.acceleration.compiled import CompiledPasses
+from maskgen.decoding.acceleration.kv_cache import PrefixPasses, ReusedPasses
+from maskgen.decoding.acceleration.local_attention import Windowed
+from maskgen.decoding.acceleration.shortcut import ShortcutModel
+from maskgen.decoding.acceleration.token_merging import MergedPasses
+from maskgen.decoding.level_groups import sample_group
+from maskgen.decoding.logits import (
+    PassCounter,
+    Transform,
+    against,
+    guided_model,
+    hide_condition,
+    model_logits,
+    remask,
+    row_by_row,
+)
+from maskgen.decoding.logits_processors import differential, noise_regularised
+from maskgen.decoding.settings import GenerationSettings
+from maskgen.masking.masks import level_groups
+from maskgen.networks.attention_maps import low_attention
+from maskgen.networks.auto import Network
+from maskgen.networks.critic import Critic, critic_scores
+from maskgen.networks.shortcut import ShortcutBlock
+from maskgen.networks.towers import TowerTransformer
+from maskgen.networks.transformer import MaskTransformer
+from maskgen.sampling.base import LogitsFn, Sampler, State, Trajectory
+from maskgen.tokens.batch import TokenBatch
+from maskgen.tokens.space import MASK, TokenSpace
+
+StepCallback = Callable[[State], None]
+
+
+@dataclass(frozen=True)
+class Helpers:
+    """Trained networks beside a generator that some settings ask for.
+
+    Args:
+        critic: Judge of drawn codes, for the order `critic`.
+        shortcut: Predictor of hidden states, for the setting `shortcut`.
+        compiled: The model behind torch.compile, which takes its place where all cells are computed.
+    """
+
+    critic: Critic | None = None
+    shortcut: ShortcutBlock | None = None
+    compiled: CompiledPasses | None = None
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What a decode made.
+
+    Args:
+        batch: The filled batch.
+        trajectories: What each step did, one entry a level or group of levels.
+        passes: Passes of the model over each row: a guided step counts twice, a pass that computes a part of the cells as its share.
+        logprobs: Log-probability of each code at the step that wrote it for good, in the logits that the order ranks by; 0 elsewhere.
+    """
+
+    batch: TokenBatch
+    trajectories: list[Trajectory]
+    passes: list[float]
+    logprobs: Float[Tensor, "batch length level"]
+
+
+class Decoder:
+    """Fills the unknown cells of one modality, level after level, coarse to fine.
+
+    In float32 on a CPU every row goes through the model alone, so that its result is the same to the last bit in any batch; elsewhere all
+    rows go together.
+
+    Args:
+        model: The transformer.
+        space: Its token space.
+        target: Modality that is decoded.
+        settings: How.
+        helpers: What the settings need beside the model.
+
+    Raises:
+        ValueError: If the settings need a shortcut and there is none.
+    """
+
+    def __init__(
+        self, model: Network, space: TokenSpace, target: str, settings: GenerationSettings, helpers: Helpers | None = None
+    ) -> None:
+        self.model, self.settings, self.helpers = model, settings, helpers or Helpers()
+        self.segments, self.index = space.of(target), space.index(target)
+        self.others = tuple(space.index(one.name) for one in space.modalities if one.name != target)
+        if settings.shortcut > 1 and self.helpers.shortcut is None:
+            raise ValueError("the setting shortcut needs a trained one in the folder shortcut of the model; train it or set shortcut to 1")
+        if not isinstance(model, MaskTransformer) and (settings.refresh > 1 or settings.merge or settings.shortcut > 1):
+            raise ValueError("refresh, merge and shortcut need maskgen's own transformer without towers; leave them off")
+
+    def __call__(
+        self,
+        batch: TokenBatch,
+        generators: Sequence[torch.Generator],
+        negative: TokenBatch | None = None,
+        callback: StepCallback | None = None,
+    ) -> Decoded:
+        """Decode.
+
+        Args:
+            batch: Rows with MASK at the unknown cells.
+            generators: One a row.
+            negative: What guidance leads away from, a row each; None takes what the settings say.
+            callback: Called after every step with the state of the decode.
+        """
+        device = self.model.embed.weight.device
+        alone = device.type == "cpu" and self.model.embed.weight.dtype == torch.float32
+        parts = [[row] for row in range(len(batch))] if alone else [list(range(len(batch)))]
+        runs = [_Run(self, self._null(batch, negative, rows, alone), [generators[row] for row in rows]) for rows in parts]
+        trajectories: list[Trajectory] = []
+        logprobs = torch.zeros(batch.ids.shape, device=device)
+        for group in level_groups(self.settings.groups, len(self.segments)):
+            sampler, together = self.settings.at(group[0]), [self.segments[level] for level in group]
+            functions = [run.logits(group, sampler.steps) for run in runs]
+            guided, plain = (row_by_row(each) if alone else each[0] for each in zip(*functions, strict=True))
+            sampler = equipped(sampler, self._tools(plain))
+            arguments = batch, together if len(group) > 1 else together[0], generators, callback
+            batch, trajectory = (
+                sample_group(sampler, guided, *arguments) if len(group) > 1 else sampler.sample(guided, *arguments)  # type: ignore[arg-type]
+            )
+            trajectories.append(trajectory)
+            if len(trajectory.logprobs):
+                logprobs[..., group] = rearrange(trajectory.logprobs[-1], "b (l k) -> b l k", k=len(group))
+        passes = [run.passes / len(rows) for run, rows in zip(runs, parts, strict=True) for _ in rows]
+        return Decoded(batch, trajectories, passes, logprobs)
+
+    def _null(self, batch: TokenBatch, negative: TokenBatch | None, rows: list[int], alone: bool) -> Transform:
+        """What the unconditional pass over some rows sees."""
+        if negative is not None:
+            return against(negative.alone(rows[0]) if alone else negative, self.index)
+        if self.settings.null == "masked":
+            return remask(self._given(batch)[rows])
+        return hide_condition(self.others)
+
+    def _given(self, batch: TokenBatch) -> Bool[Tensor, "batch length"]:
+        """Cells with nothing to decode: the condition, and what is known of the target."""
+        levels = [segment.level for segment in self.segments]
+        unknown = (batch.ids[..., levels] == MASK).any(dim=2) & batch.cells(self.index)
+        return batch.valid & ~unknown
+
+    def _tools(self, plain: LogitsFn) -> Mapping[str, Callable[[], Any]]:
+        """What orders may need, made when they do."""
+        tools: dict[str, Callable[[], Any]] = {"inverse": lambda: plain, "grouping": lambda: low_attention(self._own())}
+        critic = self.helpers.critic
+        if critic is None or critic.target != self.segments[0].modality:
+            return tools
+        return {**tools, "critic": lambda: critic_scores(critic)}
+
+    def _own(self) -> MaskTransformer | TowerTransformer:
+        """The model, where it is maskgen's own; an order that looks into its blocks asks for it."""
+        if not isinstance(self.model, MaskTransformer | TowerTransformer):
+            raise ValueError("this order groups cells by attention, which an adapted backbone does not show; give it another order")
+        return self.model
+
+
+class _Run:
+    """Some rows on their way through the model, and what is remembered of them between steps."""
+
+    def __init__(self, decoder: Decoder, null: Transform, generators: Sequence[torch.Generator]) -> None:
+        self.settings, self.null, self.generators = decoder.settings, null, generators
+        self.model, self.compiled, self.counter = decoder.model, decoder.helpers.compiled, PassCounter()
+        self.reused = _cheaper(decoder)
+
+    def logits(self, group: Sequence[int], steps: int) -> tuple[LogitsFn, LogitsFn]:
+        """Guided logits of the levels that are decoded now with all tricks, and plain ones."""
+        settings, window = self.settings, self.settings.window_at(group[0])
+        prefix = self.reused if isinstance(self.reused, PrefixPasses) else None
+        model = Windowed(prefix or self.model, window) if window else self.reused or self.compiled or self.model
+        if isinstance(self.reused, ReusedPasses):
+            self.reused.begin(group)
+        logits_fn: LogitsFn = guided_model(model, self.null, settings.guidance(), settings.guidance_rescale, self.counter)
+        if settings.noise_regularization:
+            logits_fn = noise_regularised(logits_fn, self.generators, steps=steps, scale=settings.noise_regularization)
+        if settings.differential:
+            logits_fn = differential(logits_fn, settings.differential)
+        return logits_fn, model_logits(model, self.counter)
+
+    @property
+    def passes(self) -> float:
+        """Passes over the rows so far, in rows."""
+        if isinstance(self.reused, ShortcutModel):
+            return self.reused.passes
+        return self.counter.rows * (1.0 if self.reused is None else self.reused.work)
+
+
+def _cheaper(decoder: Decoder) -> PrefixPasses | ReusedPasses | MergedPasses | ShortcutModel | None:
+    """The model as the speed settings want it, or None for the model itself."""
+    settings, model = decoder.settings, decoder.model
+    if not isinstance(model, MaskTransformer):
+        return None
+    if settings.refresh > 1:
+        return ReusedPasses(model, decoder.index, settings.refresh, settings.groups)
+    if settings.merge:
+        return MergedPasses(model, [decoder.index], settings.merge)
+    if settings.shortcut > 1:
+        assert decoder.helpers.shortcut is not None, "checked when the decoder was made"
+        return ShortcutModel(model, decoder.helpers.shortcut, settings.shortcut)
+    return PrefixPasses(model, decoder.index) if model.config.blind_condition else None
+
+
+def equipped(sampler: Sampler, tools: Mapping[str, Callable[[], Any]]) -> Sampler:
+    """The sampler, and any order inside it, with the tools that it needs or takes and does not have."""
+    found = {name: tools[name]() for name in (*sampler.needs, *sampler.takes) if name in tools and getattr(sampler, name) is None}
+    inner = getattr(sampler, "inner", None)
+    if isinstance(inner, Sampler):
+        found["inner"] = equipped(inner, tools)
+    return dataclasses.replace(sampler, **found) if found else sampler

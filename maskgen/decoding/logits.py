@@ -1,0 +1,298 @@
+"""From a model to the one function a sampler is handed: logits of chosen cells, guided if wished."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from maskgen.decoding.guidance import GuidanceSchedule, check_rescale, is_off, mixed, rescaled
+from maskgen.tokens.batch import TokenBatch, stack
+from maskgen.tokens.space import MASK, PAD, Segment
+
+Transform = Callable[[TokenBatch], TokenBatch]
+"""Turns the batch at hand into what the unconditional pass sees: hides the condition, or swaps in a negative prompt."""
+
+
+@runtime_checkable
+class LogitsFn(Protocol):
+    """Logits of chosen cells over the codes of one level: all a sampler knows of a model."""
+
+    def __call__(
+        self, batch: TokenBatch, cells: Bool[Tensor, "batch length"], segment: Segment, progress: float
+    ) -> Float[Tensor, "cells size"]:
+        """Logits of `batch.ids[cells]`, in that row-major order.
+
+        Args:
+            batch: All rows as they stand, MASK where a cell is unknown.
+            cells: Cells whose logits are wanted.
+            segment: The level to predict; only its codes appear in the answer.
+            progress: Steps done over steps in all, 0 at the first step.
+
+        Returns:
+            One row a cell, one column a code. -inf forbids a code; NaN and +inf are errors.
+        """
+        ...
+
+
+@runtime_checkable
+class TokenModel(Protocol):
+    """What guidance needs of a transformer; `maskgen.networks.transformer.MaskTransformer` has it. The head must be linear without bias."""
+
+    def __call__(
+        self,
+        ids: Int[Tensor, "batch length level"],
+        modality: Int[Tensor, "batch length"],
+        coords: Int[Tensor, "batch length 3"],
+        valid: Bool[Tensor, "batch length"],
+        document: Int[Tensor, "batch length"],
+    ) -> Float[Tensor, "batch length dim"]:
+        """Hidden state of every cell."""
+        ...
+
+    def logits(self, hidden: Float[Tensor, "cells dim"], offset: int, size: int) -> Float[Tensor, "cells size"]:
+        """The linear head on chosen cells, for ids `offset` to `offset + size - 1`."""
+        ...
+
+
+@dataclass
+class PassCounter:
+    """What a decode cost: hand one to `model_logits` or `guided_model` and read it afterwards.
+
+    Args:
+        rows: Rows the model was run on so far; both views of a guided row count, a remembered pass does not.
+    """
+
+    rows: int = 0
+
+
+class _LastPass:
+    """Hidden states of a model, remembered until something in the batch changes: levels that are decoded together share a pass."""
+
+    def __init__(self, model: TokenModel, counter: PassCounter | None) -> None:
+        self.model, self.hidden = model, torch.zeros(0)
+        self.counter = counter or PassCounter()
+        self.seen: tuple[Tensor, ...] = ()
+
+    def __call__(self, batch: TokenBatch) -> Float[Tensor, "batch length dim"]:
+        asked = (batch.ids, batch.modality, batch.coords, batch.valid, batch.document)
+        if not self.seen or not all(map(torch.equal, self.seen, asked)):
+            self.hidden, self.seen = self.model(*asked), asked
+            self.counter.rows += len(batch)
+        return self.hidden
+
+
+def model_logits(model: TokenModel, counter: PassCounter | None = None) -> LogitsFn:
+    """The LogitsFn of a model: one pass over the whole batch, the head on the chosen cells only; `counter` counts the passes."""
+
+    hidden_of = _LastPass(model, counter)
+
+    def logits_fn(batch: TokenBatch, cells: Tensor, segment: Segment, progress: float) -> Tensor:
+        return model.logits(hidden_of(batch)[cells], segment.offset, segment.size)
+
+    return logits_fn
+
+
+def hide_condition(modality_indices: tuple[int, ...]) -> Transform:
+    """The null condition: the cells of these modalities exist but nobody sees them, as under condition dropout in training."""
+
+    def transform(batch: TokenBatch) -> TokenBatch:
+        return batch.hide(torch.isin(batch.modality, torch.tensor(modality_indices, device=batch.modality.device)))
+
+    return transform
+
+
+def remask(given: Bool[Tensor, "batch length"]) -> Transform:
+    """The null condition that needs no training for it: what was given is seen as MASK, what was generated since stays.
+
+    Any cells may be given, a part of the target too, so every conditioning pattern can be guided.
+
+    Args:
+        given: Cells that were known before the decode; all their levels are masked. A row alone may lack the padding behind it.
+
+    Returns:
+        A Transform. It raises ValueError if the batch has other rows or longer ones than `given`.
+
+    Source: UniDisc, arXiv:2503.20853; SMDM, arXiv:2410.18514. Coordinates stay, so a masked phoneme keeps its place in time.
+    """
+
+    def transform(batch: TokenBatch) -> TokenBatch:
+        rows, length = batch.modality.shape
+        if len(given) != rows or given.shape[1] < length:
+            raise ValueError(f"given marks cells of {tuple(given.shape)} rows and places, the batch has {(rows, length)}; mark them there")
+        masked = given[:, :length, None] & (batch.ids != PAD)
+        return batch.with_ids(batch.ids.masked_fill(masked, MASK))
+
+    return transform
+
+
+def against(negative: TokenBatch, modality_index: int) -> Transform:
+    """A negative prompt: the unconditional pass sees `negative`, with the target as decoded so far copied into it.
+
+    Args:
+        negative: One row for each row of the batch, of any length; its cells of the target modality stand in the same order.
+        modality_index: Number of the target modality in its space.
+
+    Returns:
+        A Transform. It raises ValueError if rows or target cells do not match.
+    """
+    target = negative.cells(modality_index)
+
+    def transform(batch: TokenBatch) -> TokenBatch:
+        ours = batch.cells(modality_index)
+        _check_same_cells(ours, target)
+        ids = negative.ids.clone()
+        ids[target] = batch.ids[ours]
+        return negative.with_ids(ids)
+
+    return transform
+
+
+def _check_same_cells(ours: Bool[Tensor, "batch length"], theirs: Bool[Tensor, "rows other"]) -> None:
+    found, wanted = theirs.sum(dim=1).tolist(), ours.sum(dim=1).tolist()
+    if found != wanted:
+        raise ValueError(f"the unconditional batch has {found} target cells a row, the conditional one {wanted}; give both the same target")
+
+
+def _same_cells(
+    cells: Bool[Tensor, "batch length"], batch: TokenBatch, other: TokenBatch, modality_index: int
+) -> Bool[Tensor, "batch other"]:
+    """The chosen cells where they stand in the other batch: the n-th target cell of a row is the n-th there."""
+    if other.modality is batch.modality:
+        return cells
+    ours, theirs = batch.cells(modality_index), other.cells(modality_index)
+    _check_same_cells(ours, theirs)
+    chosen = torch.zeros_like(theirs)
+    chosen[theirs] = cells[ours]
+    return chosen
+
+
+def seen_through(transform: Transform, logits_fn: LogitsFn) -> LogitsFn:
+    """The same logits with another view of the batch: `seen_through(hide, model_logits(model))` is the unconditional function."""
+
+    def transformed(batch: TokenBatch, cells: Tensor, segment: Segment, progress: float) -> Tensor:
+        other = transform(batch)
+        return logits_fn(other, _same_cells(cells, batch, other, segment.index), segment, progress)
+
+    return transformed
+
+
+def _cell_scale(
+    schedule: GuidanceSchedule, batch: TokenBatch, cells: Tensor, segment: Segment, progress: float
+) -> float | Float[Tensor, "cells 1"]:
+    """Scale of the step, or of each chosen cell where rows differ."""
+    ours = batch.cells(segment.index)
+    masked = (ours & (batch.ids[..., segment.level] == MASK)).sum(dim=1) / ours.sum(dim=1).clamp(min=1)
+    scale = schedule.scale(progress, masked)
+    return scale[cells.nonzero()[:, 0], None] if isinstance(scale, Tensor) else scale
+
+
+def guided(conditional: LogitsFn, unconditional: LogitsFn, schedule: GuidanceSchedule, rescale: float = 0.0) -> LogitsFn:
+    """Classifier-free guidance of any two functions: u + g (c - u). Where g is 1 in every row the unconditional one is not called.
+
+    Args:
+        conditional: c.
+        unconditional: u.
+        schedule: g over progress and over the share of a row that is masked.
+        rescale: Share of the guided logits that is brought back to the spread of c, row by row; see `maskgen.decoding.guidance.rescaled`.
+
+    Source: arXiv:2207.12598, in the convention in which 1 is off. Differs: Muse and Halton write (1 + w) c - w u, so g = 1 + w.
+    """
+    check_rescale(rescale)
+
+    def logits_fn(batch: TokenBatch, cells: Tensor, segment: Segment, progress: float) -> Tensor:
+        scale = _cell_scale(schedule, batch, cells, segment, progress)
+        wanted = conditional(batch, cells, segment, progress)
+        if is_off(scale):
+            return wanted
+        found = mixed(wanted, unconditional(batch, cells, segment, progress), scale)
+        return rescaled(found, wanted, cells.nonzero()[:, 0], rescale)
+
+    return logits_fn
+
+
+def guided_by(conditions: Sequence[tuple[LogitsFn, float]], unconditional: LogitsFn) -> LogitsFn:
+    """Guidance by several conditions at once: u + sum of weight (c - u). With one condition it equals `guided` at that scale.
+
+    Args:
+        conditions: Functions that each see one condition, and their weights. A negative weight leads away from its condition; one of
+            weight 0 is not called.
+        unconditional: u, which sees none of them; not called where one condition alone counts, with weight 1.
+
+    Raises:
+        ValueError: If there is no condition.
+
+    Source: composable diffusion, arXiv:2206.01714, on logits.
+    """
+    if not conditions:
+        raise ValueError("guided_by needs at least one condition, got none; without conditions use the unconditional function itself")
+    heard = [(function, weight) for function, weight in conditions if weight != 0]
+
+    def logits_fn(batch: TokenBatch, cells: Tensor, segment: Segment, progress: float) -> Tensor:
+        if [weight for _, weight in heard] == [1]:
+            return heard[0][0](batch, cells, segment, progress)
+        found = unconditional(batch, cells, segment, progress)
+        base = found = found.to(torch.promote_types(found.dtype, torch.float32))
+        for function, weight in heard:
+            found = found + (function(batch, cells, segment, progress) - base) * weight
+        return found
+
+    return logits_fn
+
+
+def row_by_row(functions: Sequence[LogitsFn]) -> LogitsFn:
+    """Every row through its own function, as a batch of one without padding.
+
+    A matrix product rounds differently in another shape. So only this way a row's logits are the same to the last bit whatever
+    stands beside it, and a seed gives the same picture alone and in a batch. On a CPU it costs little; use it there.
+
+    Args:
+        functions: One a row; each is handed its row alone.
+    """
+
+    def logits_fn(batch: TokenBatch, cells: Tensor, segment: Segment, progress: float) -> Tensor:
+        parts = []
+        for row in cells.any(dim=1).nonzero()[:, 0].tolist():
+            own = batch.alone(row)
+            parts.append(functions[row](own, cells[row : row + 1, : own.ids.shape[1]], segment, progress))
+        return torch.cat(parts) if parts else torch.zeros(0, segment.size, device=cells.device)
+
+    return logits_fn
+
+
+def guided_model(
+    model: TokenModel, hide: Transform, schedule: GuidanceSchedule, rescale: float = 0.0, counter: PassCounter | None = None
+) -> LogitsFn:
+    """Guidance of one model in one pass: both views stacked as one batch, mixed before the head.
+
+    The head is linear and has no bias, so mixing hidden states gives the mixed logits at half the head's cost. In half
+    precision that would round the mix to 8 bits before the head, so there the logits are mixed, in float32; so they are where
+    both logits are needed to rescale.
+
+    Args:
+        model: Transformer with a linear, bias-free head.
+        hide: What the unconditional pass sees: `hide_condition(...)`, `remask(given)` or `against(negative, ...)`.
+        schedule: Guidance scale over progress and masked share; a step at exactly 1 in every row runs the conditional pass alone.
+        rescale: As in `guided`.
+        counter: Raised by the rows of every pass, two a guided row.
+    """
+    check_rescale(rescale)
+    plain, hidden_of = model_logits(model, counter), _LastPass(model, counter)
+
+    def logits_fn(batch: TokenBatch, cells: Tensor, segment: Segment, progress: float) -> Tensor:
+        scale = _cell_scale(schedule, batch, cells, segment, progress)
+        if is_off(scale):
+            return plain(batch, cells, segment, progress)
+        other = hide(batch)
+        hidden = hidden_of(stack(batch, other))
+        conditional = hidden[: len(batch), : cells.shape[1]][cells]
+        unconditional = hidden[len(batch) :, : other.ids.shape[1]][_same_cells(cells, batch, other, segment.index)]
+        if rescale == 0 and hidden.dtype in (torch.float32, torch.float64):
+            return model.logits(mixed(conditional, unconditional, scale), segment.offset, segment.size)
+        both = model.logits(torch.cat([conditional, unconditional]), segment.offset, segment.size)
+        wanted = both[: len(conditional)]
+        return rescaled(mixed(wanted, both[len(conditional) :], scale), wanted, cells.nonzero()[:, 0], rescale)
+
+    return logits_fn

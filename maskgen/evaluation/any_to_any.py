@@ -1,0 +1,298 @@
+"""`maskgen evaluate any`: every direction of an any-to-any model on held-out captions, pictures and speech."""
+
+import json
+import logging
+import re
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from PIL import Image
+
+from maskgen.evaluation.image.corpus import Corpus, Row
+from maskgen.evaluation.image.pixels import to_pictures
+from maskgen.evaluation.speech.asr import normalised, text_errors
+from maskgen.io.audio import Waveform
+from maskgen.io.files import write_atomic
+
+logger = logging.getLogger(__name__)
+TONE = "(?:light|medium-light|medium|medium-dark|dark)"
+CAPTION = re.compile(rf"(?P<subject>.*?)(?: (?:with|and) (?P<tone>{TONE}(?: and {TONE})?) skin)?(?:, (?P<style>\w+) style)?")
+BLANK = Image.new("RGB", (64, 64), "white")
+"""Stands for a picture beside a recording in which no word was heard."""
+DIRECTIONS = ("image > text", "speech > text", "image > speech", "speech > image", "text > image, speech")
+Hear = Callable[[Waveform], str]
+Propose = Callable[[Waveform], Sequence[str]]
+Look = Callable[[Sequence[Row], Sequence[Image.Image]], Mapping[str, float]]
+
+
+@runtime_checkable
+class AnyModel(Protocol):
+    """What is asked of a model; `maskgen.pipelines.any_to_any.AnyToAny` is one."""
+
+    def __call__(
+        self,
+        targets: Sequence[str],
+        *,
+        text: str | None = None,
+        image: Image.Image | None = None,
+        sound: Waveform | None = None,
+        directly: bool = False,
+        seed: int = 0,
+    ) -> Any:
+        """Something with `text`, `image` and `speech`."""
+
+    def which(self, sound: Waveform, texts: Sequence[str]) -> Sequence[Any]:
+        """The texts, likeliest first: `place` in the list, and `candidate["transcript"]` with `starts_s`."""
+
+
+class CaptionParts(NamedTuple):
+    """What a caption of the corpus says."""
+
+    subject: str
+    tone: str | None
+    style: str | None
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """A held-out sentence of the speech corpus.
+
+    Args:
+        text: What is said.
+        wave: The teacher saying it.
+        label: Label of the picture that it is about.
+        starts_s: When each word of the text begins; None where that is not known.
+    """
+
+    text: str
+    wave: Waveform
+    label: str
+    starts_s: tuple[float, ...] | None = None
+
+
+def parts_of(caption: str) -> CaptionParts:
+    """Subject, skin tone and style of a caption; what a caption does not say is None."""
+    found = CAPTION.fullmatch(caption.strip().lower())
+    return CaptionParts(caption.strip().lower(), None, None) if found is None else CaptionParts(**found.groupdict())
+
+
+def caption_scores(wanted: Sequence[str], found: Sequence[str]) -> dict[str, float | int | None]:
+    """Share of captions whose parts are right.
+
+    Args:
+        wanted: The pictures' own captions.
+        found: What a model says of them.
+
+    Returns:
+        Shares in [0, 1]: `exact`, `subject`, `tone` (of pictures with one; None without any), `style`, `subject_and_tone`; and `rows`.
+    """
+    pairs = [(parts_of(left), parts_of(right)) for left, right in zip(wanted, found, strict=True)]
+    toned = [(left, right) for left, right in pairs if left.tone is not None]
+
+    def share(hits: Sequence[bool]) -> float | None:
+        return sum(hits) / len(hits) if hits else None
+
+    return {
+        "rows": len(pairs),
+        "exact": share([left == right for left, right in pairs]),
+        "subject": share([left.subject == right.subject for left, right in pairs]),
+        "tone": share([left.tone == right.tone for left, right in toned]),
+        "style": share([left.style == right.style for left, right in pairs]),
+        "subject_and_tone": share([left[:2] == right[:2] for left, right in pairs]),
+    }
+
+
+def error_rate(wanted: Sequence[str], heard: Sequence[str]) -> dict[str, float]:
+    """Word and character error rates over all sentences together."""
+    found = [text_errors(left, right) for left, right in zip(wanted, heard, strict=True)]
+    return {
+        "wer": sum(one.word_edits for one in found) / sum(one.words for one in found),
+        "cer": sum(one.character_edits for one in found) / sum(one.characters for one in found),
+        "exact": sum(one.word_edits == 0 for one in found) / len(found),
+    }
+
+
+def nearest_label(heard: str, labels: Sequence[str]) -> str:
+    """The label whose words are closest to what was heard, by the words that they share; the shorter one of two alike. "" for no word."""
+    words = set(normalised(heard).split())
+    if not words:
+        return ""
+
+    def score(label: str) -> tuple[float, int]:
+        own = set(normalised(label).split())
+        return (len(own & words) / max(len(own | words), 1), -len(own))
+
+    return max(labels, key=score)
+
+
+def evaluate_directions(
+    model: AnyModel,
+    pictures: Corpus,
+    sentences: Sequence[Spoken],
+    listeners: Mapping[str, Hear],
+    look: Look,
+    out: Path,
+    seed: int = 0,
+    only: Sequence[str] = DIRECTIONS,
+    proposers: Mapping[str, Propose] | None = None,
+) -> dict[str, Any]:
+    """Score directions; writes `directions.json`.
+
+    Args:
+        model: The model.
+        pictures: Held-out pictures.
+        sentences: Held-out sentences about labels of the corpus.
+        listeners: Name to what it hears: Whisper and others, beside which the model transcribes; the first one judges speech.
+        look: Scores of pictures beside the rows that they should show.
+        out: Folder of the report.
+        seed: First seed.
+        only: Some of `DIRECTIONS`.
+        proposers: Name to several texts that it may have heard, best first: recognisers whose candidates the model rescores.
+
+    Raises:
+        ValueError: If there are no pictures, no sentences, no listener or no such direction.
+    """
+    if not pictures.rows or not sentences or not listeners or not only or set(only) - set(DIRECTIONS):
+        raise ValueError(
+            f"got {len(pictures.rows)} pictures, {len(sentences)} sentences, {len(listeners)} listeners and the directions "
+            f"{', '.join(map(repr, only)) or 'none'}, wanted some of each; directions are {', '.join(map(repr, DIRECTIONS))}"
+        )
+    started_s = time.perf_counter()
+    hear = next(iter(listeners.values()))
+    report: dict[str, Any] = {"format": 1, "seed": seed}
+    if {"image > text", "image > speech"} & set(only):
+        report["image > text"], captions = _captions(model, pictures, seed)
+    if "speech > text" in only:
+        report["speech > text"] = _transcripts(model, sentences, listeners, proposers or {}, seed)
+    if "image > speech" in only:
+        report["image > speech"] = _described(model, pictures, captions, hear, seed)
+    if "speech > image" in only:
+        report["speech > image"] = _drawn(model, pictures.rows, sentences, look, seed)
+    if "text > image, speech" in only:
+        report["text > image, speech"] = _joint(model, pictures.rows, hear, look, seed)
+    report["elapsed_s"] = round(time.perf_counter() - started_s, 1)
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomic(out / "directions.json", f"{json.dumps(report, indent=2, ensure_ascii=False)}\n".encode())
+    return report
+
+
+def _captions(model: AnyModel, pictures: Corpus, seed: int) -> tuple[dict[str, Any], list[str]]:
+    """Captions of held-out pictures."""
+    images = to_pictures(pictures.pixels)
+    said = [model(["text"], image=image, seed=seed + place).text or "" for place, image in enumerate(images)]
+    wanted = [row.caption for row in pictures.rows]
+    rows = [{"key": row.key, "caption": row.caption, "said": text} for row, text in zip(pictures.rows, said, strict=True)]
+    return {"scores": caption_scores(wanted, said), "rows": rows}, said
+
+
+def _transcripts(
+    model: AnyModel, sentences: Sequence[Spoken], listeners: Mapping[str, Hear], proposers: Mapping[str, Propose], seed: int
+) -> dict[str, Any]:
+    """Transcripts of held-out speech, beside those of others; candidates of others rescored; each sentence told from all others."""
+    wanted = [one.text for one in sentences]
+    heard = {"model": [model(["text"], sound=one.wave, seed=seed + place).text or "" for place, one in enumerate(sentences)]}
+    heard |= {name: [hear(one.wave) for one in sentences] for name, hear in listeners.items()}
+    for name, propose in proposers.items():
+        found = [list(propose(one.wave)) or [""] for one in sentences]
+        heard[name] = [texts[0] for texts in found]
+        heard[f"{name}, rescored"] = [_rescored(model, one.wave, texts) for one, texts in zip(sentences, found, strict=True)]
+        heard[f"{name}, its best"] = [
+            min(texts, key=lambda text: text_errors(one.text, text).word_edits) for one, texts in zip(sentences, found, strict=True)
+        ]
+    told = [wanted[model.which(one.wave, wanted)[0].place] == one.text for one in sentences]
+    scores: dict[str, Any] = {name: error_rate(wanted, found) for name, found in heard.items()}
+    scores["told from all sentences"] = {"share": sum(told) / len(told), "chance": 1 / len(set(wanted))}
+    scores["times of known words"] = _times(model, sentences)
+    rows = [{"text": text, **{name: found[place] for name, found in heard.items()}} for place, text in enumerate(wanted)]
+    return {"scores": scores, "rows": rows}
+
+
+def _times(model: AnyModel, sentences: Sequence[Spoken]) -> dict[str, float]:
+    """How far the beginnings of words that are known to be said are from the true ones; empty where those are not known."""
+    errors: list[float] = []
+    for one in sentences:
+        if one.starts_s is not None:
+            found = model.which(one.wave, [one.text])[0].candidate["transcript"].starts_s
+            errors += [abs(ours - true) for ours, true in zip(found, one.starts_s, strict=True)]
+    if not errors:
+        return {}
+    return {
+        "median_s": statistics.median(errors),
+        "within_0.1_s": sum(error <= 0.1 for error in errors) / len(errors),
+    }
+
+
+def _rescored(model: AnyModel, sound: Waveform, texts: Sequence[str]) -> str:
+    """The candidate that the model finds likeliest; the recogniser's first where there is no word in any."""
+    said = [text for text in texts if normalised(text)]
+    return said[model.which(sound, said)[0].place] if said else texts[0]
+
+
+def _described(model: AnyModel, pictures: Corpus, captions: Sequence[str], hear: Hear, seed: int) -> dict[str, Any]:
+    """Pictures spoken of: does the speech say the caption, and is what it says right?"""
+    heard = []
+    for place, image in enumerate(to_pictures(pictures.pixels)):
+        if normalised(captions[place]):
+            heard.append(hear(model(["speech"], image=image, seed=seed + place).speech.waves[0]))
+        else:
+            heard.append("")  # without a caption there is nothing to speak
+    labels = sorted({row.label for row in pictures.rows})
+    right = [nearest_label(text, labels) == row.label for text, row in zip(heard, pictures.rows, strict=True)]
+    scores = {
+        "of_its_caption": error_rate([text if normalised(text) else "nothing" for text in captions], heard),
+        "label_heard": sum(right) / len(right),
+    }
+    return {"scores": scores, "labels": len(labels), "rows": [{"caption": a, "heard": b} for a, b in zip(captions, heard, strict=True)]}
+
+
+def _drawn(model: AnyModel, rows: Sequence[Row], sentences: Sequence[Spoken], look: Look, seed: int) -> dict[str, Any]:
+    """Pictures of held-out speech: from the sound, from the words heard, both with the style as text beside them, and from the caption."""
+    of_label = {row.label: row for row in rows}
+    chosen = [one for one in sentences if one.label in of_label]
+    if not chosen:
+        return {"scores": {}, "rows": 0}
+    wanted = [of_label[one.label] for one in chosen]
+    ways: dict[str, list[Any]] = {
+        name: [] for name in ("from_sound", "from_sound_and_style", "from_words", "from_words_and_style", "from_text")
+    }
+    for place, (one, row) in enumerate(zip(chosen, wanted, strict=True), seed):
+        style, words = f"{row.style} style", model(["text"], sound=one.wave, seed=place).text or ""
+        ways["from_sound"].append(model(["image"], sound=one.wave, directly=True, seed=place).image)
+        ways["from_sound_and_style"].append(model(["image"], sound=one.wave, text=style, directly=True, seed=place).image)
+        for name, text in (("from_words", words), ("from_words_and_style", f"{words}, {style}")):
+            ways[name].append(_picture_of(model, text, place) if normalised(words) else BLANK)
+        ways["from_text"].append(model(["image"], text=row.caption, seed=place).image)
+    return {"scores": {name: dict(look(wanted, images)) for name, images in ways.items()}, "rows": len(chosen)}
+
+
+def _picture_of(model: AnyModel, heard: str, seed: int) -> Any:
+    """The picture of words that were heard; a blank one where they are too long for a caption."""
+    try:
+        return model(["image"], text=heard, seed=seed).image
+    except ValueError as error:
+        logger.warning("%r counts as a blank picture: %s", heard, error)
+        return BLANK
+
+
+def _joint(model: AnyModel, rows: Sequence[Row], hear: Hear, look: Look, seed: int) -> dict[str, Any]:
+    """A caption as picture and speech at once: is each right, and do they agree?"""
+    images, heard = [], []
+    for place, row in enumerate(rows):
+        made = model(["image", "speech"], text=row.caption, seed=seed + place)
+        assert made.speech is not None, "speech was asked for"
+        assert made.image is not None, "a picture was asked for"
+        images.append(made.image)
+        heard.append(hear(made.speech.waves[0]))
+    labels = sorted({row.label for row in rows})
+    by_label, meant = {row.label: row for row in rows}, [nearest_label(text, labels) for text in heard]
+    agreed = look(
+        [by_label.get(label, row) for label, row in zip(meant, rows, strict=True)],
+        [image if label else BLANK for label, image in zip(meant, images, strict=True)],
+    )
+    return {
+        "scores": {"image": dict(look(rows, images)), "speech": error_rate([row.caption for row in rows], heard), "agreement": dict(agreed)}
+    }

@@ -1,0 +1,105 @@
+"""Rows of the raw shards as the evaluators use them: pictures, labels, captions, styles and tones."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
+
+from maskgen.data.shards.format import read_split
+from maskgen.data.shards.manifest import Index, read_index
+from maskgen.evaluation.image.pixels import to_pixels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What is known of one picture.
+
+    Args:
+        key: Name in the shard.
+        label: Text in the retrieval gallery, tone included, style not.
+        caption: The canonical caption: what a model is asked to draw.
+        style: One of the corpus's drawing styles.
+        tone: Skin tone 1 (light) to 5 (dark); 0 where there is none.
+        group: Group of the label; flags and symbols are reported apart.
+    """
+
+    key: str
+    label: str
+    caption: str
+    style: str
+    tone: int
+    group: str
+
+    @property
+    def hash(self) -> str:
+        """Sha256 of the key: a fixed order that owes nothing to the corpus's own."""
+        return hashlib.sha256(self.key.encode()).hexdigest()
+
+    @property
+    def kind(self) -> str:
+        """ "flags", "symbols" (both are memorised, not composed) or "other"."""
+        return self.group if self.group in ("flags", "symbols") else "other"
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Rows and their pictures, in one order."""
+
+    rows: list[Row]
+    pixels: UInt8[Tensor, "batch channels rows columns"] = field(repr=False)
+
+    def pick(self, index: Sequence[int]) -> "Corpus":
+        """The rows at these places, in this order."""
+        return Corpus([self.rows[place] for place in index], self.pixels[torch.tensor(list(index), dtype=torch.long)])
+
+    def limited(self, limit: int | None) -> "Corpus":
+        """A fixed subset: the `limit` rows whose keys hash lowest, in the corpus's own order."""
+        if limit is None or limit >= len(self.rows):
+            return self
+        lowest = sorted(range(len(self.rows)), key=lambda place: self.rows[place].hash)[:limit]
+        return self.pick(sorted(lowest))
+
+
+def read_corpus(folder: Path) -> dict[str, Corpus]:
+    """Read the raw shards: the training rows, every held-out split, and so all labels of the gallery.
+
+    Args:
+        folder: Folder with `<split>-000000.tar` and so on and `index.json`, as docs/architecture.md describes.
+
+    Returns:
+        Split name to its corpus.
+
+    Raises:
+        ValueError: If the index or a shard is missing or damaged, or there is no training split.
+    """
+    index = read_index(folder)
+    if "train" not in index.counts:
+        raise ValueError(f"found only {sorted(index.counts)} in {folder}, wanted train beside held-out splits; build the corpus again")
+    return {split: _read_split(folder, index, split) for split in index.counts}
+
+
+def _read_split(folder: Path, index: Index, split: str) -> Corpus:
+    """One split."""
+    rows, pictures = [], []
+    for key, sample in read_split(folder, index, split):
+        rows.append(_row(key, sample["json"]))
+        pictures.append(Image.fromarray(sample["png"]))
+    return Corpus(rows, to_pixels(pictures))
+
+
+def _row(key: str, info: Mapping[str, Any]) -> Row:
+    """A row from a shard's json."""
+    return Row(
+        key=key,
+        label=str(info["label"]),
+        caption=str(info["captions"][0]),
+        style=str(info["style"]),
+        tone=int(info["tone"]),
+        group=str(info["group"]),
+    )

@@ -1,0 +1,145 @@
+"""The report of an image evaluation: one JSON and one HTML file that needs nothing beside it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from maskgen.evaluation.html import image, page, table, text
+from maskgen.evaluation.image.scores import MEASURES
+
+TITLES = {
+    "recall_at_1": "R@1",
+    "recall_at_5": "R@5",
+    "tone": "tone",
+    "style": "style",
+    "all_right": "R@5 + tone + style",
+}
+ROLES = {
+    "real": "real image (ceiling)",
+    "reconstruction": "VQ reconstruction (the tokenizer's ceiling)",
+    "generated": "generated",
+    "copy": "copy: nearest training caption's image",
+    "shuffled": "shuffled captions (floor)",
+}
+NOTES = (
+    "Retrieval ranks the picture's own label among all labels of the corpus. Its features hardly see tone, so the copy baseline "
+    "passes R@5; the column with tone and style tells them apart. FD-EffLite0 is a Frechet distance of EfficientNet-Lite0 features "
+    "(128 components) to the same split's real images: it is not FID, and shuffled captions leave it at 0. Nearer than real: share of "
+    "pictures that lie closer to a training picture than the real held-out picture does; near copies lie closer than 99 in 100 real "
+    "ones."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportRow:
+    """One line of pictures.
+
+    Args:
+        caption: What was asked.
+        pictures: Column title to picture.
+        right: Measure to right, wrong, or None where it does not apply.
+        taken_for: What the first judge reads from the picture.
+        nearest: Caption and distance of the nearest training picture.
+    """
+
+    caption: str
+    pictures: Mapping[str, Image.Image]
+    right: Mapping[str, bool | None]
+    taken_for: str
+    nearest: str
+
+
+def write_report(out: Path, report: Mapping[str, Any], shown: Mapping[str, Sequence[ReportRow]]) -> None:
+    """Write `report.json` and `report.html`.
+
+    Args:
+        out: Folder, made when missing.
+        report: What `evaluate_image_model` found.
+        shown: Split name to its lines of pictures.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    (out / "report.html").write_text(render(report, shown), encoding="utf-8")
+
+
+def render(report: Mapping[str, Any], shown: Mapping[str, Sequence[ReportRow]]) -> str:
+    """The page."""
+    about = report["evaluators"]
+    facts = (
+        f"Evaluators: seeds {about['seeds']}, split key {about['split_key']}, trained on {about['training_rows']} real pictures; "
+        f"gallery of {about['gallery_labels']} labels. Limit: {report['limit'] or 'none'}."
+    )
+    parts = [_split_html(name, found, shown.get(name, ())) for name, found in report["splits"].items()]
+    body = f"<h1>maskgen: images judged</h1><p>{text(facts)}</p><p><small>{text(NOTES)}</small></p>{''.join(parts)}"
+    return page("maskgen: images judged", body)
+
+
+def _split_html(name: str, found: Mapping[str, Any], shown: Sequence[ReportRow]) -> str:
+    """Tables and pictures of one split."""
+    halves = _number(found["fd_efflite0_between_real_halves"])
+    parts = [f"<h2>Split {text(name)}: {found['rows']} rows</h2>", _scores_table(found["row_sets"]), _distance_table(found["row_sets"])]
+    parts.append(f"<p><small>FD-EffLite0 between two halves of the real images: {halves}.</small></p>")
+    for grouping in ("by_style", "by_tone", "by_kind"):
+        parts.append(f"<h3>{text(grouping.replace('_', ' '))}</h3>{_group_table(found['row_sets'], grouping)}")
+    return "".join(parts) + f"<h3>Pictures ({len(shown)} rows)</h3>{_pictures_table(shown)}"
+
+
+def _scores_table(row_sets: Mapping[str, Any]) -> str:
+    """Scores of every row set, mean and range over the judges."""
+    lines = [[text(ROLES.get(name, name)), *_cells(found["scores"]["all"])] for name, found in row_sets.items()]
+    return table(["row set", *TITLES.values()], lines)
+
+
+def _group_table(row_sets: Mapping[str, Any], grouping: str) -> str:
+    """The same, one line a group and row set."""
+    groups = sorted({group for found in row_sets.values() for group in found["scores"][grouping]})
+    lines = []
+    for group in groups:
+        for name, found in row_sets.items():
+            scores = found["scores"][grouping][group]
+            lines.append([text(f"{group}: {name}"), str(scores["recall_at_1"]["rows"]), *_cells(scores)])
+    return table(["group: row set", "rows", *TITLES.values()], lines)
+
+
+def _distance_table(row_sets: Mapping[str, Any]) -> str:
+    """FD-EffLite0 and nearest-training-image distances."""
+    titles = ["row set", "FD-EffLite0"]
+    for kind in ("pixel", "feature"):
+        titles += [f"nearest {kind}: median", "nearer than real", "near copies"]
+    lines = []
+    for name, found in row_sets.items():
+        line = [text(name), _number(found["fd_efflite0"])]
+        for scores in found["nearest_training_image"].values():
+            line += [f"{scores['median']:.3f}", f"{scores['share_nearer_than_real']:.2f}", f"{scores['share_near_copy']:.2f}"]
+        lines.append(line)
+    return table(titles, lines)
+
+
+def _cells(scores: Mapping[str, Any]) -> list[str]:
+    """Mean and range of each measure."""
+    found = [scores[measure] for measure in MEASURES]
+    return ["-" if one is None else f"{one['mean']:.3f} <small>{one['low']:.3f} to {one['high']:.3f}</small>" for one in found]
+
+
+def _pictures_table(shown: Sequence[ReportRow]) -> str:
+    """Every line of pictures with its verdict."""
+    if not shown:
+        return "<p>none</p>"
+    titles = list(shown[0].pictures)
+    lines = []
+    for row in shown:
+        marks = [
+            f'<span class="{"right" if mark else "wrong"}">{TITLES[name]}</span>' for name, mark in row.right.items() if mark is not None
+        ]
+        verdict = f"{' '.join(marks)}<br><small>taken for: {text(row.taken_for)}<br>nearest: {text(row.nearest)}</small>"
+        lines.append([text(row.caption), *(image(row.pictures[title]) for title in titles), verdict])
+    return table(["caption", *titles, "verdict (first judge)"], lines, last="text")
+
+
+def _number(value: float | None) -> str:
+    """A distance, or a dash where the rows were too few."""
+    return "-" if value is None else f"{value:.2f}"

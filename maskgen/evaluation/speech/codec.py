@@ -1,0 +1,106 @@
+"""`maskgen evaluate codec`: what an audio tokenizer loses and costs, how it uses its codes, and whether they survive a round trip."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from maskgen.autoencoders.losses import mel_distance, spectral_distance
+from maskgen.data.loading.order import fixed_subset
+from maskgen.data.loading.raw_audio import SoundRows
+from maskgen.data.loading.samples import open_rows
+from maskgen.data.shards.store import ShardStore
+from maskgen.evaluation.image.tokenizer import code_usage
+from maskgen.io.audio import Waveform
+from maskgen.tokenizers.audio_base import SoundTokenizer
+
+WINDOWS = (256, 512, 1024, 2048)
+
+
+def held_out_sounds(raw: Path, split: str, rate_hz: int, count: int) -> list[tuple[dict[str, Any], Waveform]]:
+    """Json and sound of some rows of a split of raw shards, always the same ones.
+
+    Raises:
+        ValueError: If the shards or the split are missing, or have another rate.
+    """
+    store = ShardStore(str(raw))
+    rows = open_rows(store, store.index(), split)
+    sounds = SoundRows(rows, 1, rate_hz)
+    chosen = [row for row, _ in fixed_subset([rows.key(row) for row in range(len(rows))], count)]
+    return [
+        (
+            {"key": rows.key(row), **rows.meta(row)},
+            Waveform(samples=sounds.sound(row)[None].astype("float32") / 2**15, sample_rate_hz=rate_hz),
+        )
+        for row in chosen
+    ]
+
+
+def codec_report(tokenizer: SoundTokenizer, waves: Sequence[Waveform]) -> dict[str, Any]:
+    """Losses, rates and code usage over some sounds.
+
+    Args:
+        tokenizer: Any codec.
+        waves: Originals.
+
+    Returns:
+        `mel` (mean absolute difference of log-mel, nats), `spectral`, `bits_per_s`, `frames_per_s`, `encode_times_real_time`,
+        `decode_times_real_time`, and for each level `used`, `perplexity` and `survival`.
+    """
+    seconds = sum(wave.samples.shape[1] / wave.sample_rate_hz for wave in waves)
+    codes, encode_s = _timed(lambda: [tokenizer.encode([wave])[0] for wave in waves])
+    lengths = [samples.shape[1] for samples in tokenizer.fitted(waves)]
+    made, decode_s = _timed(lambda: [tokenizer.decode([grid], [length])[0] for grid, length in zip(codes, lengths, strict=True)])
+    again = [tokenizer.encode([wave])[0] for wave in made]
+    pairs = [(torch.from_numpy(wave.samples), samples) for wave, samples in zip(made, tokenizer.fitted(waves), strict=True)]
+    levels = []
+    for level in range(tokenizer.num_levels):
+        kept = torch.tensor([float((one[level] == other[level]).float().mean()) for one, other in zip(codes, again, strict=True)])
+        usage = code_usage(torch.cat([grid[level] for grid in codes])[None], tokenizer.codebook_size)
+        levels.append({**usage, "survival": float(kept.mean())})
+    return {
+        "sounds": len(waves),
+        "seconds": seconds,
+        "mel": _mean([mel_distance(ours, theirs, tokenizer.sample_rate_hz) for ours, theirs in pairs]),
+        "spectral": _mean([spectral_distance(ours, theirs, WINDOWS) for ours, theirs in pairs]),
+        "frames_per_s": tokenizer.frames_per_s,
+        "bits_per_s": tokenizer.bits_per_s,
+        "encode_times_real_time": seconds / encode_s,
+        "decode_times_real_time": seconds / decode_s,
+        "levels": levels,
+    }
+
+
+def evaluate_codec(tokenizer: SoundTokenizer, raw: Path, out: Path, split: str = "test", limit: int = 100) -> dict[str, Any]:
+    """Judge a codec on held-out sounds and write `codec.json`.
+
+    Args:
+        tokenizer: Any codec.
+        raw: Folder of raw shards.
+        out: Folder of the report; made when missing.
+        split: Split whose sounds are used.
+        limit: This many of them.
+
+    Raises:
+        ValueError: If the shards or the split are missing.
+    """
+    waves = [wave for _, wave in held_out_sounds(raw, split, tokenizer.sample_rate_hz, limit)]
+    report = {"format": 1, "fingerprint": tokenizer.fingerprint, "split": split, **codec_report(tokenizer, waves)}
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "codec.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    return report
+
+
+def _timed(work: Callable[[], list[Any]]) -> tuple[list[Any], float]:
+    """What the work gives, and its seconds."""
+    started_s = time.perf_counter()
+    found = work()
+    return found, time.perf_counter() - started_s
+
+
+def _mean(values: Sequence[Tensor]) -> float:
+    return float(torch.stack(list(values)).mean())

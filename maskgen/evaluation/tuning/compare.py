@@ -1,0 +1,210 @@
+"""`maskgen compare samplers`: every decoding order at several budgets of steps, on the same rows with the same seeds."""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from maskgen.decoding.settings import GenerationSettings
+from maskgen.evaluation.tuning.tasks import TaskScorer
+from maskgen.evaluation.tuning.trials import Journal, Report, Trial, run_trial
+from maskgen.evaluation.tuning.tune import changed, describe
+from maskgen.io.files import write_atomic
+from maskgen.masking.masks import level_groups
+from maskgen.sampling import by_name, names
+
+logger = logging.getLogger(__name__)
+NEEDS = {"critic": "a trained critic"}
+"""What an order may lack beside the generator, in the words of its error."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One sampler at one budget.
+
+    Args:
+        sampler: Its name.
+        budget: Steps of all levels together.
+        trial: What it scored; None where it cannot be.
+        reason: Why it cannot be.
+    """
+
+    sampler: str
+    budget: int
+    trial: Trial | None = None
+    reason: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        about = {"sampler": self.sampler, "budget": self.budget}
+        return {**about, "reason": self.reason} if self.trial is None else {**about, **self.trial.to_dict()}
+
+
+def read_defaults(path: Path) -> dict[str, dict[str, Any]]:
+    """Changes of the bundle's setting for each sampler by name, from a YAML file with the mappings `all` and `samplers`.
+
+    Raises:
+        ValueError: If the file is missing or has another form, or names a sampler that there is not.
+    """
+    if not path.is_file():
+        raise ValueError(f"the samplers' defaults {path} do not exist; give --config, see configs/compare_samplers.yaml for one")
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no YAML: {error}") from error
+    everyone, each = _sections(found, path)
+    for name in each:
+        by_name(name)
+    return {name: {**everyone, **each.get(name, {})} for name in names()}
+
+
+def _sections(found: Any, path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """The two mappings of a file of defaults.
+
+    Raises:
+        ValueError: If it has another form.
+    """
+    whole = found if isinstance(found, dict) and set(found) <= {"all", "samplers"} else {"all": None}
+    everyone, each = whole.get("all", {}), whole.get("samplers", {})
+    if not isinstance(everyone, dict) or not isinstance(each, dict) or not all(isinstance(one, dict) for one in each.values()):
+        raise ValueError(f"{path} must hold `all`, changes of settings, and `samplers`, each name to its own changes, and nothing else")
+    return everyone, each
+
+
+def shared_steps(own: Sequence[int], budget: int) -> list[int]:
+    """A budget of steps divided over groups of levels: one each, the rest as the bundle divides what it has beyond one each.
+
+    At the bundle's own budget these are its own steps.
+
+    Args:
+        own: The bundle's steps of each group.
+        budget: Steps in all.
+
+    Raises:
+        ValueError: If the budget has not one step for each group.
+    """
+    if budget < len(own):
+        raise ValueError(f"a budget of {budget} steps is too small, this model decodes {len(own)} levels with at least one step each")
+    beyond = [steps - 1 for steps in own] if sum(own) > len(own) else [1] * len(own)
+    rest = budget - len(own)
+    shares = [rest * part / sum(beyond) for part in beyond]
+    left = rest - sum(int(share) for share in shares)
+    order = sorted(range(len(own)), key=lambda place: (int(shares[place]) - shares[place], place))
+    return [1 + int(share) + (place in order[:left]) for place, share in enumerate(shares)]
+
+
+def at_budget(own: GenerationSettings, name: str, changes: Mapping[str, Any], budget: int, num_levels: int) -> GenerationSettings:
+    """The bundle's setting with another sampler, that sampler's changes and a budget of steps.
+
+    Raises:
+        ValueError: If the sampler cannot be made so, or the budget is too small.
+    """
+    groups = level_groups(own.groups, num_levels)
+    steps = shared_steps([own.at(group[0]).steps for group in groups], budget)
+    per_level = [count for count, group in zip(steps, groups, strict=True) for _ in group]
+    return changed(own, {"sampler_options": {}, **changes, "sampler": name, "steps": per_level})
+
+
+def compare(
+    task: TaskScorer,
+    journal: Journal,
+    own: GenerationSettings,
+    defaults: Mapping[str, Mapping[str, Any]],
+    budgets: Sequence[int],
+    num_levels: int,
+    report: Report | None = None,
+) -> list[Cell]:
+    """Score every sampler at every budget; what cannot be is listed with its reason.
+
+    Args:
+        task: Rows and judge; all its rows are used.
+        journal: What was run before.
+        own: The bundle's setting, from which every other is made.
+        defaults: Sampler to its changes, in the order of the table.
+        budgets: Steps of all levels together.
+        num_levels: Levels of the target.
+        report: Told before every cell.
+
+    Raises:
+        ValueError: If there is no row, or no cell can be; says why the first cannot.
+    """
+    if not task.keys:
+        raise ValueError("found no row to score, wanted at least one; give another split or more --rows")
+    cells: list[Cell] = []
+    for name, changes in defaults.items():
+        for budget in budgets:
+            if report is not None:
+                report(len(cells), len(defaults) * len(budgets), f"{name}, {budget} steps")
+            cells.append(_cell(task, journal, own, name, changes, budget, num_levels))
+    if cells and all(cell.trial is None for cell in cells):
+        raise ValueError(f"{cells[0].sampler} at {cells[0].budget} steps: {cells[0].reason}")
+    return cells
+
+
+def _cell(
+    task: TaskScorer, journal: Journal, own: GenerationSettings, name: str, changes: Mapping[str, Any], budget: int, num_levels: int
+) -> Cell:
+    """One cell; a sampler says by a ValueError what it lacks, when it is made or when it begins."""
+    try:
+        settings = at_budget(own, name, changes, budget, num_levels)
+        trial = run_trial(task, journal, {**changes, "sampler": name, "steps": list(settings.steps)}, settings, len(task.keys))
+    except ValueError as error:
+        return Cell(sampler=name, budget=budget, reason=_reason(name, error))
+    return Cell(sampler=name, budget=budget, trial=trial)
+
+
+def _reason(name: str, error: ValueError) -> str:
+    """Why a sampler cannot be: what it lacks, or its error in one line."""
+    needed = [NEEDS[need] for need in by_name(name).needs if NEEDS.get(need, "\n") in str(error)]
+    return f"needs {' and '.join(needed)}" if needed else " ".join(str(error).split())
+
+
+def markdown(cells: Sequence[Cell], facts: Mapping[str, Any], measure: str, rows: int) -> str:
+    """The table: a line a sampler, a column a budget, in each cell quality, measured passes and seconds of a row."""
+    budgets = list(dict.fromkeys(cell.budget for cell in cells))
+    lines = [
+        f"Samplers on {facts['target']}, {rows} rows of split {facts['split']}. A cell: {measure} / measured passes a row / seconds a row; "
+        "a column: steps of all levels together. Guided steps are two passes.",
+        "",
+        f"| sampler | {' | '.join(f'{budget} steps' for budget in budgets)} |",
+        f"| --- |{' ---: |' * len(budgets)}",
+    ]
+    notes: dict[str, str] = {}
+    for name in dict.fromkeys(cell.sampler for cell in cells):
+        shown = [_shown(cell, notes) for cell in cells if cell.sampler == name]
+        lines.append(f"| {name} | {' | '.join(shown)} |")
+    settings = {cell.sampler: cell.trial.changes for cell in cells if cell.trial is not None}
+    lines += ["", *(f"- {note}" for note in notes.values()), *_changes(settings)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _changes(settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What each sampler was given, but for its name and steps."""
+    own = {name: {key: value for key, value in found.items() if key not in ("sampler", "steps")} for name, found in settings.items()}
+    return [f"- {name}: {describe(found)}" for name, found in own.items()]
+
+
+def _shown(cell: Cell, notes: dict[str, str]) -> str:
+    """A cell of the table; what is no need of the sampler is told below the table."""
+    if cell.trial is not None:
+        passes, quality = cell.trial.point
+        return f"{quality:.3f} / {passes:.3g} / {cell.trial.to_dict()['elapsed_s_a_row']:.3f}"
+    assert cell.reason is not None, "a cell without trial has a reason"
+    if by_name(cell.sampler).needs:
+        return cell.reason
+    notes[f"{cell.sampler} {cell.budget}"] = f"{cell.sampler} at {cell.budget} steps: {cell.reason}"
+    return "not possible"
+
+
+def write_comparison(out: Path, cells: Sequence[Cell], facts: Mapping[str, Any], measure: str, rows: int) -> str:
+    """Write `compare.json` and `compare.md` and return the table."""
+    out.mkdir(parents=True, exist_ok=True)
+    found = {"format": 1, "facts": dict(facts), "measure": measure, "rows": rows, "cells": [cell.to_dict() for cell in cells]}
+    table = markdown(cells, facts, measure, rows)
+    write_atomic(out / "compare.json", (json.dumps(found, indent=2) + "\n").encode())
+    write_atomic(out / "compare.md", table.encode())
+    return table

@@ -1,0 +1,275 @@
+"""What a decode setting is scored by: rows of one task, generated with paired seeds, a number for each."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from PIL import Image
+
+from maskgen.data.loading.samples import open_rows
+from maskgen.data.shards.store import ShardStore
+from maskgen.decoding.settings import GenerationSettings
+from maskgen.evaluation.image.corpus import Row
+from maskgen.evaluation.image.features import IMAGE_VERSION, TEXT_VERSION
+from maskgen.evaluation.image.retrieval import VERSION as RETRIEVAL_VERSION
+from maskgen.evaluation.speech.asr import TextErrors
+from maskgen.evaluation.speech.judges import VERSION as SPEECH_VERSION
+from maskgen.io.audio import Waveform
+from maskgen.tokens.batch import UNKNOWN, Codes
+
+
+@runtime_checkable
+class Output(Protocol):
+    """What of `maskgen.pipelines.base.GenerationOutput` is read here."""
+
+    @property
+    def media(self) -> list[Any]:
+        """Decoded media, one a row."""
+        ...
+
+    @property
+    def codes(self) -> list[Codes]:
+        """Codes of the target, one entry a row."""
+        ...
+
+    @property
+    def passes(self) -> int | float | Sequence[int | float]:
+        """Measured passes of each row, or of every row alike."""
+        ...
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds in the model and the sampler, of all rows together."""
+        ...
+
+
+Generate = Callable[[Sequence[Mapping[str, Any]], Sequence[int], GenerationSettings], Output]
+"""Known media or codes of each row, its seed, how to decode."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowScore:
+    """What one row scored under one setting.
+
+    Args:
+        key: The row.
+        quality: The larger the better.
+        weight: How much the row counts in the mean.
+        passes: Model passes, as measured.
+        elapsed_s: Seconds in the model and the sampler; the share of its batch where rows were made together.
+    """
+
+    key: str
+    quality: float
+    weight: float = 1.0
+    passes: float
+    elapsed_s: float
+
+
+class TaskScorer(ABC):
+    """Rows in a fixed order, and what each scores under a setting. A row's seed depends on its key alone, so settings are paired."""
+
+    measure: str
+    """What quality is, in words."""
+    judge: str
+    """Version of what quality depends on besides rows and model."""
+
+    @property
+    @abstractmethod
+    def keys(self) -> list[str]:
+        """Key of each row; a prefix of the rows is a fair sample of them."""
+
+    @abstractmethod
+    def score(self, settings: GenerationSettings, places: Sequence[int]) -> list[RowScore]:
+        """Generate the rows at these places and judge them, in this order."""
+
+
+def row_seed(key: str, seed: int) -> int:
+    """Seed of a row, in [0, 2**32)."""
+    return int(hashlib.sha256(f"{seed}:{key}".encode()).hexdigest()[:8], 16)
+
+
+def held_out_rows(folder: Path, split: str, rows: int) -> list[tuple[str, dict[str, Any]]]:
+    """Key and json of some rows of a split of shards, always the same ones: those whose keys hash lowest, lowest first.
+
+    Raises:
+        ValueError: If the shards or the split are missing or damaged, or it is the training split.
+    """
+    if split == "train":
+        raise ValueError("found split train, wanted a held-out one; what a model was trained on tells nothing of its settings")
+    store = ShardStore(str(folder))
+    found = open_rows(store, store.index(), split)
+    keys = [found.key(row) for row in range(len(found))]
+    lowest = sorted(range(len(keys)), key=lambda row: hashlib.sha256(keys[row].encode()).hexdigest())[:rows]
+    return [(keys[row], found.meta(row)) for row in lowest]
+
+
+def passes_of(passes: int | float | Sequence[int | float], rows: int) -> list[float]:
+    """Passes of each row, from one number for all of them or a list.
+
+    Raises:
+        ValueError: If the list has another length.
+    """
+    found = [float(one) for one in passes] if isinstance(passes, Sequence) else [float(passes)] * rows
+    if len(found) != rows:
+        raise ValueError(f"found passes of {len(found)} rows, wanted one number for each of {rows} rows")
+    return found
+
+
+Draw = Callable[[Sequence[str], Sequence[int], GenerationSettings], Output]
+"""Captions, seeds and how to decode; `media` of the output are the pictures."""
+
+JudgePictures = Callable[[Sequence[Row], Sequence[Image.Image]], list[float]]
+"""Quality of each picture, beside the row that it was asked for."""
+
+
+class ImageTask(TaskScorer):
+    """Held-out captions drawn; quality is the mean reciprocal rank of the picture's own label.
+
+    The rank is that of the retrieval heads of `maskgen evaluate image` among all labels of the corpus, tones included: 1 where the own
+    label stands first, 1/2 where it is second. Reciprocal ranks are averaged over the judges' seeds, then over rows.
+
+    Args:
+        rows: Rows in the order in which they are taken.
+        draw: The model.
+        judge: From `task_judges.retrieval_judge`.
+        seed: With a row's key, its seed.
+    """
+
+    measure = "mean reciprocal rank of the own label"
+    judge = f"{RETRIEVAL_VERSION}; {IMAGE_VERSION}; {TEXT_VERSION}"
+
+    def __init__(self, rows: Sequence[Row], draw: Draw, judge_pictures: JudgePictures, seed: int = 0) -> None:
+        self.rows, self.draw, self.judge_pictures, self.seed = list(rows), draw, judge_pictures, seed
+
+    @property
+    def keys(self) -> list[str]:
+        """Key of each row."""
+        return [row.key for row in self.rows]
+
+    def score(self, settings: GenerationSettings, places: Sequence[int]) -> list[RowScore]:
+        """See the class."""
+        rows = [self.rows[place] for place in places]
+        output = self.draw([row.caption for row in rows], [row_seed(row.key, self.seed) for row in rows], settings)
+        return _scores([row.key for row in rows], self.judge_pictures(rows, output.media), [1.0] * len(rows), output)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sentence:
+    """A sentence to be said.
+
+    Args:
+        key: Its name in the data set.
+        text: What is to be said.
+        speaker: Whose voice it should be.
+    """
+
+    key: str
+    text: str
+    speaker: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Spoken:
+    """A sentence said: its sound, its passes (the mean where it was spoken as several rows), seconds in model and sampler."""
+
+    wave: Waveform
+    passes: float
+    elapsed_s: float
+
+
+Speak = Callable[[Sentence, int, GenerationSettings], Spoken]
+Listen = Callable[[str, Waveform], TextErrors]
+
+
+class SpeechTask(TaskScorer):
+    """Held-out sentences said; quality is 1 - WER of Whisper base, all words counted alike.
+
+    A row's quality is 1 - its word edits over its words and its weight is its words, so the weighted mean is 1 - the word error rate
+    that `maskgen evaluate speech` reports. A row may lie below 0.
+
+    Args:
+        rows: Sentences in the order in which they are taken.
+        speak: The voice.
+        listen: From `task_judges.whisper_listener`.
+        seed: With a row's key, its seed.
+    """
+
+    measure = "1 - word error rate"
+    judge = SPEECH_VERSION
+
+    def __init__(self, rows: Sequence[Sentence], speak: Speak, listen: Listen, seed: int = 0) -> None:
+        self.rows, self.speak, self.listen, self.seed = list(rows), speak, listen, seed
+
+    @property
+    def keys(self) -> list[str]:
+        """Key of each row."""
+        return [row.key for row in self.rows]
+
+    def score(self, settings: GenerationSettings, places: Sequence[int]) -> list[RowScore]:
+        """See the class."""
+        return [self._score(self.rows[place], settings) for place in places]
+
+    def _score(self, row: Sentence, settings: GenerationSettings) -> RowScore:
+        spoken = self.speak(row, row_seed(row.key, self.seed), settings)
+        errors = self.listen(row.text, spoken.wave)
+        quality = 1 - errors.word_edits / errors.words
+        return RowScore(key=row.key, quality=quality, weight=float(errors.words), passes=spoken.passes, elapsed_s=spoken.elapsed_s)
+
+
+class TextTask(TaskScorer):
+    """Texts with half of their cells unknown; quality is the share of unknown cells whose code is restored exactly.
+
+    The unknown cells are drawn from the row's key, n // 2 of n and at least one; a row's weight is how many they are. A text has many
+    good fillings, so 1 is not to be reached: only differences between settings mean something.
+
+    Args:
+        texts: Key and codes of each text, in the order in which they are taken.
+        generate: The model.
+        seed: With a row's key, its seed and its unknown cells.
+    """
+
+    measure = "share of unknown text cells restored"
+    judge = "exact codes, half of the cells, 1"
+
+    def __init__(self, texts: Sequence[tuple[str, Codes]], generate: Generate, seed: int = 0) -> None:
+        self.texts, self.generate, self.seed = list(texts), generate, seed
+
+    @property
+    def keys(self) -> list[str]:
+        """Key of each row."""
+        return [key for key, _ in self.texts]
+
+    def score(self, settings: GenerationSettings, places: Sequence[int]) -> list[RowScore]:
+        """See the class."""
+        rows = [self.texts[place] for place in places]
+        seeds = [row_seed(key, self.seed) for key, _ in rows]
+        known = [half_unknown(codes, seed) for (_, codes), seed in zip(rows, seeds, strict=True)]
+        output = self.generate([{"text": codes} for codes in known], seeds, settings)
+        asked = [codes == UNKNOWN for codes in known]
+        kept = [
+            float((made[cells] == codes[cells]).double().mean()) for made, (_, codes), cells in zip(output.codes, rows, asked, strict=True)
+        ]
+        return _scores([key for key, _ in rows], kept, [float(cells.sum()) for cells in asked], output)
+
+
+def half_unknown(codes: Codes, seed: int) -> Codes:
+    """The text with n // 2 of its n cells unknown at all levels, at least one; which, the seed decides."""
+    generator = torch.Generator().manual_seed(seed)
+    cells = torch.randperm(codes.shape[1], generator=generator)[: max(1, codes.shape[1] // 2)]
+    found = codes.clone()
+    found[:, cells] = UNKNOWN
+    return found
+
+
+def _scores(keys: Sequence[str], quality: Sequence[float], weights: Sequence[float], output: Output) -> list[RowScore]:
+    """Scores of rows that were made together."""
+    assert np.isfinite(quality).all(), f"quality must be finite, got {list(quality)}"
+    passes, each_s = passes_of(output.passes, len(keys)), output.elapsed_s / len(keys)
+    rows = zip(keys, quality, weights, passes, strict=True)
+    return [RowScore(key=key, quality=one, weight=weight, passes=count, elapsed_s=each_s) for key, one, weight, count in rows]

@@ -1,0 +1,184 @@
+"""Untrusted sound files to checked waveforms, and waveforms to one rate and channel count."""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int16
+
+from maskgen.io.audio_headers import find_damage
+from maskgen.io.files import write_atomic
+from maskgen.io.limits import BadMedia, MediaLimits, check_bytes
+
+BLOCK_FRAMES = 65_536
+LOUDEST = 8.0
+"""Decoded peaks above 1 are clipped (lossy codecs overshoot); above this the samples are no sound in [-1, 1] at all."""
+SOUND_FORMATS = {"WAV", "WAVEX", "FLAC", "OGG", "MP3"}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Waveform:
+    """A sound.
+
+    Args:
+        samples: float32 in [-1, 1].
+        sample_rate_hz: Samples a second and channel.
+    """
+
+    samples: Float[np.ndarray, "channels samples"]
+    sample_rate_hz: int
+
+
+def decode_audio(content: bytes, limits: MediaLimits) -> Waveform:
+    """A sound at its own rate with its own channels. Silence is a sound.
+
+    Args:
+        content: A WAV, FLAC, Ogg (Vorbis, Opus) or MP3 file.
+        limits: Checked on the header, before a sample is decoded.
+
+    Returns:
+        float32 samples; peaks between 1 and 8, which lossy codecs and float files hold, are clipped to 1.
+
+    Raises:
+        BadMedia: If the bytes are another format, damaged, cut short, empty, over a limit, louder than 8, or hold NaN or infinity.
+        ImportError: If soundfile is not installed.
+    """
+    try:
+        import soundfile
+    except ImportError as error:
+        raise ImportError("sound files are read with soundfile; install it with: pip install maskgen[audio]") from error
+    check_bytes(content, limits)
+    damage = find_damage(content)
+    if damage is not None:
+        raise BadMedia(damage)
+    try:
+        with soundfile.SoundFile(io.BytesIO(content)) as file:
+            _check_sound_header(file.frames, file.samplerate, file.channels, limits)
+            return Waveform(samples=_read_samples(file), sample_rate_hz=file.samplerate)
+    except (soundfile.SoundFileError, EOFError) as error:
+        raise BadMedia(f"damaged sound ({getattr(error, 'error_string', error)})") from error
+
+
+def _check_sound_header(frames: int, rate: int, channels: int, limits: MediaLimits) -> None:
+    """Refuses by what the header says."""
+    if not limits.min_sample_rate_hz <= rate <= limits.max_sample_rate_hz:
+        raise BadMedia(f"{rate} Hz, wanted {limits.min_sample_rate_hz} to {limits.max_sample_rate_hz} Hz")
+    if not 1 <= channels <= limits.max_channels:
+        raise BadMedia(f"{channels} channels, at most {limits.max_channels}")
+    if frames <= 0:
+        raise BadMedia("no samples")
+    if frames > limits.max_seconds * rate:
+        raise BadMedia(f"{frames / rate:.1f} seconds, at most {limits.max_seconds}")
+
+
+def _read_samples(file: Any) -> Float[np.ndarray, "channels samples"]:
+    """Every frame that the header promises, block by block, so that one copy is held."""
+    samples = np.empty((file.channels, file.frames), np.float32)
+    for start in range(0, file.frames, BLOCK_FRAMES):
+        wanted = min(BLOCK_FRAMES, file.frames - start)
+        block = file.read(wanted, dtype="float32", always_2d=True)
+        if len(block) < wanted:
+            raise BadMedia(f"cut short: {start + len(block)} of {file.frames} samples")
+        if not np.isfinite(block).all():
+            raise BadMedia("NaN or infinite samples")
+        if np.abs(block).max() > LOUDEST:
+            raise BadMedia(f"samples of {np.abs(block).max():.3g}, wanted -1 to 1")
+        samples[:, start : start + wanted] = block.T.clip(-1, 1)
+    return samples
+
+
+def fit_audio(wave: Waveform, sample_rate_hz: int, channels: int = 1) -> tuple[Waveform, bool]:
+    """A sound at the rate and with the channels wanted.
+
+    Channels come first: an equal count stays; otherwise the mean of all channels is taken and repeated. Then the rate: soxr's
+    high-quality filter, whose overshoot beyond 1 is clipped.
+
+    Args:
+        wave: Any sound.
+        sample_rate_hz: Rate wanted.
+        channels: Channels wanted.
+
+    Returns:
+        The sound, of ceil(samples * sample_rate_hz / rate) samples, and whether its rate was changed.
+
+    Raises:
+        ValueError: If the rate or the channel count is below 1.
+        ImportError: If the rate differs and soxr is not installed.
+    """
+    if sample_rate_hz < 1 or channels < 1:
+        raise ValueError(f"sample_rate_hz and channels must be at least 1, got {sample_rate_hz} and {channels}")
+    samples = wave.samples
+    if len(samples) != channels:
+        samples = samples.mean(axis=0, keepdims=True).repeat(channels, axis=0)
+    changed = wave.sample_rate_hz != sample_rate_hz
+    if changed:
+        samples = _resampled(samples, wave.sample_rate_hz, sample_rate_hz)
+    return Waveform(samples=samples, sample_rate_hz=sample_rate_hz), changed
+
+
+def _resampled(samples: Float[np.ndarray, "channels samples"], old_hz: int, new_hz: int) -> Float[np.ndarray, "channels resampled"]:
+    """Exactly ceil(samples * new / old) samples: the end is padded before filtering, for soxr rounds down."""
+    try:
+        import soxr
+    except ImportError as error:
+        raise ImportError("sample rates are changed with soxr; install it with: pip install maskgen[audio]") from error
+    length = -(-samples.shape[1] * new_hz // old_hz)
+    padded = np.pad(samples, ((0, 0), (0, 2 + old_hz // new_hz)))
+    resampled = np.stack([soxr.resample(channel, old_hz, new_hz, quality="HQ") for channel in padded])
+    return resampled[:, :length].clip(-1, 1)
+
+
+LONGEST_SOUND_S = 3600.0
+
+
+def read_sound(path: Path | str, limits: MediaLimits | None = None) -> Waveform:
+    """The sound in a file, at its own rate with its own channels.
+
+    Args:
+        path: A WAV, FLAC, Ogg (Vorbis, Opus) or MP3 file.
+        limits: Checked on the header; None takes at most an hour.
+
+    Raises:
+        ValueError: If the file is missing, no sound, damaged, cut short, too long, empty, or holds NaN or infinity.
+        ImportError: If soundfile is not installed.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist or is no file; give a sound")
+    limits = limits or MediaLimits(max_seconds=LONGEST_SOUND_S, max_bytes=2**30)
+    if path.stat().st_size > limits.max_bytes:
+        raise ValueError(f"{path} has {path.stat().st_size} bytes, at most {limits.max_bytes} are read; give a shorter sound")
+    try:
+        return decode_audio(path.read_bytes(), limits)
+    except BadMedia as error:
+        raise ValueError(f"{path} cannot be used as a sound: {error}; give a whole WAV, FLAC, Ogg or MP3 file") from error
+
+
+def write_sound(wave: Waveform, path: Path | str) -> None:
+    """Write a sound with 16 bits a sample, in the format of the file's ending (wav, flac, ogg, mp3).
+
+    Raises:
+        ValueError: If the ending names no format that can be written.
+        ImportError: If soundfile is not installed.
+    """
+    try:
+        import soundfile
+    except ImportError as error:
+        raise ImportError("sound files are written with soundfile; install it with: pip install maskgen[audio]") from error
+    path = Path(path)
+    kind = path.suffix.lower().lstrip(".").upper()
+    if kind not in ("WAV", "FLAC", "OGG", "MP3"):
+        raise ValueError(f"cannot write {path}: its name must end in .wav, .flac, .ogg or .mp3")
+    content = io.BytesIO()
+    subtype = "PCM_16" if kind in ("WAV", "FLAC") else None
+    samples = sixteen_bits(wave) if subtype else wave.samples
+    soundfile.write(content, samples.T, wave.sample_rate_hz, format=kind, subtype=subtype)
+    write_atomic(path, content.getvalue())
+
+
+def sixteen_bits(wave: Waveform) -> Int16[np.ndarray, "channels samples"]:
+    """The samples as 16-bit numbers; exactly full scale is one step less, as in any 16-bit file."""
+    steps: np.ndarray = np.clip(np.rint(wave.samples * 2**15), -(2**15), 2**15 - 1).astype(np.int16)
+    return steps

@@ -1,0 +1,95 @@
+"""Reading Lightning checkpoints as plain data: nothing in a file can run code, and a damaged file is found by its hash."""
+
+import logging
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from maskgen.io.files import file_sha256
+
+logger = logging.getLogger(__name__)
+
+
+def record_of(path: Path) -> Path:
+    """The file beside a checkpoint that holds its sha256, in the format of `sha256sum --check`."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def previous_of(path: Path) -> Path:
+    """Where the checkpoint that stood under this name before is kept."""
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
+def recorded_hashes(path: Path) -> list[str]:
+    """What a checkpoint may hash to, likeliest first: none without a record; after a cut-off save it is not the first."""
+    record = record_of(path.resolve())  # a link stands for the checkpoint that it names
+    if not record.is_file():
+        return []
+    return record.read_text(errors="replace").replace("#", "").split()[::2] or [""]
+
+
+def load_verified(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """A checkpoint whose bytes are those that were written.
+
+    Args:
+        path: The .ckpt file. Without a hash beside it (older files have none) it is read unchecked, with a note.
+        map_location: Where the tensors go.
+
+    Returns:
+        The checkpoint.
+
+    Raises:
+        ValueError: If the file is missing, damaged or holds more than weights and plain data.
+    """
+    if not path.is_file():
+        raise ValueError(f"checkpoint {path} does not exist; give the .ckpt file that `maskgen fit` wrote")
+    wanted = recorded_hashes(path)
+    if not wanted:
+        logger.info("checkpoint %s has no %s beside it, so it is read unchecked", path, record_of(path).name)
+    elif (found := file_sha256(path)) not in wanted:
+        raise ValueError(
+            f"checkpoint {path} is damaged: sha256 {found[:12]}…, its record says {wanted[0][:12]}…; "
+            f"copy it again or take another, such as {previous_of(path).name}"
+        )
+    try:
+        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError, ValueError, IndexError) as error:
+        raise ValueError(
+            f"checkpoint {path} is damaged or holds more than weights; give the .ckpt file that `maskgen fit` wrote"
+        ) from error
+    if not isinstance(checkpoint, dict):
+        raise ValueError(f"checkpoint {path} holds a {type(checkpoint).__name__}; give the .ckpt file that `maskgen fit` wrote")
+    return checkpoint
+
+
+def read_checkpoint(path: Path | str, kind: str) -> dict[str, Any]:
+    """What a maskgen module of the given kind left in a Lightning checkpoint.
+
+    Args:
+        path: The .ckpt file.
+        kind: "image_tokenizer" or "masked_transformer".
+
+    Returns:
+        The checkpoint; its entry "maskgen" tells how to rebuild the network.
+
+    Raises:
+        ValueError: If the file is missing, damaged or of another kind.
+    """
+    checkpoint = load_verified(Path(path))
+    found = checkpoint.get("maskgen", {}).get("kind", "none of maskgen's modules")
+    if found != kind:
+        raise ValueError(f"checkpoint {path} holds {found}, wanted {kind}; give the checkpoint of that training")
+    return checkpoint
+
+
+def weights(checkpoint: dict[str, Any], prefix: str) -> dict[str, Tensor]:
+    """Weights under a prefix, without it: averaged ones where averaging had begun.
+
+    Lightning's WeightAveraging puts the average into `state_dict`; before its first update that is the untrained model.
+    """
+    begun = int(checkpoint.get("averaging_state", {}).get("n_averaged", 1)) > 0
+    state = checkpoint["state_dict" if begun else "current_model_state"]
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}

@@ -1,0 +1,74 @@
+"""Pictures as data: reading files safely, as numbers and back, laying them out."""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from maskgen.io.letterbox import on_white
+
+LARGEST_PICTURE_PIXELS = 50_000_000
+
+
+def read_picture(path: Path | str, max_pixels: int = LARGEST_PICTURE_PIXELS) -> Image.Image:
+    """RGB picture of a file: upright by its EXIF tag, transparency laid on white.
+
+    The header is checked before a pixel is decoded.
+
+    Args:
+        path: Any format Pillow reads.
+        max_pixels: Most pixels that are decoded.
+
+    Raises:
+        ValueError: If the file is missing, no picture, truncated or too large.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist or is no file; give a picture")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower and an error
+            opened = Image.open(path)
+        with opened:
+            if opened.width * opened.height > max_pixels:
+                raise ValueError(
+                    f"{path} has {opened.width} x {opened.height} pixels, at most {max_pixels:,} are read; give a smaller picture"
+                )
+            opened.load()
+            return on_white(ImageOps.exif_transpose(opened))
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path} has too many pixels, at most {max_pixels:,} are read; give a smaller picture") from error
+    except (UnidentifiedImageError, OSError, SyntaxError, EOFError) as error:
+        raise ValueError(f"{path} is damaged or no picture ({error}); give a whole PNG, JPEG or WebP file") from error
+
+
+def to_pixels(pictures: Sequence[Image.Image]) -> Float[Tensor, "batch 3 rows columns"]:
+    """Pictures of one size as floats in [0, 1]."""
+    arrays = [np.asarray(picture.convert("RGB")) for picture in pictures]
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
+
+
+def to_pictures(pixels: Float[Tensor, "batch 3 rows columns"]) -> list[Image.Image]:
+    """Floats around [0, 1] as pictures."""
+    arrays = (pixels.float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    return [Image.fromarray(array) for array in arrays]
+
+
+def write_picture(picture: Image.Image, path: Path | str) -> None:
+    """Write a picture in the format of the file's ending."""
+    picture.save(path)
+
+
+def contact_sheet(pictures: Sequence[Image.Image], columns: int, gap: int = 4) -> Image.Image:
+    """Pictures of one size side by side on white, row after row."""
+    width, height = pictures[0].size
+    rows = -(-len(pictures) // columns)
+    sheet = Image.new("RGB", (columns * (width + gap) + gap, rows * (height + gap) + gap), "white")
+    for place, picture in enumerate(pictures):
+        sheet.paste(picture, (gap + place % columns * (width + gap), gap + place // columns * (height + gap)))
+    return sheet

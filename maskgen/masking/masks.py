@@ -1,0 +1,266 @@
+"""Training masks: which cells of a batch the model must guess, and what it may see."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from maskgen.masking.schedule import MaskSchedule
+from maskgen.tokens.batch import UNKNOWN, TokenBatch, condition_cells
+from maskgen.tokens.space import MASK, Segment
+
+
+@dataclass(frozen=True)
+class Masked:
+    """A batch ready for one training step.
+
+    Args:
+        batch: What the model sees.
+        cells: Cells and levels whose code is to be guessed; of each row, levels of one group only.
+        codes: True codes there, local to the segment; UNKNOWN elsewhere.
+        level: First level of the group that each row learns.
+        total: Cells times levels of that group that could have been masked.
+        rate: Share of them that is masked, as drawn.
+        dropped: Rows whose condition is hidden.
+    """
+
+    batch: TokenBatch
+    cells: Bool[Tensor, "batch length level"]
+    codes: Int[Tensor, "batch length level"]
+    level: Int[Tensor, " batch"]
+    total: Int[Tensor, " batch"]
+    rate: Float[Tensor, " batch"]
+    dropped: Bool[Tensor, " batch"]
+
+
+def draw_rates(batch: int, schedule: MaskSchedule, generator: torch.Generator) -> Float[Tensor, " batch"]:
+    """One mask rate a row: the schedule at stratified uniform draws, so that a batch covers all rates.
+
+    Source: antithetic draws as in MDLM, arXiv:2406.07524.
+    """
+    strata = (torch.randperm(batch, generator=generator) + torch.rand(batch, generator=generator)) / batch
+    return schedule(strata)
+
+
+def random_cells(
+    target: Bool[Tensor, "batch length"], rate: Float[Tensor, " batch"], generator: torch.Generator, span: int = 1
+) -> Bool[Tensor, "batch length"]:
+    """Random cells of each row's target, at least one where there is any.
+
+    Args:
+        target: Cells that may be chosen.
+        rate: Share of them that is chosen. One by one they are exactly ceil(rate x target cells).
+        generator: CPU generator.
+        span: Cells of a span. Above 1, as many spans are drawn, over each other where it happens, as cover this share in the mean.
+
+    Raises:
+        ValueError: If span is below 1.
+
+    Source: spans of MAGNeT, arXiv:2401.04577. Differs: a span that runs over the end of the target goes on at its beginning, for then the
+    mean share is exact and every cell is chosen as often as the others.
+    """
+    if span < 1:
+        raise ValueError(f"span must be at least 1, got {span}")
+    total = target.sum(dim=1)
+    rate = rate.to(total.device)
+    wanted = span_starts(total, rate, span) if span > 1 else torch.minimum((rate * total).ceil().long().clamp(min=1), total)
+    order = torch.rand(target.shape, generator=generator).to(target.device).masked_fill(~target, torch.inf)
+    chosen = (order.argsort(dim=1).argsort(dim=1) < wanted[:, None]) & target
+    return chosen if span == 1 else _run_on(chosen, target, span)
+
+
+def span_starts(total: Int[Tensor, " batch"], rate: Float[Tensor, " batch"], span: int) -> Int[Tensor, " batch"]:
+    """How many of a row's cells must start a span for a share of them nearest to `rate` to be covered in the mean; at least one of any.
+
+    n starts out of T, without replacement, leave C(T - span, n) / C(T, n) of the cells uncovered.
+
+    Args:
+        total: Cells of each row, T.
+        rate: Wanted share.
+        span: Cells of a span.
+    """
+    starts = torch.arange(1, max(int(total.max()), 1) + 1, device=total.device)
+    cells, left = total.double()[:, None], torch.ones(len(total), len(starts), dtype=torch.float64, device=total.device)
+    for cell in range(span):
+        left *= (cells - starts - cell).clamp(min=0) / (cells - cell).clamp(min=1)
+    return torch.minimum((1 - left - rate[:, None]).abs().argmin(dim=1) + 1, total)
+
+
+def _run_on(starts: Bool[Tensor, "batch length"], target: Bool[Tensor, "batch length"], span: int) -> Bool[Tensor, "batch length"]:
+    """The starts and the target cells after each of them, round the end of the target."""
+    total, rank = target.sum(dim=1, keepdim=True).clamp(min=1), target.long().cumsum(dim=1) - 1
+    by_rank = starts.gather(1, (~target).long().argsort(dim=1, stable=True))
+    covered = torch.zeros_like(starts)
+    for back in range(span):
+        covered |= by_rank.gather(1, (rank - back) % total)
+    return covered & target
+
+
+def draw_spans(
+    target: Bool[Tensor, "batch length"], prompt_share: float, infill_share: float, generator: torch.Generator
+) -> Bool[Tensor, "batch length"]:
+    """The part of each row's target that is made anew; the rest is context, clean at every level.
+
+    A share of the rows keeps a prompt, the first 10 to 50 % of its cells; another keeps both ends of a gap of 20 to 70 %; all others keep
+    nothing. At least one cell is always made anew.
+
+    Args:
+        target: Cells of the target modality, in the order of time.
+        prompt_share: Share of the rows that keep a prompt.
+        infill_share: Share of the rows that keep both ends.
+        generator: CPU generator.
+
+    Source: prompts as in SoundStorm, arXiv:2305.09636, and MaskGCT, arXiv:2409.00750; gaps as in Voicebox, arXiv:2306.15687.
+    """
+    kind, extent, place = (torch.rand(len(target), generator=generator).to(target.device) for _ in range(3))
+    total, rank = target.sum(dim=1), target.long().cumsum(dim=1) - 1
+    prompt, gap = kind < prompt_share, (kind >= prompt_share) & (kind < prompt_share + infill_share)
+    length = torch.where(prompt, 0.5 + 0.4 * extent, torch.where(gap, 0.2 + 0.5 * extent, 1.0))
+    cells = (length * total).ceil().long().clamp(min=1)
+    start = torch.where(gap, (place * (total - cells + 1)).long(), total - cells)
+    return target & (rank >= start[:, None]) & (rank < (start + cells)[:, None])
+
+
+def drop_modalities(batch: TokenBatch, shares: Mapping[int, float], generator: torch.Generator) -> TokenBatch:
+    """Hides each of the given modalities in its share of the rows.
+
+    Args:
+        batch: Rows.
+        shares: Number of a modality to the share of rows that do not see it.
+        generator: CPU generator.
+    """
+    for index, share in shares.items():
+        rows = (torch.rand(len(batch), generator=generator) < share).to(batch.modality.device)
+        batch = batch.hide((batch.modality == index) & rows[:, None])
+    return batch
+
+
+def outside(batch: TokenBatch, target: Bool[Tensor, "batch length"], modalities: Sequence[int]) -> Bool[Tensor, "batch length"]:
+    """Cells of the given modalities whose time lies before the first or after the last cell of the target."""
+    time = batch.coords[..., 0]
+    first = time.masked_fill(~target, torch.iinfo(torch.long).max).amin(dim=1, keepdim=True)
+    last = time.masked_fill(~target, -1).amax(dim=1, keepdim=True)
+    chosen = torch.isin(batch.modality, torch.tensor(list(modalities), device=batch.modality.device))
+    return chosen & ((time < first) | (time > last))
+
+
+def mask_group(
+    batch: TokenBatch,
+    segments: Sequence[Segment],
+    last: Int[Tensor, " batch"],
+    cells: Bool[Tensor, "batch length level"],
+    target: Bool[Tensor, "batch length"],
+) -> tuple[TokenBatch, Int[Tensor, "batch length level"]]:
+    """Hide the chosen cells at the levels of each row's group and every target cell at finer levels; coarser levels stay clean.
+
+    Args:
+        batch: Clean rows.
+        segments: Segments of the target modality, coarse to fine.
+        last: Finest level of each row's group.
+        cells: Cells and levels that are hidden inside the groups.
+        target: Cells that are made anew; all others stay clean at every level.
+
+    Returns:
+        The masked batch, and the true codes where something is to be guessed (UNKNOWN elsewhere).
+
+    Source: SoundStorm, arXiv:2305.09636, one level at a time; groups of levels as in G-MLM, arXiv:2401.01099 (our reading of its abstract).
+    """
+    ids, codes = batch.ids.clone(), torch.full(cells.shape, UNKNOWN, dtype=batch.ids.dtype, device=batch.ids.device)
+    for segment in segments:
+        here, finer = cells[..., segment.level], (last < segment.level)[:, None] & target
+        column = batch.ids[..., segment.level]
+        codes[..., segment.level] = torch.where(here, column - segment.offset, UNKNOWN)
+        ids[..., segment.level] = torch.where(here | finer, MASK, column)
+    return batch.with_ids(ids), codes
+
+
+def level_groups(groups: Sequence[Sequence[int]] | None, num_levels: int) -> list[list[int]]:
+    """Groups of levels that are learned and decoded together; each level alone if None.
+
+    Raises:
+        ValueError: If the groups are not all levels in their order, each once.
+    """
+    found = [[level] for level in range(num_levels)] if groups is None else [list(group) for group in groups]
+    if [level for group in found for level in group] != list(range(num_levels)) or not all(found):
+        raise ValueError(f"groups {found} must hold the levels 0 to {num_levels - 1} in order, each once, for example [[0], [1, 2]]")
+    return found
+
+
+def level_windows(windows: Sequence[int] | None, groups: Sequence[Sequence[int]]) -> list[int] | None:
+    """Window of each level (see `maskgen.networks.transformer.nearby`), from one a group of levels; None stays None.
+
+    Raises:
+        ValueError: If there is not one a group, or one is negative.
+    """
+    if windows is None:
+        return None
+    if len(windows) != len(groups) or min(windows) < 0:
+        raise ValueError(f"the target has {len(groups)} levels or groups of them, got windows {list(windows)}; give each one, at least 0")
+    return [window for window, group in zip(windows, groups, strict=True) for _ in group]
+
+
+def draw_masks(
+    batch: TokenBatch,
+    segments: Sequence[Segment],
+    schedule: MaskSchedule,
+    level_weights: Sequence[float],
+    drop_condition: float,
+    generator: torch.Generator,
+    prompt_share: float = 0.0,
+    infill_share: float = 0.0,
+    timed: Sequence[int] = (),
+    groups: Sequence[Sequence[int]] | None = None,
+    span: int = 1,
+) -> Masked:
+    """Draw group of levels, rate, cells and condition dropout for every row of a batch.
+
+    A dropped condition is hidden, cell by cell: the very null condition that guidance uses.
+
+    Args:
+        batch: Clean rows.
+        segments: Segments of the target modality, coarse to fine.
+        schedule: Mask law; the rate is its value at a uniform draw.
+        level_weights: How often each level (each group, where there are groups) is learned, any scale.
+        drop_condition: Probability that a row's condition is hidden.
+        generator: CPU generator that decides everything.
+        prompt_share: Share of rows that keep a prompt of the target, see `draw_spans`.
+        infill_share: Share of rows that keep both ends of the target.
+        timed: Modalities whose cells stand at their time in the target: half of the rows that keep a context do not see what was said in
+            it, for a recording comes without a transcript.
+        groups: Levels that are masked and learned together, jointly over cells and levels; each level alone if None.
+        span: Neighbouring cells of one level that are masked together, see `random_cells`; the rate then holds in the mean only.
+
+    Raises:
+        ValueError: If span is below 1, there is not one weight a group, or a probability lies outside [0, 1].
+    """
+    together = level_groups(groups, len(segments))
+    if len(level_weights) != len(together):
+        raise ValueError(f"the target has {len(together)} levels or groups of them, got {len(level_weights)} level_weights; give one each")
+    if not 0.0 <= drop_condition <= 1.0:
+        raise ValueError(f"drop_condition is a probability, got {drop_condition}")
+    if min(prompt_share, infill_share) < 0 or prompt_share + infill_share > 1:
+        raise ValueError(f"prompt_share and infill_share are shares of one batch, got {prompt_share} and {infill_share}")
+    device, rows = batch.ids.device, len(batch)
+    drawn = torch.multinomial(torch.tensor(level_weights, dtype=torch.float64), rows, replacement=True, generator=generator).to(device)
+    rate = draw_rates(rows, schedule, generator).to(device)
+    target = batch.cells(segments[0].index)
+    if prompt_share or infill_share:
+        target = draw_spans(target, prompt_share, infill_share, generator)
+    member = torch.tensor([[level in group for level in range(len(segments))] for group in together], device=device)[drawn]
+    pairs = target[..., None] & member[:, None]
+    if span == 1:
+        cells = random_cells(pairs.flatten(1), rate, generator).view_as(pairs)
+    else:  # level after level, so that neighbours are those in time
+        by_level = random_cells(rearrange(pairs, "b l k -> b (k l)"), rate, generator, span)
+        cells = rearrange(by_level, "b (k l) -> b l k", l=pairs.shape[1])
+    dropped = (torch.rand(rows, generator=generator) < drop_condition).to(device)
+    first, last = (torch.tensor([group[end] for group in together], device=device)[drawn] for end in (0, -1))
+    seen, codes = mask_group(batch, segments, last, cells, target)
+    seen = seen.hide(condition_cells(batch, segments[0].index) & dropped[:, None])
+    if timed and (prompt_share or infill_share):
+        unsaid = (torch.rand(rows, generator=generator) < 0.5).to(device)
+        seen = seen.hide(outside(batch, target, timed) & unsaid[:, None])
+    return Masked(seen, cells, codes, first, pairs.sum(dim=(1, 2)), rate, dropped)

@@ -1,0 +1,347 @@
+"""Training mixtures as data: which modalities a row is given, which it must make, and what the rest of it is."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from maskgen.masking.masks import Masked, draw_masks, mask_group
+from maskgen.masking.schedule import Cosine, Linear, MaskSchedule
+from maskgen.tokens.batch import TokenBatch
+from maskgen.tokens.space import TokenSpace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """Cells that are seen and cells that are asked, shared out among modalities by chance.
+
+    Args:
+        seen: Fewest and most cells that are seen.
+        asked: Fewest and most cells that are asked.
+        alphas: Concentrations of the symmetric Dirichlet laws that are drawn from, each alike: small ones give all to one modality.
+
+    Raises:
+        ValueError: If a range is empty or a concentration is not positive.
+
+    Source: 4M, arXiv:2312.06647. Differs: what is neither seen nor asked is hidden; sequences are masked cell by cell, without sentinels.
+    """
+
+    seen: tuple[int, int] = (0, 128)
+    asked: tuple[int, int] = (16, 128)
+    alphas: tuple[float, ...] = (0.01, 0.1, 1.0, 10.0)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seen[0] <= self.seen[1] or not 1 <= self.asked[0] <= self.asked[1] or min(self.alphas, default=0) <= 0:
+            raise ValueError(
+                f"a budget needs ranges of cells (asked from 1 on) and positive alphas, got seen={self.seen}, asked={self.asked}, "
+                f"alphas={self.alphas}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What some rows learn. A modality that is not named is hidden from them.
+
+    Args:
+        asked: Modalities whose codes are masked and guessed; several are masked each at a rate of its own.
+        given: Modalities that are seen whole; of a text the cells behind its end are not.
+        partly: Modalities of which a random share is seen, drawn anew for each row.
+        weight: How often the task is drawn, any scale, among those whose modalities a row has.
+        budget: Share cells out among the asked modalities that a row has; then `given` and `partly` are empty.
+
+    Raises:
+        ValueError: If nothing is asked, a modality has two roles, or the weight is not positive.
+    """
+
+    asked: Sequence[str]
+    given: Sequence[str] = ()
+    partly: Sequence[str] = ()
+    weight: float = 1.0
+    budget: Budget | None = None
+
+    def __post_init__(self) -> None:
+        if not self.asked or len(set(self.modalities)) != len(self.modalities) or not self.weight > 0:
+            raise ValueError(
+                f"a task asks for at least one modality, gives each one role and has a positive weight; got asked={list(self.asked)}, "
+                f"given={list(self.given)}, partly={list(self.partly)}, weight={self.weight}"
+            )
+        if self.budget is not None and len(self.modalities) != len(self.asked):
+            raise ValueError(f"a budget decides itself what is seen; leave out given={list(self.given)} and partly={list(self.partly)}")
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """All that the task names."""
+        return (*self.asked, *self.given, *self.partly)
+
+    def fits(self, present: Sequence[str]) -> bool:
+        """Whether rows with these modalities can learn it."""
+        wanted = set(self.modalities)
+        return bool(wanted & set(present)) if self.budget is not None else wanted <= set(present)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """How a modality is masked and what its guesses cost.
+
+    Args:
+        schedule: Mask law; the rate is its value at a uniform draw.
+        loss: "maskgit" is the mean over masked codes; "elbo" the bound on the likelihood, which needs the linear schedule.
+        weight: Of this modality's loss among all.
+        level_weights: How often each level is learned; None weighs all alike.
+        prompt_share: Share of rows that keep a prompt of it, see `maskgen.masking.masks.draw_spans`.
+        infill_share: Share of rows that keep both its ends.
+
+    Raises:
+        ValueError: If the loss has no such name, or the weight is not positive.
+    """
+
+    schedule: MaskSchedule = field(default_factory=Cosine)
+    loss: str = "maskgit"
+    weight: float = 1.0
+    level_weights: Sequence[float] | None = None
+    prompt_share: float = 0.0
+    infill_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.weight > 0:
+            raise ValueError(
+                f"the weight of a target must be positive, got {self.weight}; leave out of the tasks what is not to be learned"
+            )
+        if self.loss not in ("maskgit", "elbo"):
+            raise ValueError(f"a target's loss is maskgit or elbo, got {self.loss!r}")
+        if self.loss == "elbo" and not isinstance(self.schedule, Linear):
+            raise ValueError(
+                f"elbo is a bound for rates of the linear schedule alone, got {type(self.schedule).__name__}; set schedule to Linear"
+            )
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is guessed of one modality.
+
+    Args:
+        rows: Rows of the batch that are asked for it.
+        masked: Cells, codes and rates of those rows, in their order.
+    """
+
+    rows: Int[Tensor, " rows"]
+    masked: Masked
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A batch of tasks ready for one training step.
+
+    Args:
+        batch: What the model sees.
+        asked: Modality to what is guessed of it.
+        task: Number of each row's task in the table.
+    """
+
+    batch: TokenBatch
+    asked: dict[str, Asked]
+    task: Int[Tensor, " batch"]
+
+
+def draw_tasks(
+    batch: TokenBatch,
+    space: TokenSpace,
+    tasks: Mapping[str, Task],
+    targets: Mapping[str, Target],
+    drop_condition: float,
+    generator: torch.Generator,
+) -> Drawn:
+    """Draw each row's task, hide what it does not name, and mask what it asks for.
+
+    Args:
+        batch: Clean rows, one document each.
+        space: Their token space.
+        tasks: The table.
+        targets: Modality to how it is masked; others take the defaults.
+        drop_condition: Share of rows whose given and partly given modalities are hidden: the null condition of guidance.
+        generator: CPU generator that decides everything.
+
+    Raises:
+        ValueError: If no task fits a row.
+    """
+    task = choose_tasks(batch, space, tasks, generator)
+    table = list(tasks.values())
+    seen = _by_role(batch, space, table, task, drop_condition, generator)
+    asked: dict[str, Asked] = {}
+    phones = {one.name for one in space.modalities if one.kind == "phones"}
+    for name, with_phones in product(dict.fromkeys(name for one in table if one.budget is None for name in one.asked), (False, True)):
+        asks = [one.budget is None and name in one.asked and bool(phones & set(one.asked)) == with_phones for one in table]
+        if rows := torch.tensor(asks, device=task.device)[task].nonzero()[:, 0].tolist():
+            # Phonemes that are asked for themselves are not hidden around a gap in the sound.
+            timed = [] if with_phones or space.kind(name) != "audio" else [space.index(one) for one in phones]
+            here = torch.tensor(rows, device=task.device)
+            new = _masked(seen, space, name, targets.get(name, Target()), here, timed, generator)
+            asked[name] = _joined(asked[name], new) if name in asked else new
+    for name, found in asked.items():
+        seen = _with(seen, found, space.index(name))
+    for number, one in enumerate(table):
+        rows = (task == number).nonzero()[:, 0].tolist()
+        if one.budget is not None and rows:
+            seen = _budgeted(seen, space, one, one.budget, targets, rows, asked, generator)
+    return Drawn(seen, asked, task)
+
+
+def choose_tasks(batch: TokenBatch, space: TokenSpace, tasks: Mapping[str, Task], generator: torch.Generator) -> Int[Tensor, " batch"]:
+    """Number of each row's task, drawn by weight among those that fit it.
+
+    Raises:
+        ValueError: If none fits a row; names what the row has.
+    """
+    table, names = list(tasks.values()), [one.name for one in space.modalities]
+    has = torch.stack([batch.cells(space.index(name)).any(dim=1) for name in names], dim=1).cpu()
+    weights = torch.zeros(len(batch), len(table), dtype=torch.float64)
+    for row, present in enumerate(has.tolist()):
+        found = [name for name, here in zip(names, present, strict=True) if here]
+        weights[row] = torch.tensor([one.weight * one.fits(found) for one in table], dtype=torch.float64)
+        if not bool(weights[row].any()):
+            raise ValueError(f"no task of {', '.join(tasks)} fits a row with {', '.join(found) or 'nothing in it'}; add one to the table")
+    return torch.multinomial(weights, 1, generator=generator)[:, 0].to(batch.ids.device)
+
+
+def _by_role(
+    batch: TokenBatch,
+    space: TokenSpace,
+    table: Sequence[Task],
+    task: Int[Tensor, " batch"],
+    drop_condition: float,
+    generator: torch.Generator,
+) -> TokenBatch:
+    """Hide modalities without a role, parts of those partly given, ends of given texts, and conditions that are dropped."""
+    device = task.device
+    dropped = (torch.rand(len(batch), generator=generator) < drop_condition).to(device)
+    share = torch.rand(len(batch), 1, generator=generator).to(device)
+    luck = torch.rand(batch.modality.shape, generator=generator).to(device)
+    hidden = torch.zeros_like(batch.valid)
+    for modality in space.modalities:
+        here = batch.modality == space.index(modality.name)
+        asked, given, partly = (
+            torch.tensor([modality.name in getattr(one, role) for one in table], device=device)[task][:, None]
+            for role in ("asked", "given", "partly")
+        )
+        hidden |= here & ~(asked | given | partly)
+        hidden |= here & (given | partly) & dropped[:, None]
+        hidden |= here & partly & (luck >= share)
+        if modality.end is not None:
+            hidden |= here & ~asked & (batch.ids[..., 0] == space.segment(modality.name, 0).offset + modality.end)
+    return batch.hide(hidden)
+
+
+def _masked(
+    batch: TokenBatch,
+    space: TokenSpace,
+    name: str,
+    target: Target,
+    rows: Int[Tensor, " rows"],
+    timed: Sequence[int],
+    generator: torch.Generator,
+) -> Asked:
+    """Mask one modality of some rows."""
+    segments = space.of(name)
+    weights = target.level_weights or [1.0] * len(segments)
+    shares = 0.0, generator, target.prompt_share, target.infill_share, timed
+    return Asked(rows, draw_masks(batch.rows(rows), segments, target.schedule, weights, *shares))
+
+
+def _with(batch: TokenBatch, asked: Asked, index: int) -> TokenBatch:
+    """The batch with one modality of some rows as the model sees it."""
+    ids, valid = batch.ids.clone(), batch.valid.clone()
+    own = (asked.masked.batch.modality == index)[..., None]
+    ids[asked.rows] = torch.where(own, asked.masked.batch.ids, ids[asked.rows])
+    valid[asked.rows] &= asked.masked.batch.valid
+    return replace(batch, ids=ids, valid=valid)
+
+
+def _budgeted(
+    batch: TokenBatch,
+    space: TokenSpace,
+    task: Task,
+    budget: Budget,
+    targets: Mapping[str, Target],
+    rows: list[int],
+    asked: dict[str, Asked],
+    generator: torch.Generator,
+) -> TokenBatch:
+    """Rows that share cells out by a budget; adds what they are asked to `asked`."""
+    names = [name for name in task.asked if any(bool(batch.cells(space.index(name))[row].any()) for row in rows)]
+    seen, wanted = torch.zeros_like(batch.valid), torch.zeros_like(batch.valid)
+    for row in rows:
+        places = [batch.cells(space.index(name))[row].nonzero()[:, 0] for name in names]
+        for found, first, count in zip(places, *_shared_out([len(found) for found in places], budget, generator), strict=True):
+            mixed = found[torch.randperm(len(found), generator=generator).to(found.device)]
+            seen[row, mixed[:first]] = True
+            wanted[row, mixed[first : first + count]] = True
+    index = torch.tensor(rows, device=batch.ids.device)
+    ours = torch.zeros_like(batch.valid)
+    ours[index] = True
+    batch = batch.hide(ours & ~seen & ~wanted)
+    for name in names:
+        here = wanted & (batch.modality == space.index(name))
+        if bool(here.any()):
+            new = _asked_cells(batch, space, name, targets.get(name, Target()), here, generator)
+            batch = _with(batch, new, space.index(name))
+            asked[name] = _joined(asked[name], new) if name in asked else new
+    return batch
+
+
+def _shared_out(totals: Sequence[int], budget: Budget, generator: torch.Generator) -> tuple[list[int], list[int]]:
+    """Cells that are seen and cells that are asked of each modality; at least one cell is asked."""
+    seen = _shares(list(totals), _between(budget.seen, generator), budget, generator)
+    left = [total - count for total, count in zip(totals, seen, strict=True)]
+    if not sum(left):
+        largest = max(range(len(totals)), key=totals.__getitem__)
+        seen[largest], left[largest] = seen[largest] - 1, 1
+    return seen, _shares(left, max(1, _between(budget.asked, generator)), budget, generator)
+
+
+def _between(limits: tuple[int, int], generator: torch.Generator) -> int:
+    """A whole number in a range, both ends in it."""
+    return int(torch.randint(limits[0], limits[1] + 1, (), generator=generator))
+
+
+def _shares(room: Sequence[int], count: int, budget: Budget, generator: torch.Generator) -> list[int]:
+    """`count` cells shared out by a Dirichlet draw, each modality up to its room; what does not fit goes where room is left."""
+    alpha = budget.alphas[_between((0, len(budget.alphas) - 1), generator)]
+    gammas = torch._standard_gamma(torch.full((len(room),), alpha, dtype=torch.float64), generator=generator).clamp(min=1e-300)
+    left, taken = min(count, sum(room)), [0] * len(room)
+    while left:
+        open_ = [number for number in range(len(room)) if taken[number] < room[number]]
+        share = gammas[open_] / gammas[open_].sum()
+        given = [min(int(part * left), room[number] - taken[number]) for number, part in zip(open_, share.tolist(), strict=True)]
+        if not sum(given):
+            given[int(share.argmax())] = 1
+        for number, cells in zip(open_, given, strict=True):
+            taken[number] += cells
+        left -= sum(given)
+    return taken
+
+
+def _asked_cells(
+    batch: TokenBatch, space: TokenSpace, name: str, target: Target, cells: Bool[Tensor, "batch length"], generator: torch.Generator
+) -> Asked:
+    """Given cells of one modality, masked at a level that is drawn for each row."""
+    rows = cells.any(dim=1).nonzero()[:, 0]
+    segments, here, part = space.of(name), cells[rows], batch.rows(rows)
+    weights = torch.tensor(target.level_weights or [1.0] * len(segments), dtype=torch.float64)
+    level = torch.multinomial(weights, len(rows), replacement=True, generator=generator).to(rows.device)
+    pairs = torch.zeros(*here.shape, len(segments), dtype=torch.bool, device=here.device)
+    pairs.scatter_(2, level[:, None, None].expand(-1, here.shape[1], 1), here[..., None])
+    seen, codes = mask_group(part, segments, level, pairs, here)
+    total = part.cells(space.index(name)).sum(dim=1)
+    masked = Masked(seen, pairs, codes, level, total, here.sum(dim=1) / total.clamp(min=1), torch.zeros_like(level, dtype=torch.bool))
+    return Asked(rows, masked)
+
+
+def _joined(first: Asked, second: Asked) -> Asked:
+    """What is guessed of one modality in two sets of rows."""
+    one, other = first.masked, second.masked
+    batch = TokenBatch(*(torch.cat([getattr(one.batch, part), getattr(other.batch, part)]) for part in vars(one.batch)))
+    rest = (torch.cat([getattr(one, part), getattr(other, part)]) for part in ("cells", "codes", "level", "total", "rate", "dropped"))
+    return Asked(torch.cat([first.rows, second.rows]), Masked(batch, *rest))

@@ -1,0 +1,293 @@
+"""A pretrained transformer as the masked transformer: its words are the text of the token space, every other modality is new to it."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from maskgen.networks.backbone import FAMILIES, Found, Trunk, read_backbone, read_vocabulary
+from maskgen.networks.transformer import nearby, visible
+from maskgen.tokens.space import MASK, PAD, TokenSpace
+
+logger = logging.getLogger(__name__)
+TEXT = 1
+"""Number of the modality that the backbone knows: the first of the space."""
+NUM_WAVES = 16
+"""Wavelengths in which a cell is told its time, row and column, 2 to 2**16 cells."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptedConfig:
+    """What an adapted transformer is made of: plain data, with the whole configuration of its backbone.
+
+    Args:
+        backbone: Configuration of transformers, without paths and without code.
+        with_head: Whether the layers before the backbone's output table are kept, and its bias.
+        tie_head: Whether the embedding table is the output table.
+        shift: Text cells are read from the hidden state of the cell before them, as a causal model learned it.
+        grid_places: "row" gives each cell of the other modalities a position of its own, behind that of the cell before it; "shared" gives
+            a grid one position in all, however many cells it has.
+    """
+
+    backbone: Mapping[str, Any]
+    with_head: bool = False
+    tie_head: bool = True
+    shift: bool = False
+    grid_places: Literal["row", "shared"] = "row"
+
+    def __post_init__(self) -> None:
+        if self.grid_places not in ("row", "shared"):
+            raise ValueError(f"grid_places is 'row' or 'shared', got {self.grid_places!r}")
+
+    @property
+    def dim(self) -> int:
+        """Width of the residual stream."""
+        return int(self.backbone.get("hidden_size") or self.backbone["n_embd"])
+
+    @property
+    def blind_condition(self) -> bool:
+        """Never: every cell may look at every other."""
+        return False
+
+
+class AdaptedTransformer(nn.Module):
+    """A backbone of transformers with the interface of `maskgen.networks.transformer.MaskTransformer`.
+
+    Cells enter as the sum of the embeddings of all their levels plus that of their modality; cells of other modalities than the first also
+    get an embedding of (time, row, column). Both added parts start at zero, so that on text it is exactly the backbone. It attends in full
+    unless it is called under `annealed`.
+
+    Args:
+        config: What it is made of.
+        vocab_size: Shared ids in all; id 0 is padding and embeds to zero.
+        num_modalities: Modalities in the space.
+        trunk: The backbone's layers; None makes them anew, of random weights.
+
+    Source: DiffuLLaMA, arXiv:2410.17891 (causal models). Differs: cells see each other inside one document only, and the shift is taken
+    inside the document too.
+    """
+
+    def __init__(self, config: AdaptedConfig, vocab_size: int, num_modalities: int, trunk: Trunk | None = None) -> None:
+        super().__init__()
+        self.config, self.vocab_size, self.num_modalities = config, vocab_size, num_modalities
+        self.trunk = trunk or Trunk(config.backbone, config.with_head)
+        self.embed = nn.Embedding(vocab_size, config.dim, padding_idx=PAD)
+        self.embed_modality = nn.Embedding(num_modalities + 1, config.dim, padding_idx=0)
+        self.embed_place = nn.Linear(6 * NUM_WAVES, config.dim, bias=False)
+        self.head = self.embed if config.tie_head else nn.Embedding(vocab_size, config.dim)
+        self.head_bias = nn.Parameter(torch.zeros(vocab_size)) if config.with_head else None
+        nn.init.zeros_(self.embed_modality.weight)
+        nn.init.zeros_(self.embed_place.weight)
+        self._future: tuple[float, int] | None = None
+
+    @contextmanager
+    def annealed(self, share: float, seed: int = 0) -> Iterator[None]:
+        """Inside, only a share of the edges from a cell to the cells behind it are open.
+
+        Args:
+            share: 0 is the causal model, 1 full attention.
+            seed: Draws which ones; the same for all rows of a batch.
+        """
+        self._future = (share, seed)
+        try:
+            yield
+        finally:
+            self._future = None
+
+    def forward(
+        self,
+        ids: Int[Tensor, "batch length level"],
+        modality: Int[Tensor, "batch length"],
+        coords: Int[Tensor, "batch length 3"],
+        valid: Bool[Tensor, "batch length"],
+        document: Int[Tensor, "batch length"],
+        context: Bool[Tensor, "batch length"] | None = None,
+        window: Int[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, "batch length dim"]:
+        """What `logits` reads of every cell; see `MaskTransformer.forward`.
+
+        Raises:
+            ValueError: If a row has more positions than the backbone's table, or `context` is given.
+        """
+        if context is not None:
+            raise ValueError("an adapted transformer has no blind_condition; call it without context")
+        hidden = self.states(ids, modality, coords, valid, document, window)
+        if self.config.shift:
+            hidden = torch.take_along_dim(hidden, cell_before(modality, valid, document)[..., None], 1)
+        out: Tensor = self.trunk.head(hidden)
+        return out
+
+    def states(
+        self,
+        ids: Int[Tensor, "batch length level"],
+        modality: Int[Tensor, "batch length"],
+        coords: Int[Tensor, "batch length 3"],
+        valid: Bool[Tensor, "batch length"],
+        document: Int[Tensor, "batch length"],
+        window: Int[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, "batch length dim"]:
+        """The backbone's last hidden state of every cell, before shift and head."""
+        grid = (modality > TEXT)[..., None]
+        x = self.embed(ids).sum(dim=2) + self.embed_modality(modality) + grid * self.embed_place(waves(coords).to(self.embed.weight.dtype))
+        near = None if window is None else nearby(modality, coords[..., 0], window)
+        # An explicit mask always: without one a causal backbone would put its own in its place.
+        seen = visible(valid, document, near=near)
+        if seen is None:
+            seen = valid.new_ones(len(valid), 1, valid.shape[1], valid.shape[1])
+        if self._future is not None:
+            seen = seen & open_edges(*self._future, valid.shape[1]).to(valid.device)
+        places = places_in_row(modality, document, self.config.grid_places)
+        self._check(places)
+        hidden: Tensor = self.trunk(x, places, seen)
+        return hidden
+
+    def _check(self, places: Int[Tensor, "batch length"]) -> None:
+        """Raises ValueError where the position table ends too early."""
+        most = self.trunk.positions
+        if most is not None and places.shape[1] > most and (found := int(places.max()) + 1) > most:
+            raise ValueError(
+                f"a row has {found} positions, the backbone's table has {most}; take shorter rows, or grid_places: shared, "
+                "which gives a whole grid one position"
+            )
+
+    def logits(self, hidden: Float[Tensor, "cells dim"], offset: int, size: int) -> Float[Tensor, "cells size"]:
+        """Scores of the ids `offset` to `offset + size - 1` at the given cells: affine in `hidden`, so guidance may mix before it."""
+        bias = None if self.head_bias is None else self.head_bias[offset : offset + size]
+        return functional.linear(hidden, self.head.weight[offset : offset + size], bias)
+
+
+def adapt(
+    source: str, space: TokenSpace, shift: bool | None = None, grid_places: Literal["row", "shared"] = "row", seed: int = 0
+) -> AdaptedTransformer:
+    """A pretrained backbone, grown into a token space.
+
+    Row v of the backbone is code v of the text. MASK is the backbone's own mask token, else the mean of its embeddings. Rows of other
+    modalities are drawn so that a cell with all its levels has the mean and the spread of a word.
+
+    Args:
+        source: Folder that `save_pretrained` of transformers wrote, or a hub id.
+        space: Token space whose first modality is the text in the backbone's own codes.
+        shift: As in `AdaptedConfig`; None shifts causal families alone.
+        grid_places: As in `AdaptedConfig`.
+        seed: Draws the new rows.
+
+    Raises:
+        ImportError: If transformers is missing.
+        ValueError: If the backbone cannot be read, or has fewer words than the text has codes, or the first modality is no text.
+    """
+    first = space.modalities[0] if space.modalities else None
+    if first is None or first.kind != "text":
+        raise ValueError(
+            f"the first modality of the space is {'none' if first is None else f'{first.name} ({first.kind})'}, an adapted backbone needs "
+            "text there; tokenize with text as the first modality"
+        )
+    found = read_backbone(source)
+    if len(found.table) < first.codebook_size:
+        raise ValueError(
+            f"the backbone in {source} has {len(found.table)} words, the text has {first.codebook_size} codes; "
+            f"tokenize the text with the backbone's own tokenizer: maskgen data tokenize --text {source}"
+        )
+    shift = FAMILIES[found.config["model_type"]].causal if shift is None else shift
+    config = AdaptedConfig(
+        backbone=found.config, with_head=found.with_head, tie_head=found.out is None, shift=shift, grid_places=grid_places
+    )
+    model = AdaptedTransformer(config, space.size, len(space.modalities), found.trunk)
+    vocabulary = read_vocabulary(source)
+    mask = None if vocabulary is None else vocabulary.row("mask_token")
+    logger.info("MASK starts as %s of %s", "the mean of the words" if mask is None else f"word {mask}", source)
+    with torch.no_grad():
+        _grow(model, found, space, mask, torch.Generator().manual_seed(seed))
+    return model.train()  # transformers reads models with their dropout off
+
+
+def _grow(model: AdaptedTransformer, found: Found, space: TokenSpace, mask: int | None, generator: torch.Generator) -> None:
+    """Fill the tables: the backbone's rows at the text, new ones elsewhere."""
+    model.embed.weight.copy_(grown_table(found.table, space, mask, generator))
+    if found.out is not None:
+        model.head.weight.copy_(grown_table(found.out, space, mask, generator))
+    if model.head_bias is not None and found.bias is not None:
+        first = space.of(space.modalities[0].name)[0]
+        model.head_bias[first.offset : first.offset + first.size] = found.bias[: first.size]
+
+
+def grown_table(
+    table: Float[Tensor, "vocabulary dim"], space: TokenSpace, mask: int | None, generator: torch.Generator
+) -> Float[Tensor, "size dim"]:
+    """A table for the whole space from one for its first modality.
+
+    Args:
+        table: Row v is code v of the first modality.
+        space: The token space.
+        mask: Row that MASK takes; None takes the mean.
+        generator: Draws the new rows.
+    """
+    mean, spread = table.mean(dim=0), table.std(dim=0)
+    grown = mean + spread * torch.randn(space.size, table.shape[1], generator=generator)
+    for one in space.modalities[1:]:
+        for segment in space.of(one.name):  # the levels of a cell are summed
+            rows = slice(segment.offset, segment.offset + segment.size)
+            grown[rows] = (grown[rows] - mean) / one.num_levels**0.5 + mean / one.num_levels
+    first = space.of(space.modalities[0].name)[0]
+    grown[first.offset : first.offset + first.size] = table[: first.size]
+    grown[PAD], grown[MASK] = 0.0, mean if mask is None else table[mask]
+    return grown
+
+
+def open_share(step: int, anneal_steps: int) -> float:
+    """Share of the future edges that are open at a training step; 1 from `anneal_steps - 1` on, and always where that is 0.
+
+    Source: DiffuLLaMA, arXiv:2410.17891.
+    """
+    return 1.0 if anneal_steps <= 0 else min(1.0, (step + 1) / anneal_steps)
+
+
+def open_edges(share: float, seed: int, length: int) -> Bool[Tensor, "length length"]:
+    """Causal attention with each edge to a later cell opened with probability `share`: none at 0, all at 1."""
+    drawn = torch.rand(length, length, generator=torch.Generator().manual_seed(seed))
+    return (drawn < share) | torch.ones(length, length, dtype=torch.bool).tril()
+
+
+def cell_before(
+    modality: Int[Tensor, "batch length"], valid: Bool[Tensor, "batch length"], document: Int[Tensor, "batch length"]
+) -> Int[Tensor, "batch length"]:
+    """Of each text cell the last visible cell before it in its document; the first has none and names itself, as all other cells do.
+
+    Invisible cells are passed over: their hidden states know what nobody may see.
+    """
+    length = valid.shape[1]
+    order = torch.arange(length, device=valid.device)
+    before = (document[:, :, None] == document[:, None, :]) & valid[:, None, :] & (order[None, :] < order[:, None])
+    found = (before * (order + 1)).amax(dim=2) - 1
+    return torch.where((modality == TEXT) & (found >= 0), found, order)
+
+
+def places_in_row(
+    modality: Int[Tensor, "batch length"], document: Int[Tensor, "batch length"], grid_places: Literal["row", "shared"]
+) -> Int[Tensor, "batch length"]:
+    """Position of each cell in its document, from 0; padding stands at 0. Hidden cells keep their place.
+
+    Args:
+        modality: Of each cell, 0 for padding.
+        document: Of each cell.
+        grid_places: "shared" gives the neighbouring cells of one modality that is no text one position.
+    """
+    opens = modality != 0
+    if grid_places == "shared":
+        same = (modality[:, 1:] == modality[:, :-1]) & (document[:, 1:] == document[:, :-1])
+        opens = opens & ~functional.pad(same & (modality[:, 1:] != TEXT), (1, 0))
+    together = (document[:, :, None] == document[:, None, :]).tril()
+    return ((together & opens[:, None, :]).sum(dim=2) - 1).clamp(min=0) * (modality != 0)
+
+
+def waves(coords: Int[Tensor, "batch length 3"]) -> Float[Tensor, "batch length features"]:
+    """Sines and cosines of (time, row, column) in wavelengths from 2 to 2**16 cells."""
+    frequencies = torch.pi * 2.0 ** -torch.arange(NUM_WAVES, device=coords.device)
+    angles = rearrange(coords[..., None].float() * frequencies, "b l axes waves -> b l (axes waves)")
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)

@@ -1,0 +1,60 @@
+"""The networks that a training makes and a model bundle holds."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from maskgen.networks.adapted import AdaptedConfig, AdaptedTransformer
+from maskgen.networks.bridges import Bridge
+from maskgen.networks.towers import Tower, TowersConfig, TowerTransformer
+from maskgen.networks.transformer import MaskTransformer, TransformerConfig
+from maskgen.tokens.space import TokenSpace
+
+Network = MaskTransformer | AdaptedTransformer | TowerTransformer
+"""What a training makes and a model bundle holds."""
+
+
+def made(config: TransformerConfig | TowersConfig, space: TokenSpace) -> MaskTransformer | TowerTransformer:
+    """An untrained network over a token space."""
+    if isinstance(config, TowersConfig):
+        return TowerTransformer(config, space)
+    return MaskTransformer(config, space.size, len(space.modalities))
+
+
+def network_of(config: Mapping[str, Any], space: TokenSpace) -> Network:
+    """An untrained network from the plain data of its configuration, `dataclasses.asdict(network.config)`."""
+    if "backbone" in config:
+        return AdaptedTransformer(AdaptedConfig(**config), space.size, len(space.modalities))
+    if "towers" in config:
+        parts = {
+            name: Tower(modalities=tower["modalities"], transformer=TransformerConfig(**tower["transformer"]))
+            for name, tower in config["towers"].items()
+        }
+        bridges = {name: Bridge(**bridge) for name, bridge in config.get("bridges", {}).items()}
+        return made(TowersConfig(towers=parts, bridges=bridges), space)
+    return made(TransformerConfig(**config), space)
+
+
+def own_tensors(network: nn.Module) -> dict[str, Tensor]:
+    """The state of a network with each tied weight once, under its first name."""
+    second = _second_names(network)
+    return {name: tensor for name, tensor in network.state_dict().items() if name not in second}
+
+
+def load_own(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Read back what `own_tensors` gave.
+
+    Raises:
+        RuntimeError: If the names or shapes are not those of the network.
+    """
+    network.load_state_dict({**tensors, **{second: tensors[first] for second, first in _second_names(network).items() if first in tensors}})
+
+
+def _second_names(network: nn.Module) -> dict[str, str]:
+    """Further names of tied weights, each to the first."""
+    first: dict[int, str] = {}
+    named = list(network.named_parameters(remove_duplicate=False))
+    for name, weight in named:
+        first.setdefault(id(weight), name)
+    return {name: first[id(weight)] for name, weight in named if first[id(weight)] != name}

@@ -1,0 +1,171 @@
+"""Token critics: networks that tell drawn codes from true ones, and their bundle."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from maskgen.io.bundle import load_bundle, save_bundle
+from maskgen.io.checkpoint import read_checkpoint, weights
+from maskgen.networks.row_by_row import row_by_row
+from maskgen.networks.transformer import MaskTransformer, TransformerConfig
+from maskgen.tokens.batch import TokenBatch, condition_cells
+from maskgen.tokens.space import Segment, TokenSpace
+
+BUNDLE_KIND = "critic"
+TIED_HEAD = "trunk.head.weight"
+"""The trunk's head is its embedding table and is never used, so bundles leave it out."""
+
+
+def hidden_states(model: MaskTransformer, batch: TokenBatch, target: int) -> Float[Tensor, "batch length dim"]:
+    """Hidden states of all cells; `target` is the number of the modality that does not count as condition."""
+    asked = batch.ids, batch.modality, batch.coords, batch.valid, batch.document
+    return model(*asked, batch.modality != target) if model.config.blind_condition else model(*asked)  # type: ignore[no-any-return]
+
+
+class TokenCritic(nn.Module):
+    """A transformer of its own and one linear layer to a score for each cell and level of the target.
+
+    It stands on the joint sequence, so a trunk that sees the condition is the text-conditioned selector of TCTS; one that does not
+    (`see_condition=False`) is the plain Token-Critic.
+
+    Args:
+        transformer: Sizes of the trunk.
+        space: The generator's token space.
+        target: Modality that is judged.
+        see_condition: Whether the trunk sees the cells of other modalities.
+
+    Source: Token-Critic, arXiv:2209.04439; TCTS, arXiv:2304.01515.
+    """
+
+    def __init__(self, transformer: TransformerConfig, space: TokenSpace, target: str, see_condition: bool = True) -> None:
+        super().__init__()
+        self.space, self.target, self.see_condition = space, target, see_condition
+        config = replace(transformer, tie_head=True, blind_condition=False)
+        self.trunk = MaskTransformer(config, space.size, len(space.modalities))
+        self.score = nn.Linear(config.dim, len(space.of(target)))
+
+    def forward(self, batch: TokenBatch) -> Float[Tensor, "batch length levels"]:
+        """Logit that the code of each cell was drawn by the generator, for every level; only cells of the target mean something."""
+        index = self.space.index(self.target)
+        seen = batch if self.see_condition else batch.hide(condition_cells(batch, index))
+        scores: Tensor = self.score(hidden_states(self.trunk, seen, index))
+        return scores
+
+
+class SelfCritic(nn.Module):
+    """One linear layer on the hidden states of the frozen generator; the generator's weights are no part of this module.
+
+    Args:
+        generator: The generator; it gets no gradient.
+        space: Its token space.
+        target: Modality that is judged.
+        see_condition: Whether the generator sees the cells of other modalities when it judges.
+
+    Source: the self-critic of the public re-implementations of Token-Critic, arXiv:2209.04439.
+    """
+
+    def __init__(self, generator: MaskTransformer, space: TokenSpace, target: str, see_condition: bool = True) -> None:
+        super().__init__()
+        self.space, self.target, self.see_condition = space, target, see_condition
+        self.score = nn.Linear(generator.config.dim, len(space.of(target)))
+        self._generator = (generator,)
+        """In a tuple, so that it is no submodule and its weights do not stand in the critic's checkpoint."""
+
+    def forward(self, batch: TokenBatch) -> Float[Tensor, "batch length levels"]:
+        """As for `TokenCritic`; the gradient ends at the hidden states."""
+        index = self.space.index(self.target)
+        seen = batch if self.see_condition else batch.hide(condition_cells(batch, index))
+        with torch.no_grad():
+            hidden = hidden_states(self._generator[0], seen, index)
+        scores: Tensor = self.score(hidden.to(self.score.weight.dtype))
+        return scores
+
+
+Critic = TokenCritic | SelfCritic
+
+
+def critic_scores(critic: Critic) -> Callable[[TokenBatch, Segment], Tensor]:
+    """The ScoreFn of a critic, as `maskgen.sampling.critic` documents it. On a CPU each row is scored alone, to the same bits in any batch.
+
+    Args:
+        critic: A trained critic; it is set to evaluation.
+
+    Returns:
+        A function of a filled batch and a segment. It raises ValueError for a segment that the critic does not know: one of another
+        modality or space, or of levels decoded together, which it has not learned to judge.
+    """
+    critic.eval()
+
+    def scores(batch: TokenBatch, segment: Segment) -> Tensor:
+        if segment not in critic.space.of(critic.target) or batch.ids.shape[2] != critic.space.num_levels:
+            raise ValueError(
+                f"the critic judges single levels of {critic.target} in the space it was trained in, got level {segment.level} of "
+                f"{segment.modality} at offset {segment.offset}; decode {critic.target} with that generator, level by level"
+            )
+        with torch.no_grad():
+            return row_by_row(lambda rows: critic(rows)[..., segment.level].float(), batch)
+
+    return scores
+
+
+def export_critic(checkpoint: Path | str, folder: Path | str) -> str:
+    """Write the critic in a checkpoint of CriticModule (averaged weights where there are any) as a bundle in half precision.
+
+    Returns:
+        The fingerprint.
+
+    Raises:
+        ValueError: If the checkpoint is damaged or of another module.
+    """
+    found = read_checkpoint(checkpoint, BUNDLE_KIND)
+    config = {name: value for name, value in found["maskgen"].items() if name != "kind"}
+    tensors = {name: tensor.half() for name, tensor in weights(found, "critic.").items() if name != TIED_HEAD}
+    return save_bundle(folder, BUNDLE_KIND, config, tensors)
+
+
+def load_critic(folder: Path | str, generator: MaskTransformer | None = None, weights_sha256: str | None = None) -> Critic:
+    """Read what `export_critic` wrote.
+
+    Args:
+        folder: The critic's bundle.
+        generator: The generator that it stands on; a self-critic needs it, a token critic does not.
+        weights_sha256: Hash of the weights file of the generator's bundle; None leaves it unchecked. A token critic may judge another
+            generator of its space.
+
+    Returns:
+        A frozen critic in evaluation, in float32.
+
+    Raises:
+        ValueError: If the bundle is missing or damaged, or a self-critic is given no generator or another one than it was trained on.
+    """
+    bundle = load_bundle(folder, BUNDLE_KIND)
+    made, tensors = bundle.config, {name: tensor.float() for name, tensor in bundle.tensors.items()}
+    if made["critic"] == "self" and weights_sha256 not in (None, made["generator"]):
+        raise ValueError(
+            f"{folder} is a self-critic of the generator with weights {made['generator'][:12]}…, this one has {str(weights_sha256)[:12]}…; "
+            "train one on this generator, as configs/critic_emoji64.yaml does with kind: self"
+        )
+    critic = build_critic(made, generator)
+    if isinstance(critic, TokenCritic):
+        tensors[TIED_HEAD] = tensors["trunk.embed.weight"]
+    critic.load_state_dict(tensors)
+    return critic.eval().requires_grad_(False)
+
+
+def build_critic(made: Mapping[str, Any], generator: MaskTransformer | None) -> Critic:
+    """An untrained critic from the facts that a checkpoint or bundle keeps: critic, space, target, see_condition, transformer.
+
+    Raises:
+        ValueError: If a self-critic is given no generator.
+    """
+    space, target, see_condition = TokenSpace.from_dict(made["space"]), made["target"], made["see_condition"]
+    if made["critic"] == "token":
+        return TokenCritic(TransformerConfig(**made["transformer"]), space, target, see_condition)
+    if generator is None:
+        raise ValueError("a self-critic stands on its generator's hidden states; give generator, the model of the pipeline")
+    return SelfCritic(generator, space, target, see_condition)

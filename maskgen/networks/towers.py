@@ -1,0 +1,380 @@
+"""A mixture of transformers: each modality has weights of its own, and all cells of a row share their attention."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from maskgen.networks.bridges import UNSEEN, Bridge, Crossing, Translation
+from maskgen.networks.transformer import Block, MaskTransformer, TransformerConfig, attend, nearby, visible
+from maskgen.tokens.space import TokenSpace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tower:
+    """The weights of some modalities.
+
+    Args:
+        modalities: Whose cells these weights compute.
+        transformer: Their sizes.
+
+    Raises:
+        ValueError: If it has no modality.
+    """
+
+    modalities: Sequence[str]
+    transformer: TransformerConfig = field(default_factory=TransformerConfig)
+
+    def __post_init__(self) -> None:
+        if not self.modalities:
+            raise ValueError("a tower computes the cells of at least one modality; name some, or leave the tower out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TowersConfig:
+    """Sizes of a mixture of transformers.
+
+    Args:
+        towers: Name to tower. Their layers and heads agree; widths and rotary positions need not.
+        bridges: Name of a tower to what it sees of another one. Without any, all cells of a row attend to all by their own keys; with
+            some, a tower sees of the others what crosses its bridge, translated into its own stream, and nothing else.
+
+    Raises:
+        ValueError: If there is no tower, a name is none, two share a modality, their attention does not fit together, one has
+            blind_condition, or a bridge does not lead from one other tower to a tower.
+    """
+
+    towers: Mapping[str, Tower]
+    bridges: Mapping[str, Bridge] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        names = [name for tower in self.towers.values() for name in tower.modalities]
+        shapes = {
+            key: (tower.transformer.num_layers, tower.transformer.num_heads, tower.transformer.head_dim)
+            for key, tower in self.towers.items()
+        }
+        if wrong := [key for key in self.towers if not key.isidentifier() or hasattr(nn.ModuleDict, key) or key == "training"]:
+            raise ValueError(f"a tower cannot be named {', '.join(wrong)}; take plain words such as pictures and speech")
+        if not names or len(set(names)) != len(names):
+            raise ValueError(f"each modality has exactly one tower, got {', '.join(names) or 'no tower'}")
+        if len(set(shapes.values())) != 1:
+            found = ", ".join(f"{key} {layers}, {heads}, {width}" for key, (layers, heads, width) in shapes.items())
+            raise ValueError(f"towers share their attention, so layers, heads and head width agree; got {found}; see head_width")
+        if any(tower.transformer.blind_condition for tower in self.towers.values()):
+            raise ValueError("a condition that does not look at its target needs one set of weights; leave blind_condition off in towers")
+        for reader, bridge in self.bridges.items():
+            owners = {key for key, tower in self.towers.items() if set(bridge.modalities) & set(tower.modalities)}
+            if reader not in self.towers or len(owners) != 1 or reader in owners or set(bridge.modalities) - set(names):
+                raise ValueError(
+                    f"a bridge leads to a tower from modalities of one other tower, got {', '.join(bridge.modalities)} to {reader!r}; "
+                    f"the towers are {', '.join(f'{key} ({chr(44).join(one.modalities)})' for key, one in self.towers.items())}"
+                )
+
+    def source_of(self, reader: str) -> str:
+        """The tower whose cells cross the bridge to `reader`."""
+        return next(key for key, tower in self.towers.items() if self.bridges[reader].modalities[0] in tower.modalities)
+
+    @property
+    def dim(self) -> int:
+        """Width of the hidden states: that of the widest tower."""
+        return max(tower.transformer.dim for tower in self.towers.values())
+
+    @property
+    def blind_condition(self) -> bool:
+        """Never; see `maskgen.networks.transformer.TransformerConfig`."""
+        return False
+
+
+class TowerTransformer(nn.Module):
+    """Masked transformer whose weights depend on the modality of a cell; only attention joins the modalities.
+
+    Each tower is a `MaskTransformer` over its own modalities. A row whose visible cells belong to one tower gets from this
+    network exactly what the tower alone gives, so models that were trained apart start together without losing anything, and what one
+    learns does not move the weights of the other. Invisible cells cost nothing but their place in the attention.
+
+    With bridges a tower sees, of the others, the cells that cross its bridge: block by block they are translated into its own stream, and
+    its own keys and values are made of them, without positions. Until a bridge is trained nothing is seen over it.
+
+    Args:
+        config: The towers.
+        space: Token space; every modality of it has a tower, and no tower has another.
+
+    Raises:
+        ValueError: If a modality has no tower or a tower has a modality that the space lacks.
+
+    Source: Mixture-of-Transformers, arXiv:2411.04996. Differs: norms of embeddings and outputs are the towers' own too, and so are the
+    embeddings of PAD and MASK; bridges are ours (gated attention between frozen models: Flamingo, arXiv:2204.14198).
+    """
+
+    def __init__(self, config: TowersConfig, space: TokenSpace) -> None:
+        super().__init__()
+        self.config, self.names = config, tuple(config.towers)
+        named = {name for tower in config.towers.values() for name in tower.modalities}
+        if odd := sorted(named ^ {one.name for one in space.modalities}):
+            raise ValueError(f"towers and token space have different modalities: {', '.join(odd)} in only one of them; give each a tower")
+        spaces = tower_spaces(config, space)
+        self.towers = nn.ModuleDict(
+            {
+                name: MaskTransformer(tower.transformer, spaces[name].size, len(spaces[name].modalities))
+                for name, tower in config.towers.items()
+            }
+        )
+        self.bridges = nn.ModuleDict({reader: self._bridge(reader, bridge) for reader, bridge in config.bridges.items()})
+        owner = torch.full((len(space.modalities) + 1,), -1)
+        local, number = torch.zeros(space.size, dtype=torch.long), torch.zeros(len(space.modalities) + 1, dtype=torch.long)
+        local[: 2 + len(space.specials)] = torch.arange(2 + len(space.specials))
+        self._places: dict[int, tuple[str, int]] = {}
+        for index, name in enumerate(self.names):
+            for modality in spaces[name].modalities:
+                ours, theirs = space.of(modality.name), spaces[name].of(modality.name)
+                owner[ours[0].index], number[ours[0].index] = index, theirs[0].index
+                for here, there in zip(ours, theirs, strict=True):
+                    local[here.offset : here.offset + here.size] = torch.arange(there.offset, there.offset + there.size)
+                    self._places[here.offset] = name, there.offset
+        for key, table in (("owner", owner), ("local", local), ("number", number)):
+            self.register_buffer(key, table, persistent=False)
+        self.owner: Tensor
+        self.local: Tensor
+        self.number: Tensor
+        self._crosses = {
+            reader: [index for index, one in enumerate(space.modalities, 1) if one.name in bridge.modalities]
+            for reader, bridge in config.bridges.items()
+        }
+        """Numbers of the modalities whose cells cross to a tower."""
+        self._enter, self._leave = _enter, _leave
+
+    @property
+    def embed(self) -> nn.Embedding:
+        """The first tower's embedding; says where and in which precision the network is."""
+        return self.tower(self.names[0]).embed
+
+    @property
+    def num_layers(self) -> int:
+        """Blocks of each tower."""
+        return len(self.tower(self.names[0]).blocks)
+
+    def compile_blocks(self) -> None:
+        """Put what the towers do to their cells behind torch.compile, for any number of cells; what joins them stays as it is."""
+        self._enter, self._leave = torch.compile(_enter, dynamic=True), torch.compile(_leave, dynamic=True)
+
+    def forward(
+        self,
+        ids: Int[Tensor, "batch length level"],
+        modality: Int[Tensor, "batch length"],
+        coords: Int[Tensor, "batch length 3"],
+        valid: Bool[Tensor, "batch length"],
+        document: Int[Tensor, "batch length"],
+        context: None = None,
+        window: Int[Tensor, " batch"] | None = None,
+        layers: int | None = None,
+        watch: Callable[[Tensor, Tensor, Tensor | None], None] | None = None,
+    ) -> Float[Tensor, "batch length dim"]:
+        """Hidden states of all cells, those of narrower towers followed by zeros; zeros at invalid cells.
+
+        Args:
+            ids: See `MaskTransformer.forward`, as of the following five.
+            modality: See there.
+            coords: See there.
+            valid: See there.
+            document: See there.
+            context: None.
+            window: See there.
+            layers: Blocks that are run, without the last norm; None runs all, with it.
+            watch: Is told the queries, the keys (both [batch heads length head_dim]) and who sees whom, block by block; nothing of what
+                crosses a bridge.
+        """
+        cells = self._cells(modality, valid)
+        if not cells:
+            return self.embed.weight.new_zeros(*valid.shape, self.config.dim)
+        seen = visible(valid, document, None, None if window is None else nearby(modality, coords[..., 0], window))
+        if self.bridges and len(cells) > 1:
+            seen = _apart(seen, self.owner[modality])
+        crossings = self._crossings(cells, modality, valid, document)
+        starts = {name: self._start(name, here, ids, modality, coords) for name, here in cells.items()}
+        streams = {name: x for name, (x, _) in starts.items()}
+        slots = _slots(list(cells.values()), valid.numel())
+        for number in range(self.num_layers if layers is None else layers):
+            blocks = {name: _block(self.tower(name), number) for name in cells}
+            parts = [self._enter(block, streams[name], starts[name][1]) for name, block in blocks.items()]
+            query, key, value = (_laid_out(part, slots, valid.shape) for part in zip(*parts, strict=True))
+            if watch is not None:
+                watch(query, key, seen)
+            mixed = attend(query, *self._with_crossings(crossings, number, streams, (key, value, seen))).flatten(0, 1)
+            streams = {name: self._leave(block, streams[name], mixed[cells[name]][None]) for name, block in blocks.items()}
+        if layers is None:
+            streams = {name: self.tower(name).norm(x) for name, x in streams.items()}
+        widened = torch.cat([functional.pad(x[0], (0, self.config.dim - x.shape[-1])) for x in streams.values()])
+        return functional.pad(widened, (0, 0, 0, 1))[slots].view(*valid.shape, -1)
+
+    def logits(self, hidden: Float[Tensor, "cells dim"], offset: int, size: int) -> Float[Tensor, "cells size"]:
+        """Scores of the codes of one level, by the tower that owns them: linear in `hidden`, without bias.
+
+        Raises:
+            ValueError: If no level of a modality begins at `offset`.
+        """
+        if offset not in self._places:
+            raise ValueError(f"no level of a modality begins at id {offset}; levels begin at {', '.join(map(str, self._places))}")
+        name, there = self._places[offset]
+        tower = self.tower(name)
+        return tower.logits(hidden[:, : tower.config.dim], there, size)
+
+    def tower(self, name: str) -> MaskTransformer:
+        """The tower of that name."""
+        found = self.towers[name]
+        assert isinstance(found, MaskTransformer)
+        return found
+
+    def streams(
+        self,
+        name: str,
+        ids: Int[Tensor, "batch length level"],
+        modality: Int[Tensor, "batch length"],
+        coords: Int[Tensor, "batch length 3"],
+        valid: Bool[Tensor, "batch length"],
+        document: Int[Tensor, "batch length"],
+    ) -> list[Float[Tensor, "batch length dim"]]:
+        """What enters each block of one tower that sees its own cells alone; at other cells it means nothing."""
+        own = valid & (self.owner[modality] == self.names.index(name))
+        x, rotation = self.tower(name).start(self.local[ids] * own[..., None], self.number[modality] * own, coords)
+        seen, found = visible(own, document), []
+        for number in range(self.num_layers):
+            found.append(x)
+            x = _block(self.tower(name), number)(x, rotation, seen)
+        return found
+
+    def keys_and_values(self, name: str, number: int, x: Float[Tensor, "1 cells dim"]) -> tuple[Tensor, Tensor]:
+        """Keys and values [1 heads cells head_dim] that a block of a tower makes of cells in its stream that have no place."""
+        block = _block(self.tower(name), number)
+        angles = torch.zeros(1, 1, x.shape[1], self.tower(name).config.head_dim // 2, device=x.device)
+        _, key, value = self._enter(block, x, (angles.cos(), angles.sin()))
+        return key, value
+
+    def crossing_to(self, modality: str) -> tuple[str, ...]:
+        """Modalities of another tower that the cells of this one see over a bridge."""
+        readers = [name for name, tower in self.config.towers.items() if modality in tower.modalities and name in self.config.bridges]
+        return tuple(name for reader in readers for name in self.config.bridges[reader].modalities)
+
+    def translation(self, reader: str, number: int) -> Translation:
+        """The bridge to a tower at one block."""
+        bridge = self.bridges[reader]
+        assert isinstance(bridge, nn.ModuleList)
+        found = bridge[number]
+        assert isinstance(found, Translation)
+        return found
+
+    def _bridge(self, reader: str, bridge: Bridge) -> nn.ModuleList:
+        """Untrained translations to a tower, one a block."""
+        source, own = self.tower(self.config.source_of(reader)).config, self.tower(reader).config
+        return nn.ModuleList(Translation(source.dim, bridge.hidden_dim, own.dim) for _ in range(own.num_layers))
+
+    def _crossings(self, cells: Mapping[str, Tensor], modality: Tensor, valid: Tensor, document: Tensor) -> list[Crossing]:
+        """What crosses the bridges in a batch."""
+        found = []
+        for reader, numbers in self._crosses.items():
+            source = self.config.source_of(reader)
+            if reader in cells and source in cells:
+                crosses = valid & torch.isin(modality, torch.tensor(numbers, device=modality.device))
+                reads = valid & (self.owner[modality] == self.names.index(reader))
+                found.append(Crossing.of(reader, source, crosses, reads, document, cells[source]))
+        return [one for one in found if one is not None]
+
+    def _with_crossings(
+        self,
+        crossings: Sequence[Crossing],
+        number: int,
+        streams: Mapping[str, Tensor],
+        own: tuple[Tensor, Tensor, Tensor | None],
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Keys, values and scores added of a block, with those of the cells that cross a bridge behind the others."""
+        if not crossings:
+            return own
+        key, value, seen = own
+        length = key.shape[2]
+        whole = torch.ones(length, length, dtype=torch.bool, device=key.device) if seen is None else seen
+        added = [torch.where(whole, 0.0, UNSEEN).expand(len(key), 1, length, length)]
+        keys, values = [key], [value]
+        for one in crossings:
+            translated, presence = self.translation(one.reader, number)(streams[one.source][:, one.which])
+            theirs, what = self.keys_and_values(one.reader, number, translated)
+            keys.append(one.laid_out(theirs))
+            values.append(one.laid_out(what))
+            added.append(one.scores(presence))
+        return torch.cat(keys, dim=2), torch.cat(values, dim=2), torch.cat(added, dim=-1).to(key.dtype)
+
+    def _cells(self, modality: Int[Tensor, "batch length"], valid: Bool[Tensor, "batch length"]) -> dict[str, Int[Tensor, " _"]]:
+        """Numbers, row-major, of the visible cells of each tower that has any."""
+        owner = torch.where(valid, self.owner[modality], -1).flatten()
+        found = {name: (owner == index).nonzero()[:, 0] for index, name in enumerate(self.names)}
+        return {name: cells for name, cells in found.items() if len(cells)}
+
+    def _start(self, name: str, cells: Tensor, ids: Tensor, modality: Tensor, coords: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """What enters the first block of a tower: its cells as one row [1 cells dim], and their rotary angles."""
+        own = self.local[ids.flatten(0, 1)[cells]], self.number[modality.flatten()[cells]], coords.flatten(0, 1)[cells]
+        return self.tower(name).start(own[0][None], own[1][None], own[2][None])
+
+
+def bridged(network: TowerTransformer, space: TokenSpace, reader: str, bridge: Bridge) -> TowerTransformer:
+    """The same towers with a bridge more: as trained where the network has the same one already, else untrained; without gradients.
+
+    Raises:
+        ValueError: If the bridge leads nowhere.
+    """
+    config = TowersConfig(towers=network.config.towers, bridges={**network.config.bridges, reader: bridge})
+    new = TowerTransformer(config, space)
+    replaced = "" if network.config.bridges.get(reader) == bridge else f"bridges.{reader}."
+    old = {name: tensor for name, tensor in network.state_dict().items() if not replaced or not name.startswith(replaced)}
+    missing, unexpected = new.load_state_dict(old, strict=False)
+    assert not unexpected, unexpected
+    assert all(name.startswith(f"bridges.{reader}.") for name in missing), missing
+    return new.eval().requires_grad_(False)
+
+
+def tower_spaces(config: TowersConfig, space: TokenSpace) -> dict[str, TokenSpace]:
+    """The token space of each tower alone: its modalities in the order in which they stand in the whole."""
+    return {
+        name: TokenSpace([one for one in space.modalities if one.name in tower.modalities], space.specials)
+        for name, tower in config.towers.items()
+    }
+
+
+def _enter(block: Block, x: Tensor, rotation: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values of a tower's cells."""
+    return block.attention.project(block.attention_norm(x), rotation)
+
+
+def _leave(block: Block, x: Tensor, mixed: Tensor) -> Tensor:
+    """The stream of a tower's cells after a block, from what their heads collected."""
+    return block.after(x, block.attention.out(mixed))
+
+
+def _block(tower: MaskTransformer, number: int) -> Block:
+    """One block of a tower."""
+    block = tower.blocks[number]
+    assert isinstance(block, Block)
+    return block
+
+
+def _apart(seen: Bool[Tensor, "batch 1 length length"] | None, owner: Int[Tensor, "batch length"]) -> Bool[Tensor, "batch 1 length length"]:
+    """Who attends to whom, of cells of the same tower only."""
+    same = (owner[:, :, None] == owner[:, None, :])[:, None]
+    return same if seen is None else seen & same
+
+
+def _slots(cells: Sequence[Int[Tensor, " _"]], size: int) -> Int[Tensor, " size"]:
+    """Of every cell of a batch its place among the towers' cells, laid behind each other; behind them all where it has no tower."""
+    order = torch.cat(list(cells))
+    slots = order.new_full((size,), len(order))
+    slots[order] = torch.arange(len(order), device=order.device)
+    return slots
+
+
+def _laid_out(
+    parts: Sequence[Float[Tensor, "1 heads _ head_dim"]], slots: Int[Tensor, " size"], shape: Sequence[int]
+) -> Float[Tensor, "batch heads length head_dim"]:
+    """Queries, keys or values of all towers at their places in the batch, zeros at invisible cells."""
+    joined = functional.pad(torch.cat(list(parts), dim=2), (0, 0, 0, 1))[0]
+    return rearrange(joined[:, slots], "h (b l) d -> b h l d", b=shape[0])

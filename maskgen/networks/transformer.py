@@ -1,0 +1,316 @@
+"""The masked transformer: ids of cells in, hidden states out, logits for chosen cells over one level's codes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    """Size of the masked transformer.
+
+    Args:
+        dim: Width of the residual stream.
+        num_layers: Blocks.
+        num_heads: Attention heads; must divide dim where head_width is 0.
+        hidden_dim: Width inside the SwiGLU; 0 takes 8/3 of dim, rounded up to a multiple of 64.
+        dropout: Share of dropped activations after attention and feed-forward, in training.
+        rope_base: Longest wavelength of the rotary positions, in cells.
+        rope_split: Parts of a head's rotary pairs given to time, row and column.
+        rope_raster: With this many columns, rows and columns also turn the pairs of time, in reading order: a picture is a line of cells to
+            a model whose positions are time alone. 0 leaves rows and columns the pairs of their own.
+        tie_head: Use the embedding table as the output table.
+        blind_condition: The condition does not look at the target, in training and in decoding: its keys and values are then computed
+            once a decode (`maskgen.decoding.acceleration.kv_cache.PrefixPasses`) instead of at every step.
+        head_width: Width of one head; 0 takes dim / num_heads. Networks that share their attention need equal heads
+            (`maskgen.networks.towers`), not equal widths.
+    """
+
+    dim: int = 512
+    num_layers: int = 12
+    num_heads: int = 8
+    hidden_dim: int = 0
+    dropout: float = 0.0
+    rope_base: float = 1000.0
+    rope_split: Sequence[int] = (2, 3, 3)
+    rope_raster: int = 0
+    tie_head: bool = False
+    blind_condition: bool = False
+    head_width: int = 0
+
+    def __post_init__(self) -> None:
+        if self.head_width < 0 or self.head_dim % 2 or (not self.head_width and self.dim % self.num_heads):
+            raise ValueError(
+                "dim must be an even multiple of num_heads, or head_width an even number, "
+                f"got dim={self.dim}, num_heads={self.num_heads}, head_width={self.head_width}"
+            )
+        if len(self.rope_split) != 3 or min(self.rope_split) < 0 or sum(self.rope_split) == 0:
+            raise ValueError(f"rope_split needs three shares (time, row, column), not all 0, got {tuple(self.rope_split)}")
+        if self.rope_raster < 0:
+            raise ValueError(f"rope_raster counts columns and must be at least 0, got {self.rope_raster}")
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one head."""
+        return self.head_width or self.dim // self.num_heads
+
+    @property
+    def inner_dim(self) -> int:
+        """Width inside the SwiGLU."""
+        return self.hidden_dim or 64 * -(-8 * self.dim // (3 * 64))
+
+
+class Attention(nn.Module):
+    """Multi-head attention with normalised queries and keys and rotary positions."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.qkv = nn.Linear(config.dim, 3 * config.num_heads * config.head_dim, bias=False)
+        self.query_norm = nn.RMSNorm(config.head_dim)
+        self.key_norm = nn.RMSNorm(config.head_dim)
+        self.out = nn.Linear(config.num_heads * config.head_dim, config.dim, bias=False)
+
+    def forward(
+        self, x: Float[Tensor, "batch length dim"], rotation: tuple[Tensor, Tensor], seen: Tensor | None
+    ) -> Float[Tensor, "batch length dim"]:
+        return self.mix(*self.project(x, rotation), seen)
+
+    def project(self, x: Float[Tensor, "batch length dim"], rotation: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value of every cell, each [batch heads length head_dim]."""
+        query, key, value = rearrange(self.qkv(x), "b l (three h d) -> three b h l d", three=3, h=self.num_heads)
+        query, key = rotate(self.query_norm(query), rotation), rotate(self.key_norm(key), rotation)
+        return query, key, value.to(query.dtype)
+
+    def mix(
+        self,
+        query: Float[Tensor, "batch heads queries head_dim"],
+        key: Float[Tensor, "batch heads length head_dim"],
+        value: Float[Tensor, "batch heads length head_dim"],
+        seen: Tensor | None,
+    ) -> Float[Tensor, "batch queries dim"]:
+        """What each query collects from the keys that it sees; the queries may be those of a few cells."""
+        out: Tensor = self.out(attend(query, key, value, seen))
+        return out
+
+
+class FeedForward(nn.Module):
+    """SwiGLU. Source: arXiv:2002.05202."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.into = nn.Linear(config.dim, 2 * config.inner_dim, bias=False)
+        self.out = nn.Linear(config.inner_dim, config.dim, bias=False)
+
+    def forward(self, x: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length dim"]:
+        gate, value = self.into(x).chunk(2, dim=-1)
+        out: Tensor = self.out(functional.silu(gate) * value)
+        return out
+
+
+class Block(nn.Module):
+    """Pre-norm attention and feed-forward."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(config.dim)
+        self.attention = Attention(config)
+        self.feed_norm = nn.RMSNorm(config.dim)
+        self.feed = FeedForward(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self, x: Float[Tensor, "batch length dim"], rotation: tuple[Tensor, Tensor], seen: Tensor | None
+    ) -> Float[Tensor, "batch length dim"]:
+        return self.after(x, self.attention(self.attention_norm(x), rotation, seen))
+
+    def after(self, x: Float[Tensor, "batch length dim"], mixed: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length dim"]:
+        """What follows attention: its answer is added to the stream, then the feed-forward's."""
+        x = x + self.dropout(mixed)
+        out: Tensor = x + self.dropout(self.feed(self.feed_norm(x)))
+        return out
+
+
+class MaskTransformer(nn.Module):
+    """Bidirectional transformer over cells of any modality.
+
+    A cell's input is the sum of the embeddings of all its levels plus that of its modality. Masked levels all share one embedding.
+
+    Args:
+        config: Sizes.
+        vocab_size: Shared ids in all; id 0 is padding and embeds to zero.
+        num_modalities: Modalities in the space.
+
+    Source: MaskGIT, arXiv:2202.04200; rotary positions over several axes as in arXiv:2403.13298; QK-norm, arXiv:2010.04245.
+    """
+
+    def __init__(self, config: TransformerConfig, vocab_size: int, num_modalities: int) -> None:
+        super().__init__()
+        self.config, self.vocab_size, self.num_modalities = config, vocab_size, num_modalities
+        self.embed = nn.Embedding(vocab_size, config.dim, padding_idx=0)
+        self.embed_modality = nn.Embedding(num_modalities + 1, config.dim, padding_idx=0)
+        self.embed_norm = nn.RMSNorm(config.dim)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.norm = nn.RMSNorm(config.dim)
+        self.head = self.embed if config.tie_head else nn.Embedding(vocab_size, config.dim)
+        self.apply(_initialise)
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            for linear in (block.attention.out, block.feed.out):
+                nn.init.normal_(linear.weight, std=0.02 / (2 * config.num_layers) ** 0.5)
+
+    def forward(
+        self,
+        ids: Int[Tensor, "batch length level"],
+        modality: Int[Tensor, "batch length"],
+        coords: Int[Tensor, "batch length 3"],
+        valid: Bool[Tensor, "batch length"],
+        document: Int[Tensor, "batch length"],
+        context: Bool[Tensor, "batch length"] | None = None,
+        window: Int[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, "batch length dim"]:
+        """Hidden states of all cells; those of invalid cells mean nothing.
+
+        Args:
+            ids: Shared ids of every level of every cell.
+            modality: Number of the modality that owns the cell, 0 for padding.
+            coords: (time, row, column) of the cell inside its grid.
+            valid: Cells that may be attended to.
+            document: Cells attend only inside one document.
+            context: Cells that attend to no cell outside it; given exactly where `config.blind_condition` is set.
+            window: Steps of time that each row's cells see of their own modality, see `nearby`; None or 0 restricts nothing.
+
+        Raises:
+            ValueError: If `context` does not fit the configuration.
+        """
+        if (context is not None) != self.config.blind_condition:
+            found = "without context" if context is None else "with context"
+            raise ValueError(
+                f"the model has blind_condition={self.config.blind_condition} and was called {found}; "
+                "give context with blind_condition only (maskgen.decoding.acceleration.kv_cache.PrefixPasses does)"
+            )
+        x, rotation = self.start(ids, modality, coords)
+        seen = visible(valid, document, context, None if window is None else nearby(modality, coords[..., 0], window))
+        for block in self.blocks:
+            x = block(x, rotation, seen)
+        hidden: Tensor = self.norm(x)
+        return hidden
+
+    def start(
+        self, ids: Int[Tensor, "batch length level"], modality: Int[Tensor, "batch length"], coords: Int[Tensor, "batch length 3"]
+    ) -> tuple[Float[Tensor, "batch length dim"], tuple[Tensor, Tensor]]:
+        """What enters the first block, and cosine and sine [batch 1 length pairs] of every cell's rotary angles."""
+        x = self.embed_norm(self.embed(ids).sum(dim=2) + self.embed_modality(modality))
+        # A product and a sum, not a matrix product: autocast would round the angles to bfloat16.
+        angles = (coords[..., None].float() * rope_frequencies(self.config, coords.device)).sum(dim=2)
+        return x, (angles.cos()[:, None], angles.sin()[:, None])
+
+    def logits(self, hidden: Float[Tensor, "cells dim"], offset: int, size: int) -> Float[Tensor, "cells size"]:
+        """Scores of the ids `offset` to `offset + size - 1` at the given cells: linear in `hidden`, without bias."""
+        return functional.linear(hidden, self.head.weight[offset : offset + size])
+
+
+def attend(
+    query: Float[Tensor, "batch heads queries head_dim"],
+    key: Float[Tensor, "batch heads length head_dim"],
+    value: Float[Tensor, "batch heads length head_dim"],
+    seen: Tensor | None,
+) -> Float[Tensor, "batch queries features"]:
+    """What every head collects, heads side by side, by the fastest way for the device."""
+    by = explicit_attention if query.device.type == "cpu" and torch.is_grad_enabled() else functional.scaled_dot_product_attention
+    return rearrange(by(query, key, value, attn_mask=seen), "b h l d -> b l (h d)")
+
+
+def explicit_attention(
+    query: Float[Tensor, "batch heads queries head_dim"],
+    key: Float[Tensor, "batch heads length head_dim"],
+    value: Float[Tensor, "batch heads length head_dim"],
+    attn_mask: Tensor | None = None,
+) -> Float[Tensor, "batch heads queries head_dim"]:
+    """Attention as two matrix products, for training on a CPU: the backward pass of SDPA there is slower (docs/log.md)."""
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+    if attn_mask is not None:
+        scores = scores.masked_fill(~attn_mask, -1e4) if attn_mask.dtype == torch.bool else scores + attn_mask
+    mixed: Tensor = scores.softmax(dim=-1) @ value
+    return mixed
+
+
+def visible(
+    valid: Bool[Tensor, "batch length"],
+    document: Int[Tensor, "batch length"],
+    context: Bool[Tensor, "batch length"] | None = None,
+    near: Bool[Tensor, "batch length length"] | None = None,
+) -> Bool[Tensor, "batch 1 length length"] | None:
+    """Who attends to whom: valid cells of the same document, and every cell to itself, so that no row is empty.
+
+    Cells of `context` attend to `context` alone, so nothing outside it changes what they become. `near` takes more cells away.
+
+    Returns None where everybody sees everybody, which lets attention take its fastest path.
+    """
+    whole = context is None and not torch.compiler.is_compiling() and bool(valid.all()) and bool((document == document[:, :1]).all())
+    if whole and (near is None or bool(near.all())):
+        return None
+    same = (document[:, :, None] == document[:, None, :]) & valid[:, None, :]
+    if context is not None:
+        same = same & (context[:, None, :] | ~context[:, :, None])
+    if near is not None:
+        same = same & near
+    return (same | torch.eye(valid.shape[1], dtype=torch.bool, device=valid.device))[:, None]
+
+
+def nearby(
+    modality: Int[Tensor, "batch length"], time: Int[Tensor, "batch length"], window: Int[Tensor, " batch"]
+) -> Bool[Tensor, "batch length length"]:
+    """Restricted context: of its own modality a cell sees what is at most `window` steps of time away, of the others everything.
+
+    Args:
+        modality: Modality of each cell.
+        time: Time of each cell; all alike in a picture, which is therefore never restricted.
+        window: Of each row; 0 restricts nothing.
+
+    Source: MAGNeT, arXiv:2401.04577 (5 steps at all levels but the coarsest).
+    """
+    reach = window[:, None, None]
+    apart = (time[:, :, None] - time[:, None, :]).abs()
+    return (reach == 0) | (apart <= reach) | (modality[:, :, None] != modality[:, None, :])
+
+
+def rope_frequencies(config: TransformerConfig, device: torch.device | str = "cpu") -> Float[Tensor, "3 pairs"]:
+    """Angular frequency of every rotary pair for (time, row, column); a pair turns with one axis alone.
+
+    They are made on `device`: a copy from the CPU inside the model would keep CUDA graphs from recording it.
+    """
+    pairs = config.head_dim // 2
+    shares = [pairs * share // sum(config.rope_split) for share in config.rope_split]
+    shares[-1] += pairs - sum(shares)
+    frequencies = torch.zeros(3, pairs, device=device)
+    start = 0
+    for axis, count in enumerate(shares):
+        frequencies[axis, start : start + count] = config.rope_base ** (-torch.arange(count, device=device) / max(count, 1))
+        start += count
+    if config.rope_raster:
+        frequencies[1] += config.rope_raster * frequencies[0]
+        frequencies[2] += frequencies[0]
+    return frequencies
+
+
+def rotate(
+    x: Float[Tensor, "batch heads length head_dim"], rotation: tuple[Tensor, Tensor]
+) -> Float[Tensor, "batch heads length head_dim"]:
+    """Turn each pair (first half, second half) of a head by the cell's angles. Source: RoFormer, arXiv:2104.09864."""
+    cosine, sine = (part.to(x.dtype) for part in rotation)
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cosine - second * sine, first * sine + second * cosine], dim=-1)
+
+
+def _initialise(module: nn.Module) -> None:
+    """Normal weights of standard deviation 0.02, padding rows zero."""
+    if isinstance(module, (nn.Linear, nn.Embedding)):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+        nn.init.zeros_(module.weight.data[module.padding_idx])

@@ -1,0 +1,151 @@
+"""Trains the letter-to-sound network on a lexicon and measures it on held-out words."""
+
+import itertools
+import logging
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from maskgen.phonetics.g2p import BLANK, LetterConfig, LetterNet, letters_of, sound_out
+from maskgen.phonetics.symbols import STRESS
+
+logger = logging.getLogger(__name__)
+Pair = tuple[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LetterRecipe:
+    """How the network is trained.
+
+    Args:
+        dim: Width of a letter's embedding.
+        hidden: Width of each direction of a recurrent layer.
+        num_layers: Recurrent layers.
+        epochs: Times each word is seen.
+        batch_size: Words a step, all of one length.
+        learning_rate: Highest rate of the one-cycle schedule.
+        held_out: Share of the words kept for the measurement.
+        seed: Of the split, the weights and the order.
+    """
+
+    dim: int = 128
+    hidden: int = 128
+    num_layers: int = 2
+    epochs: int = 3
+    batch_size: int = 256
+    learning_rate: float = 4e-3
+    held_out: float = 0.02
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class LetterScore:
+    """Measured on held-out words.
+
+    Args:
+        words: Words measured.
+        error_rate: Phoneme edits over phonemes, stress marks counted.
+        error_rate_plain: The same without stress marks.
+        exact: Share of words that are right, stress and all.
+        exact_plain: Share of words that are right but for stress.
+    """
+
+    words: int
+    error_rate: float
+    error_rate_plain: float
+    exact: float
+    exact_plain: float
+
+
+def split_pairs(entries: Mapping[str, str], recipe: LetterRecipe, config: LetterConfig) -> tuple[list[Pair], list[Pair]]:
+    """Words to learn from and words held out: those of two letters or more that fit the slots, in lower case."""
+    pairs = {word.lower(): sounds for word, sounds in sorted(entries.items()) if _learnable(word, sounds, config)}
+    order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(recipe.seed)).tolist()
+    words, count = list(pairs.items()), round(len(pairs) * recipe.held_out)
+    return [words[place] for place in order[count:]], [words[place] for place in order[:count]]
+
+
+def _learnable(word: str, sounds: str, config: LetterConfig) -> bool:
+    """Whether a word is letters only, is not all capitals and has room for its sounds."""
+    repeats = sum(first == second for first, second in itertools.pairwise(sounds))
+    plain = len(word) > 1 and not word.isupper() and all(letter in config.letters for letter in word.lower())
+    return plain and len(sounds) + repeats <= config.slots * len(word) and all(sound in config.sounds for sound in sounds)
+
+
+def batches(pairs: Sequence[Pair], size: int, generator: torch.Generator) -> Iterator[list[Pair]]:
+    """All words once in random order, each batch of one word length."""
+    alike: dict[int, list[Pair]] = defaultdict(list)
+    for place in torch.randperm(len(pairs), generator=generator).tolist():
+        alike[len(pairs[place][0])].append(pairs[place])
+    found = [group[start : start + size] for group in alike.values() for start in range(0, len(group), size)]
+    yield from (found[place] for place in torch.randperm(len(found), generator=generator).tolist())
+
+
+def ctc(network: LetterNet, batch: Sequence[Pair]) -> Tensor:
+    """Mean CTC loss of one batch of words of one length."""
+    config = network.config
+    targets = [torch.tensor([config.sounds.index(sound) + 1 for sound in sounds]) for _, sounds in batch]
+    places = network(torch.tensor([letters_of(word, config) for word, _ in batch])).transpose(0, 1)
+    lengths = torch.tensor([len(target) for target in targets])
+    return nn.functional.ctc_loss(places, torch.cat(targets), torch.full_like(lengths, len(places)), lengths, blank=BLANK)
+
+
+def learn_letters(entries: Mapping[str, str], recipe: LetterRecipe) -> tuple[LetterNet, LetterScore]:
+    """Trains the network on a lexicon; one thread and one seed give one result on one machine.
+
+    Args:
+        entries: Phonemes by word.
+        recipe: How.
+
+    Returns:
+        The network in half-precision values, and its score on the held-out words.
+    """
+    config = LetterConfig(dim=recipe.dim, hidden=recipe.hidden, num_layers=recipe.num_layers)
+    learned, held_out = split_pairs(entries, recipe, config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        network = LetterNet(config)
+    generator = torch.Generator().manual_seed(recipe.seed)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=0.01)
+    rounds = [batch for _ in range(recipe.epochs) for batch in batches(learned, recipe.batch_size, generator)]
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, total_steps=len(rounds), pct_start=0.1)
+    logger.info("learning letters from %d words in %d steps, %d words held out", len(learned), len(rounds), len(held_out))
+    for step, batch in enumerate(rounds):
+        loss = ctc(network, batch)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % 200 == 0:
+            logger.info("step %d of %d, loss %.3f", step, len(rounds), loss.item())
+    return rounded(network), score_letters(rounded(network), held_out)
+
+
+def rounded(network: LetterNet) -> LetterNet:
+    """The network with weights as they will come back from a half-precision file."""
+    network.load_state_dict({name: tensor.half().float() for name, tensor in network.state_dict().items()})
+    return network.eval().requires_grad_(False)
+
+
+def score_letters(network: LetterNet, pairs: Sequence[Pair]) -> LetterScore:
+    """Phoneme error rate and share of exact words, with and without stress marks."""
+    drop = str.maketrans("", "", STRESS)
+    found = [(sound_out(network, word), sounds) for word, sounds in pairs]
+    plain = [(ours.translate(drop), sounds.translate(drop)) for ours, sounds in found]
+    rates = [sum(edits(*pair) for pair in group) / max(1, sum(len(sounds) for _, sounds in group)) for group in (found, plain)]
+    exact = [sum(ours == sounds for ours, sounds in group) / max(1, len(group)) for group in (found, plain)]
+    return LetterScore(len(pairs), rates[0], rates[1], exact[0], exact[1])
+
+
+def edits(first: str, second: str) -> int:
+    """Levenshtein distance: insertions, deletions and substitutions that turn one string into the other."""
+    row = list(range(len(second) + 1))
+    for number, left in enumerate(first, start=1):
+        before, row[0] = row[0], number
+        for place, right in enumerate(second, start=1):
+            before, row[place] = row[place], min(before + (left != right), row[place] + 1, row[place - 1] + 1)
+    return row[-1]

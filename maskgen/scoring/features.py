@@ -1,0 +1,99 @@
+"""Features of media from inside the transformer: hidden states of their cells with nothing masked."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from maskgen.networks.adapted import AdaptedTransformer
+from maskgen.networks.auto import Network
+from maskgen.networks.towers import TowerTransformer
+from maskgen.networks.transformer import visible
+from maskgen.tokens.batch import Codes, TokenBatch, pack
+from maskgen.tokens.space import TokenSpace
+
+Pool = Literal["mean", "none"]
+ROWS_AT_ONCE = 64
+"""Rows of a pass where they need not go alone."""
+
+
+@torch.no_grad()
+def hidden_states(
+    model: Network, batch: TokenBatch, layer: int = -1, context: Bool[Tensor, "batch length"] | None = None
+) -> Float[Tensor, "batch length dim"]:
+    """Hidden states of all cells after some of the blocks; after the last one with the last norm, exactly what the head sees.
+
+    Args:
+        model: The transformer; of an adapted backbone the last layer alone, before its shift and head.
+        batch: Rows.
+        layer: Blocks that are run, from 0; negative numbers count from the end, -1 is all of them.
+        context: As in `MaskTransformer.forward`, for a model with `blind_condition`.
+
+    Raises:
+        ValueError: If there is no such layer, or `context` does not fit the model.
+    """
+    if isinstance(model, AdaptedTransformer):
+        if layer != -1:
+            raise ValueError(f"an adapted backbone gives the features of its last layer, -1, alone; got {layer}")
+        return model.states(batch.ids, batch.modality, batch.coords, batch.valid, batch.document)
+    count = model.num_layers if isinstance(model, TowerTransformer) else len(model.blocks)
+    if not -count - 1 <= layer <= count:
+        raise ValueError(f"the model has layers 0 (its input) to {count}, or {-count - 1} to -1 from the end; got {layer}")
+    wanted = layer % (count + 1)
+    if wanted == count:
+        found: Tensor = model(batch.ids, batch.modality, batch.coords, batch.valid, batch.document, context=context)
+        return found
+    if isinstance(model, TowerTransformer):
+        return model(batch.ids, batch.modality, batch.coords, batch.valid, batch.document, layers=wanted)  # type: ignore[no-any-return]
+    x, rotation = model.start(batch.ids, batch.modality, batch.coords)
+    seen = visible(batch.valid, batch.document, context)
+    for block in list(model.blocks)[:wanted]:
+        x = block(x, rotation, seen)
+    return x
+
+
+def embed_rows(
+    model: Network,
+    space: TokenSpace,
+    rows: Sequence[Mapping[str, Codes]],
+    layer: int = -1,
+    pool: Pool = "mean",
+    target: str | None = None,
+) -> list[dict[str, Tensor]]:
+    """Features of every modality of every row; `maskgen.pipelines.base.Pipeline.embed` says what the arguments mean.
+
+    In float32 on a CPU a row goes through the model alone, so its features are the same to the last bit in any batch.
+
+    Raises:
+        ValueError: If a row is empty or of unknown modalities, or layer or pool does not exist, or `target` is missing where it is needed.
+    """
+    if pool not in ("mean", "none"):
+        raise ValueError(f'pool must be "mean" or "none", got {pool!r}')
+    if model.config.blind_condition and target is None:
+        raise ValueError("the condition of this model does not look at its target (blind_condition); say which modality is the target")
+    for number, row in enumerate(rows):
+        if not any(codes.numel() for codes in row.values()):
+            raise ValueError(f"row {number} has no cell; features need at least one")
+    weight = model.embed.weight
+    size = 1 if weight.device.type == "cpu" and weight.dtype == torch.float32 else ROWS_AT_ONCE
+    found: list[dict[str, Tensor]] = []
+    for start in range(0, len(rows), size):
+        part = rows[start : start + size]
+        batch = pack(part, space).to(weight.device)
+        context = batch.modality != space.index(target) if model.config.blind_condition and target is not None else None
+        hidden = hidden_states(model, batch, layer, context).float()
+        found += [_features(hidden[row], batch.rows(slice(row, row + 1)), space, sample, pool) for row, sample in enumerate(part)]
+    return found
+
+
+def _features(
+    hidden: Float[Tensor, "length dim"], row: TokenBatch, space: TokenSpace, sample: Mapping[str, Codes], pool: Pool
+) -> dict[str, Tensor]:
+    """Features of one row's modalities."""
+    found = {}
+    for name, codes in sample.items():
+        cells = hidden[row.cells(space.index(name))[0]].cpu()
+        found[name] = cells.mean(dim=0) if pool == "mean" else cells.reshape(*codes.shape[1:], -1)
+    return found

@@ -1,0 +1,85 @@
+"""Which of some texts is said in a sound, and when: candidates of a recogniser rescored, spoken commands told apart, words aligned."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from maskgen.decoding.logits import model_logits
+from maskgen.networks.auto import Network
+from maskgen.scoring.ctc import placed
+from maskgen.scoring.likelihood import Ranked, Score, ranked
+from maskgen.tokenizers.transcript import Transcript, TranscriptTokenizer
+from maskgen.tokens.batch import UNKNOWN, Codes, pack
+from maskgen.tokens.space import TokenSpace
+
+
+class Listener:
+    """Judges texts by a sound, in one pass of the model however many there are.
+
+    The pass has all slots of the transcript masked; a text's likelihood sums over every way to lay its codes along the slots. The slots
+    are taken as independent given the sound, so what is likely as English does not count: give texts that could be said.
+
+    Args:
+        model: The masked transformer.
+        space: Its token space, with the modalities "audio" and "transcript".
+        scribe: Tokenizer of transcripts.
+
+    Raises:
+        ValueError: If the space lacks one of the two modalities.
+    """
+
+    def __init__(self, model: Network, space: TokenSpace, scribe: TranscriptTokenizer) -> None:
+        names = [modality.name for modality in space.modalities]
+        if missing := [name for name in ("audio", "transcript") if name not in names]:
+            raise ValueError(f"this model hears no words: it has {', '.join(names)} and lacks {', '.join(missing)}; try any-64")
+        self.model, self.space, self.scribe = model, space, scribe
+
+    @torch.no_grad()
+    def __call__(self, sound: Codes, texts: Sequence[str]) -> list[Ranked]:
+        """Texts, likeliest first.
+
+        Args:
+            sound: Codes of the sound [levels, frames].
+            texts: What may be said. Case does not count where the vocabulary has none; punctuation does.
+
+        Returns:
+            Each with its probability among the texts, and as `candidate` {"transcript": its words with the times at which they begin}. A
+            text with more codes than the sound has slots cannot be said in it: likelihood -inf, no transcript.
+
+        Raises:
+            ValueError: If there is no text, one has no word, or none fits into the sound.
+        """
+        spelled = [[code for word in text.split() for code in self.scribe.spelled(word)] for text in texts]
+        count = self.scribe.slots(sound.shape[1])
+        if not all(spelled) or not any(len(codes) <= count for codes in spelled):
+            found = (
+                "no text" if not texts else "a text without a word" if not all(spelled) else f"{len(min(spelled, key=len))} codes or more"
+            )
+            raise ValueError(
+                f"found {found}, wanted texts that may be said, one at least of no more than the {count} codes that fit into the "
+                f"{sound.shape[1] / self.scribe.frames_per_s:.2f} s of the sound"
+            )
+        slots = torch.full((1, count), UNKNOWN)
+        batch = pack([{"audio": sound, "transcript": slots}], self.space).to(self.model.embed.weight.device)
+        cells = batch.cells(self.space.index("transcript"))
+        logits = model_logits(self.model)(batch, cells, self.space.segment("transcript", 0), 0.0)
+        table = logits.float().log_softmax(dim=-1)
+        judged = [self._judged(table, codes) for codes in spelled]
+        return ranked([{"transcript": transcript} for transcript, _ in judged], [score for _, score in judged])
+
+    def _judged(self, table: Float[Tensor, "slots codes"], codes: Sequence[int]) -> tuple[Transcript | None, Score]:
+        """One text along the slots."""
+        if len(codes) > len(table):
+            return None, _score(-math.inf, len(table))
+        found = placed(table, codes, self.scribe.empty)
+        grid = torch.full((1, len(table)), self.scribe.empty)
+        grid[0, list(found.places)] = torch.tensor(codes)
+        return self.scribe.decode([grid])[0], _score(found.log_likelihood, len(table))
+
+
+def _score(log_likelihood: float, slots: int) -> Score:
+    """The likelihood of a transcript, which no random mask has a part in."""
+    return Score(levels=(log_likelihood,), codes=(slots,), standard_error=0.0, passes=1)

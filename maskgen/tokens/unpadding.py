@@ -1,0 +1,67 @@
+"""Rows with hidden cells folded into fewer, fuller rows whose documents never see each other."""
+
+from dataclasses import fields
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from maskgen.tokens.batch import TokenBatch
+
+
+class Folded(NamedTuple):
+    """A batch without its hidden cells.
+
+    Args:
+        batch: Rows of documents, one for each old row.
+        place: Of every old cell its number in the new batch, row-major; -1 where it was hidden.
+    """
+
+    batch: TokenBatch
+    place: Int[Tensor, "batch length"]
+
+
+def folded(batch: TokenBatch, length: int, rows: int = 1) -> Folded:
+    """Leave hidden cells out and lay what is left of the rows behind each other.
+
+    Longest first, each into the first row with room for it.
+
+    Args:
+        batch: Rows, one document each.
+        length: Cells of a new row; where an old one has more, the next multiple of it.
+        rows: The number of new rows is padded up to a multiple of this: few shapes, so a compiled model is compiled few times.
+
+    Raises:
+        ValueError: If a number is not positive.
+    """
+    if min(length, rows) < 1:
+        raise ValueError(f"folding needs a positive length and number of rows, got {length} and {rows}")
+    counts = batch.valid.sum(dim=1).tolist()
+    length *= max(1, -(-max(counts, default=0) // length))
+    fill: list[int] = []
+    documents: list[int] = []
+    start: list[tuple[int, int, int]] = [(0, 0, 0)] * len(counts)
+    for row in sorted(range(len(counts)), key=lambda number: -counts[number]):
+        home = next((place for place, used in enumerate(fill) if used + counts[row] <= length), len(fill))
+        if home == len(fill):
+            fill.append(0)
+            documents.append(0)
+        start[row] = home, fill[home], documents[home]
+        fill[home], documents[home] = fill[home] + counts[row], documents[home] + 1
+    height = -(-max(len(fill), 1) // rows) * rows
+    return _laid_out(batch, torch.tensor(start, device=batch.ids.device).view(-1, 3), height, length)
+
+
+def _laid_out(batch: TokenBatch, start: Int[Tensor, "batch 3"], height: int, length: int) -> Folded:
+    """The new rows, from the row, the first cell and the document that each old row gets."""
+    rank = batch.valid.long().cumsum(dim=1) - 1
+    place = torch.where(batch.valid, (start[:, 0] * length + start[:, 1])[:, None] + rank, -1)
+    to = place[batch.valid]
+    parts = {}
+    for part in fields(batch):
+        old = getattr(batch, part.name)
+        new = old.new_zeros(height * length, *old.shape[2:])
+        new[to] = start[:, 2:].expand_as(batch.valid)[batch.valid] if part.name == "document" else old[batch.valid]
+        parts[part.name] = new.view(height, length, *old.shape[2:])
+    return Folded(TokenBatch(**parts), place)

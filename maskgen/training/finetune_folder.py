@@ -1,0 +1,271 @@
+"""From a folder of captioned pictures, or of recordings with texts, to a model of one's own: tokens, a short training, a bundle."""
+
+import logging
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from maskgen.data.build.engine import run
+from maskgen.data.build.plan import Plan, plan_recipe
+from maskgen.data.build.recipe import AudioRecipe, ImageRecipe, Recipe
+from maskgen.data.build.token_shards import token_output
+from maskgen.data.corpora.recordings import SPEAKER, Timing, timed
+from maskgen.data.sources.folder import FolderSource
+from maskgen.decoding.settings import GenerationSettings
+from maskgen.io.bundle import CONFIG_FILE, find_model, load_bundle, read_record, save_bundle
+from maskgen.networks.durations import BUNDLE_KIND as DURATIONS_KIND
+from maskgen.networks.lora import apply_adapter, load_adapter, merged, save_adapter
+from maskgen.networks.pretrained import load_pretrained
+from maskgen.networks.transformer import MaskTransformer
+from maskgen.pipelines.base import Pipeline
+from maskgen.tokenizers.attribute import AttributeTokenizer
+from maskgen.tokenizers.audio_base import SoundTokenizer
+from maskgen.tokenizers.base import Tokenizer
+from maskgen.tokenizers.diffusers_vq import DiffusersVQTokenizer
+from maskgen.tokenizers.image import ImageTokenizer
+from maskgen.tokenizers.phonemes import PhonemeTokenizer
+from maskgen.training.finetune import HELD_OUT, Finetuned, FinetuneSettings, Start, finetune_tokens
+
+logger = logging.getLogger(__name__)
+ADAPTER_FOLDER, DURATIONS_FOLDER = "adapter", "durations"
+MEDIA = {"image": "picture", "audio": "sound"}
+KEPT_SHARE = 0.9
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderSettings:
+    """How a folder becomes tokens.
+
+    Args:
+        held_out: Share of the samples that is held out to measure; a sample's own "split" wins.
+        fit: "letterbox" keeps all of a picture, "crop" fills the square.
+        max_bad: Share of bad samples at which the build stops.
+        speaker: Name of the voice in a folder of recordings; None takes the folder's name.
+    """
+
+    held_out: float = 0.1
+    fit: Literal["letterbox", "crop"] = "letterbox"
+    max_bad: float = 0.1
+    speaker: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.held_out <= KEPT_SHARE:
+            raise ValueError(f"held_out must lie in [0, {KEPT_SHARE}], got {self.held_out:g}")
+
+
+def finetune(
+    folder: Path | str,
+    model: str,
+    out: Path | str,
+    settings: FinetuneSettings,
+    reading: FolderSettings | None = None,
+    restart: bool = False,
+    report: Callable[[int], None] | None = None,
+) -> Finetuned:
+    """Fine-tune a model on a folder and write it as a bundle of its own; started again it goes on where it stopped.
+
+    Args:
+        folder: Pictures, or sounds, each with a .txt of the same name.
+        model: Folder or shipped name of the model to start from; it stays as it is.
+        out: Folder of the new model. Tokens and checkpoints go beside it, into a folder of that name and ".work".
+        settings: How to train.
+        reading: How the folder is read.
+        restart: Throw away what an earlier run left in the work folder.
+        report: Called with samples as they become tokens.
+
+    Raises:
+        ValueError: If the folder has nothing to learn from, the model has no tokenizer for it, or `out` is another model.
+    """
+    out, work, reading = Path(out), work_folder(Path(out)), reading or FolderSettings()
+    base = Pipeline.from_pretrained(model)
+    if (out / CONFIG_FILE).exists() and not work.is_dir():
+        raise ValueError(f"{out} holds a model already, and no {work.name} beside it says that it was fine-tuned here; give another --out")
+    media = media_of(Path(folder))
+    target, tokenizers = _tokenizers(base, model, Path(folder), media, reading)
+    plan = _plan(Path(folder), base, model, target, tokenizers, reading)
+    if restart:
+        shutil.rmtree(work / "checkpoints", ignore_errors=True)
+        for path in work.glob("*.json"):
+            path.unlink()
+    index = run(plan, work / "tokens", restart=restart, report=report)
+    if not index.counts.get("train"):
+        raise ValueError(f"no sample of {folder} is left to train on; hold fewer out, or see {work / 'tokens' / 'rejects.jsonl'}")
+    start = _start(base, model, target, tokenizers)
+    made = finetune_tokens(work / "tokens", work, start, settings)
+    _write(out, base, model, made, tokenizers, start)
+    return made
+
+
+def work_folder(out: Path) -> Path:
+    """Where tokens and checkpoints of a fine-tuning lie."""
+    return out.with_name(f"{out.name}.work")
+
+
+def media_of(folder: Path) -> str:
+    """What a folder holds to learn from: "image" or "audio".
+
+    Raises:
+        ValueError: If it is missing, holds neither or both, or nothing has a text beside it.
+    """
+    found: Counter[str] = Counter()
+    named: Counter[str] = Counter()
+    for item in FolderSource(folder).items():
+        for kind in MEDIA.keys() & item.parts.keys():
+            found[kind] += 1
+            named[kind] += "text" in item.parts
+    if not found or len(found) > 1:
+        both = " and ".join(f"{count} {MEDIA[kind]}s" for kind, count in sorted(found.items()))
+        raise ValueError(f"{folder} holds {both or 'texts alone'}; give a folder of pictures or one of sounds, each with a .txt beside it")
+    (kind,) = found
+    if not named[kind]:
+        raise ValueError(f"none of the {found[kind]} {MEDIA[kind]}s in {folder} has a text; put a .txt of the same name beside each")
+    if named[kind] < found[kind]:
+        logger.warning("%d of %d %ss in %s have no text beside them", found[kind] - named[kind], found[kind], MEDIA[kind], folder)
+    return kind
+
+
+def _tokenizers(base: Pipeline, model: str, folder: Path, media: str, reading: FolderSettings) -> tuple[str, dict[str, Tokenizer]]:
+    """The modality that is learned, and the tokenizers of the new model in the order of its space.
+
+    Raises:
+        ValueError: If the model has no such modality, or no room for another speaker.
+    """
+    names = [one.name for one in base.space.modalities]
+    targets = [one.name for one in base.space.modalities if one.kind == media]
+    if len(targets) != 1:
+        raise ValueError(
+            f"{folder} holds {MEDIA[media]}s, and {model} has {'no' if not targets else 'more than one'} {MEDIA[media]} tokenizer: "
+            f"its modalities are {', '.join(names)}; the shipped models are emoji-64 for pictures and heart-16k for a voice"
+        )
+    tokenizers = {name: base.tokenizers[name] for name in names}
+    if media == "audio":
+        if not (isinstance(tokenizers.get("phones"), PhonemeTokenizer) and (find_model(model) / DURATIONS_FOLDER).is_dir()):
+            raise ValueError(f"{model} cannot speak: it lacks phonemes or the folder {DURATIONS_FOLDER}; the shipped voice is heart-16k")
+        speakers = tokenizers.get(SPEAKER)
+        assert isinstance(speakers, AttributeTokenizer), "a voice has speakers"
+        tokenizers[SPEAKER] = with_value(speakers, reading.speaker or folder.resolve().name)
+    return targets[0], tokenizers
+
+
+def with_value(tokenizer: AttributeTokenizer, value: str) -> AttributeTokenizer:
+    """The tokenizer with one more value at its end; the codes of the others stay.
+
+    Raises:
+        ValueError: If all of its codes are taken.
+    """
+    if value in tokenizer.values:
+        return tokenizer
+    if len(tokenizer.values) >= tokenizer.codebook_size:
+        raise ValueError(
+            f"all {tokenizer.codebook_size} codes of {tokenizer.field} are taken, so {value!r} finds no room; name one of "
+            f"{', '.join(tokenizer.values[:5])}, ... to train that one further"
+        )
+    return AttributeTokenizer(tokenizer.field, (*tokenizer.values, value), tokenizer.codebook_size)
+
+
+def _plan(folder: Path, base: Pipeline, model: str, target: str, tokenizers: Mapping[str, Tokenizer], reading: FolderSettings) -> Plan:
+    """What is to be built from the folder."""
+    tokenizer, root, output = tokenizers[target], folder.resolve(), token_output(dict(tokenizers))
+    common: dict[str, Any] = {
+        "name": root.name,
+        "sources": ({"kind": "folder", "path": root.name},),
+        "splits": {HELD_OUT: reading.held_out} if reading.held_out else {},
+        "max_bad": reading.max_bad,
+        "root": root.parent,
+    }
+    if isinstance(tokenizer, SoundTokenizer):
+        audio = AudioRecipe(sample_rate_hz=tokenizer.sample_rate_hz, channels=tokenizer.channels)
+        plan = plan_recipe(Recipe(audio=audio, **common), output)
+        return timed(plan, _timing(find_model(model), tokenizer), reading.speaker or root.name)
+    assert isinstance(tokenizer, ImageTokenizer | DiffusersVQTokenizer), "a target is a picture or a sound"
+    size = base.grids[target][0] * tokenizer.pixels_per_cell
+    return plan_recipe(Recipe(image=ImageRecipe(size=size, fit=reading.fit), **common), output)
+
+
+def _timing(model: Path, codec: SoundTokenizer) -> Timing:
+    """How recordings get timed phonemes by the parts of a voice."""
+    places = read_record(model)["config"]["tokenizers"]
+    return Timing(
+        phones=(model / places["phones"]).resolve(),
+        durations=(model / DURATIONS_FOLDER).resolve(),
+        sample_rate_hz=codec.sample_rate_hz,
+        channels=codec.channels,
+        samples_per_frame=codec.samples_per_frame,
+    )
+
+
+def _start(base: Pipeline, model: str, target: str, tokenizers: Mapping[str, Tokenizer]) -> Start:
+    """How the base was trained, as far as its decode tells, and what it must learn to name."""
+    settings = base.settings.get(target) or GenerationSettings()
+    levels = [group[0] for group in settings.groups or [(level,) for level in range(len(base.space.of(target)))]]
+    windows = [settings.window_at(level) for level in levels]
+    copied, values = {}, {}
+    for name, tokenizer in tokenizers.items():
+        old = base.tokenizers[name]
+        if isinstance(tokenizer, AttributeTokenizer) and isinstance(old, AttributeTokenizer) and tokenizer.values != old.values:
+            copied[name], values[name] = (len(old.values), 0), tokenizer.values
+    return Start(
+        model=model, target=target, groups=settings.groups, windows=windows if any(windows) else None, copied=copied, values=values
+    )
+
+
+def _write(out: Path, base: Pipeline, model: str, made: Finetuned, tokenizers: Mapping[str, Tokenizer], start: Start) -> None:
+    """The new model, complete in its folder, and its adapter."""
+    if made.adapter is not None:
+        save_adapter(out / ADAPTER_FOLDER, made.adapter)
+    _write_model(out, base, model, made.model, tokenizers, start.copied)
+
+
+def _write_model(
+    out: Path,
+    base: Pipeline,
+    model: str,
+    network: MaskTransformer,
+    tokenizers: Mapping[str, Tokenizer],
+    copied: Mapping[str, tuple[int, int]],
+) -> None:
+    """A bundle with the settings and grids of the base; with the predictor of durations, where a new speaker has the pace of the first."""
+    Pipeline(network, base.space, tokenizers, base.settings, base.grids).save_pretrained(out)
+    durations = find_model(model) / DURATIONS_FOLDER
+    if not durations.is_dir():
+        return
+    bundle = load_bundle(durations, DURATIONS_KIND)
+    if SPEAKER in copied:
+        new, old = copied[SPEAKER]
+        table = bundle.tensors["embed_speaker.weight"]
+        table[new] = table[old]
+    save_bundle(out / DURATIONS_FOLDER, DURATIONS_KIND, bundle.config, bundle.tensors)
+
+
+def merge_adapter(adapter: Path | str, model: str | None, out: Path | str) -> str:
+    """Write the model that an adapter makes of its base, and return the name of the base.
+
+    Args:
+        adapter: Folder of the adapter.
+        model: Folder or shipped name of its base; None takes the name that it was trained under.
+        out: Folder of the new model.
+
+    Raises:
+        ValueError: If one is missing or damaged, the adapter was trained on another model, or `out` holds a model already.
+    """
+    found = load_adapter(adapter)
+    name = model or found.base
+    if (Path(out) / CONFIG_FILE).exists():
+        raise ValueError(f"{out} holds a model already; give another --out")
+    pretrained, base = load_pretrained(name), Pipeline.from_pretrained(name)
+    apply_adapter(pretrained.model, pretrained.weights, found)
+    tokenizers, copied = dict(base.tokenizers), {}
+    for modality, values in found.values.items():
+        old = tokenizers[modality]
+        assert isinstance(old, AttributeTokenizer), "only attributes have values"
+        tokenizers[modality] = AttributeTokenizer(old.field, values, old.codebook_size)
+        copied[modality] = (len(old.values), 0)
+    with torch.no_grad():
+        network = merged(pretrained.model)
+    _write_model(Path(out), base, name, network, tokenizers, copied)
+    return name

@@ -1,0 +1,161 @@
+"""Lightning module that trains a pretrained encoder or causal language model as the masked transformer of a token space."""
+
+import contextlib
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from maskgen.data.shards.manifest import read_index
+from maskgen.masking.masks import Masked, draw_masks
+from maskgen.masking.schedule import Linear, MaskSchedule
+from maskgen.networks.adapted import AdaptedTransformer, adapt, open_share
+from maskgen.networks.backbone import read_vocabulary
+from maskgen.tokenizers.transformers_text import TransformersTextTokenizer
+from maskgen.tokens.batch import TokenBatch
+from maskgen.tokens.space import TokenSpace
+from maskgen.training.modules.base import GeneratorModule
+from maskgen.training.modules.masked import mixed_seed, order_agnostic_bound
+
+
+class AdaptedTokenModule(GeneratorModule[AdaptedTransformer]):
+    """Learns to guess masked codes as `MaskedTokenModule` does, from a pretrained start.
+
+    Args:
+        shards: Folder of token shards whose first modality is text in the backbone's own codes.
+        backbone: Folder that `save_pretrained` of transformers wrote, or a hub id.
+        target: Modality whose codes are guessed.
+        grid: Code grid of the target, which generation fills by default; None where every sample has its own length.
+        schedule: Mask law; None is linear.
+        level_weights: How often each level of the target is learned; None weighs all alike.
+        shift: A text cell is read from the hidden state of the cell before it; None shifts causal backbones alone.
+        causal_anneal_steps: Steps over which a causal backbone's mask is opened; 0 opens all of it at once.
+        grid_places: Positions of cells that are no text, see `maskgen.networks.adapted.AdaptedConfig`.
+        drop_condition: Share of rows that learn without their condition, for guidance.
+        label_smoothing: Of the cross-entropy.
+        weight: "maskgit" is the mean over masked cells; "elbo" is the bound on the likelihood.
+        max_steps: Length of the learning-rate schedule.
+        lr: Highest learning rate.
+        warmup_steps: Steps of linear warm-up.
+        weight_decay: Of the hidden matrices.
+        clip: Largest gradient norm.
+        seed: New rows, every mask and every opened edge are drawn from it.
+
+    Raises:
+        ImportError: If transformers is missing.
+        ValueError: If the backbone cannot be read or does not fit the shards.
+
+    Source: DiffuLLaMA, arXiv:2410.17891.
+    """
+
+    def __init__(
+        self,
+        shards: str,
+        backbone: str,
+        target: str = "text",
+        grid: Sequence[int] | None = None,
+        schedule: MaskSchedule | None = None,
+        level_weights: Sequence[float] | None = None,
+        shift: bool | None = None,
+        causal_anneal_steps: int = 0,
+        grid_places: Literal["row", "shared"] = "row",
+        drop_condition: float = 0.1,
+        label_smoothing: float = 0.0,
+        weight: Literal["maskgit", "elbo"] = "elbo",
+        max_steps: int = 10_000,
+        lr: float = 3e-4,
+        warmup_steps: int = 200,
+        weight_decay: float = 0.05,
+        clip: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        index = read_index(Path(shards))
+        self.space, self.fingerprints = TokenSpace.from_dict(dict(index.space or {})), dict(index.fingerprints)
+        self.model = adapt(backbone, self.space, shift, grid_places, seed)
+        require_vocabulary(backbone, self.space, self.fingerprints, shards)
+        self.target, self.segments, self.grid = target, self.space.of(target), None if grid is None else list(grid)
+        self.schedule, self.causal_anneal_steps = schedule or Linear(), causal_anneal_steps
+        self.level_weights = tuple(level_weights or [1.0] * len(self.segments))
+        self.drop_condition, self.label_smoothing, self.weight = drop_condition, label_smoothing, weight
+        self.max_steps, self.lr, self.warmup_steps = max_steps, lr, warmup_steps
+        self.weight_decay, self.clip, self.seed = weight_decay, clip, seed
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what `maskgen export` needs beside the weights: no path of the backbone among it."""
+        checkpoint["maskgen"] = {
+            "kind": "masked_transformer",
+            "space": self.space.to_dict(),
+            "fingerprints": self.fingerprints,
+            "transformer": dataclasses.asdict(self.model.config),
+            "target": self.target,
+            "grid": self.grid,
+        }
+
+    def training_step(self, batch: TokenBatch, batch_index: int) -> Tensor:
+        """Weighted cross-entropy at the masked cells, under the causal mask as far as it is opened."""
+        generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.global_step, self.global_rank))
+        masked = draw_masks(batch, self.segments, self.schedule, self.level_weights, self.drop_condition, generator)
+        share = open_share(self.global_step, self.causal_anneal_steps)
+        with contextlib.nullcontext() if share == 1.0 else self.model.annealed(share, mixed_seed(self.seed, self.global_step)):
+            losses = self.losses(masked, self.label_smoothing)
+        loss = self.reduced(masked, losses)
+        self.log(f"train/loss_{self.target}", loss, prog_bar=True)
+        self.log("train/open_share", share)
+        self.log("train/lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
+        return loss
+
+    def validation_step(self, batch: TokenBatch, batch_index: int, dataloader_idx: int = 0) -> None:
+        """Loss and accuracy with the same masks at every validation and with full attention: each level in turn."""
+        for segment in self.segments:
+            weights = [float(segment == other) for other in self.segments]
+            generator = torch.Generator().manual_seed(mixed_seed(batch_index, segment.level, 7))
+            found = self.losses(draw_masks(batch, self.segments, self.schedule, weights, 0.0, generator), 0.0)
+            for name, key in (("loss", "loss"), ("accuracy", "correct")):
+                self.log(
+                    f"val{dataloader_idx or ''}/{name}_{self.target}_level{segment.level}",
+                    found[key].mean(),
+                    batch_size=len(found[key]),
+                    add_dataloader_idx=False,
+                )
+
+    def losses(self, masked: Masked, label_smoothing: float) -> dict[str, Tensor]:
+        """Cross-entropy, correctness and row of every masked code, level by level."""
+        seen, parts = masked.batch, []
+        hidden = self.model(seen.ids, seen.modality, seen.coords, seen.valid, seen.document)
+        for segment in self.segments:
+            here = masked.cells[..., segment.level]
+            wanted = masked.codes[..., segment.level][here]
+            logits = self.model.logits(hidden[here], segment.offset, segment.size).float()
+            loss = functional.cross_entropy(logits, wanted, reduction="none", label_smoothing=label_smoothing)
+            parts.append((loss, (logits.argmax(dim=-1) == wanted).float(), here.nonzero()[:, 0]))
+        return {name: torch.cat(part) for name, part in zip(("loss", "correct", "row"), zip(*parts, strict=True), strict=True)}
+
+    def reduced(self, masked: Masked, losses: Mapping[str, Tensor]) -> Float[Tensor, ""]:
+        """One number from the losses of all codes, by the weighting that `weight` names."""
+        if self.weight == "maskgit":
+            return losses["loss"].mean()
+        return order_agnostic_bound(losses["loss"], losses["row"], masked.total)
+
+
+def require_vocabulary(backbone: str, space: TokenSpace, fingerprints: Mapping[str, str], shards: str) -> None:
+    """Refuse shards whose text is not in the backbone's own codes; a backbone without a tokenizer beside it cannot be checked.
+
+    Raises:
+        ValueError: If they differ; names both and the command that rebuilds.
+    """
+    found = read_vocabulary(backbone)
+    if found is None:
+        return
+    name = space.modalities[0].name
+    wanted, have = TransformersTextTokenizer.of(found).fingerprint, fingerprints.get(name, "none")
+    if wanted != have:
+        raise ValueError(
+            f"the {name} of the shards in {shards} was made by the tokenizer {have[:12]}…, the backbone in {backbone} knows the words of "
+            f"{wanted[:12]}…; rebuild: maskgen data tokenize --text {backbone}"
+        )

@@ -1,0 +1,201 @@
+"""Lightning module that trains one masked transformer on a table of tasks over several modalities."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from maskgen.data.loading.mixture import merged_space
+from maskgen.masking.tasks import Asked, Drawn, Target, Task, draw_tasks
+from maskgen.networks.auto import made
+from maskgen.networks.pretrained import start_from
+from maskgen.networks.towers import TowersConfig, TowerTransformer, tower_spaces
+from maskgen.networks.transformer import MaskTransformer, TransformerConfig
+from maskgen.tokens.batch import TokenBatch
+from maskgen.tokens.unpadding import folded
+from maskgen.training.modules.base import GeneratorModule
+from maskgen.training.modules.masked import mixed_seed, order_agnostic_bound
+
+
+class AnyToAnyModule(GeneratorModule[MaskTransformer | TowerTransformer]):
+    """Learns any direction between modalities: each row draws a task from a table, rows of all tasks share a step.
+
+    The loss of a step is the weighted mean of one loss a modality, each the mean over that modality's codes: a picture's 64 cells do not
+    outvote a caption's nine. Hidden cells are folded away before the model runs, so a mixture costs what its rows hold.
+
+    Args:
+        shards: Folders of token shards, as in the data's parts; their index.json name the token space.
+        transformer: Sizes of the model, or of its towers: then each modality has weights of its own.
+        tasks: The table.
+        targets: Modality to how it is masked and weighed.
+        grids: Code grid of each modality that generation fills by default.
+        drop_condition: Share of rows that learn without their condition, for guidance.
+        baselines: Modality to the validation loss of a model of that modality alone, level 0; validation logs the difference.
+        fold_length: Cells of a row that the model sees.
+        fold_rows: Rows are padded up to a multiple of this.
+        label_smoothing: Of the cross-entropy.
+        max_steps: Length of the learning-rate schedule.
+        lr: Highest learning rate.
+        warmup_steps: Steps of linear warm-up.
+        weight_decay: Of the hidden matrices.
+        clip: Largest gradient norm.
+        seed: Every task and mask is drawn from (seed, step, rank).
+        compile: Compile the transformer with torch.compile; with towers what each does to its cells.
+        start: Folder or shipped name of a model whose weights are the start; its token space must be the first part of this one. With
+            towers: tower to such a name, for those that do not start untrained.
+
+    Raises:
+        ValueError: If a task, a target or a baseline names a modality that the shards lack, a share or weights do not fit, or `start`
+            does not.
+
+    Source: mixtures of tasks by masking, 4M, arXiv:2312.06647, and UniDisc, arXiv:2503.20853.
+    """
+
+    def __init__(
+        self,
+        shards: Sequence[str],
+        transformer: TransformerConfig | TowersConfig,
+        tasks: dict[str, Task],
+        targets: dict[str, Target] | None = None,
+        grids: dict[str, list[int]] | None = None,
+        drop_condition: float = 0.1,
+        baselines: dict[str, float] | None = None,
+        fold_length: int = 256,
+        fold_rows: int = 1,
+        label_smoothing: float = 0.0,
+        max_steps: int = 10_000,
+        lr: float = 1e-3,
+        warmup_steps: int = 200,
+        weight_decay: float = 0.05,
+        clip: float = 1.0,
+        seed: int = 0,
+        compile: bool = False,
+        start: str | dict[str, str] | None = None,
+    ) -> None:
+        super().__init__()
+        self.space, self.fingerprints = merged_space(shards)
+        for name in {name for task in tasks.values() for name in task.modalities} | {*(targets or {}), *(grids or {}), *(baselines or {})}:
+            self.space.of(name)
+        for name, target in (targets or {}).items():
+            if target.level_weights is not None and len(target.level_weights) != len(self.space.of(name)):
+                raise ValueError(
+                    f"{name} has {len(self.space.of(name))} levels, level_weights are {list(target.level_weights)}; give one a level"
+                )
+        if not 0.0 <= drop_condition <= 1.0:
+            raise ValueError(f"drop_condition is a share of the rows and lies in [0, 1], got {drop_condition}")
+        self.model = made(transformer, self.space)
+        if start is not None:
+            self._start(start, ", ".join(shards))
+        self.tasks, self.targets, self.grids = dict(tasks), dict(targets or {}), dict(grids or {})
+        self.drop_condition, self.baselines, self.label_smoothing = drop_condition, dict(baselines or {}), label_smoothing
+        self.fold_length, self.fold_rows = fold_length, fold_rows
+        self.max_steps, self.lr, self.warmup_steps = max_steps, lr, warmup_steps
+        self.weight_decay, self.clip, self.seed = weight_decay, clip, seed
+        self._found: dict[str, tuple[float, int]] = {}
+        """Sum and number of what a validation found."""
+        whole = compile and isinstance(self.model, MaskTransformer)
+        if compile and isinstance(self.model, TowerTransformer):
+            self.model.compile_blocks()
+        self._forward = (torch.compile(self.model, dynamic=False) if whole else self.model,)
+        """In a tuple, so that the compiled copy is no submodule and its weights do not stand in the checkpoint twice."""
+
+    def _start(self, start: str | dict[str, str], shards: str) -> None:
+        """Take over the weights of trained models.
+
+        Raises:
+            ValueError: If a model does not fit, or names of towers are wanted and not given, or the other way round.
+        """
+        if isinstance(start, str) and isinstance(self.model, MaskTransformer):
+            start_from(self.model, self.space, self.fingerprints, start, shards)
+            return
+        if isinstance(start, str) or not isinstance(self.model, TowerTransformer) or set(start) - set(self.model.names):
+            towers = ", ".join(self.model.names) if isinstance(self.model, TowerTransformer) else "none"
+            raise ValueError(
+                f"this network has the towers {towers}, start is {start}; give one name for a network without towers, else one a tower"
+            )
+        spaces = tower_spaces(self.model.config, self.space)
+        for tower, name in start.items():
+            start_from(self.model.tower(tower), spaces[tower], self.fingerprints, name, shards)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what `maskgen export` needs beside the weights."""
+        checkpoint["maskgen"] = {
+            "kind": "masked_transformer",
+            "space": self.space.to_dict(),
+            "fingerprints": self.fingerprints,
+            "transformer": dataclasses.asdict(self.model.config),
+            "grids": self.grids,
+        }
+
+    def training_step(self, batch: TokenBatch, batch_index: int) -> Tensor:
+        """Weighted mean of the losses of all modalities that are asked for."""
+        generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.global_step, self.global_rank))
+        drawn = draw_tasks(batch, self.space, self.tasks, self.targets, self.drop_condition, generator)
+        found = self.losses(drawn, self.label_smoothing)
+        parts = {name: self.reduced(name, drawn.asked[name], losses) for name, losses in found.items()}
+        weights = {name: self.targets.get(name, Target()).weight for name in parts}
+        loss = torch.stack([weights[name] * part for name, part in parts.items()]).sum() / sum(weights.values())
+        self.log("train/loss", loss, prog_bar=True)
+        for name, part in parts.items():
+            self.log(f"train/loss_{name}", part, prog_bar=True)
+            self.log(f"train/accuracy_{name}", found[name]["correct"].mean())
+        self.log("train/lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
+        return loss
+
+    def validation_step(self, batch: TokenBatch, batch_index: int, dataloader_idx: int = 0) -> None:
+        """Loss and accuracy of every task that fits the rows, level by level, with the same masks at every validation."""
+        present = [one.name for one in self.space.modalities if bool(batch.cells(self.space.index(one.name)).any(dim=1).all())]
+        for number, (name, task) in enumerate(self.tasks.items()):
+            if not task.fits(present):
+                continue
+            generator = torch.Generator().manual_seed(mixed_seed(batch_index, dataloader_idx, number, 7))
+            drawn = draw_tasks(batch, self.space, {name: task}, self.targets, 0.0, generator)
+            for modality, losses in self.losses(drawn, 0.0).items():
+                for level in sorted(set(losses["level"].tolist())):
+                    here = losses["level"] == level
+                    self._log_mean(f"val/{name}/loss_{modality}_level{level}", losses["loss"][here])
+                    self._log_mean(f"val/{name}/accuracy_{modality}_level{level}", losses["correct"][here])
+                if modality in self.baselines and task.budget is None and bool((losses["level"] == 0).any()):
+                    excess = losses["loss"][losses["level"] == 0] - self.baselines[modality]
+                    self._log_mean(f"val/{name}/loss_{modality}_over_baseline", excess)
+
+    def losses(self, drawn: Drawn, label_smoothing: float) -> dict[str, dict[str, Tensor]]:
+        """Of each modality: cross-entropy and correctness of every masked code, and its level and row among those asked."""
+        batch, place = folded(drawn.batch, self.fold_length, self.fold_rows)
+        hidden = self._forward[0](batch.ids, batch.modality, batch.coords, batch.valid, batch.document).flatten(0, 1)
+        return {name: self._of_modality(name, asked, hidden, place[asked.rows], label_smoothing) for name, asked in drawn.asked.items()}
+
+    def _of_modality(self, name: str, asked: Asked, hidden: Tensor, place: Tensor, label_smoothing: float) -> dict[str, Tensor]:
+        """Losses of one modality, level after level."""
+        parts = []
+        for segment in self.space.of(name):
+            here = asked.masked.cells[..., segment.level]
+            row, wanted = here.nonzero()[:, 0], asked.masked.codes[..., segment.level][here]
+            logits = self.model.logits(hidden[place[here]], segment.offset, segment.size).float()
+            loss = functional.cross_entropy(logits, wanted, reduction="none", label_smoothing=label_smoothing)
+            parts.append((loss, (logits.argmax(dim=-1) == wanted).float(), row, torch.full_like(row, segment.level)))
+        return {key: torch.cat(part) for key, part in zip(("loss", "correct", "row", "level"), zip(*parts, strict=True), strict=True)}
+
+    def reduced(self, name: str, asked: Asked, losses: Mapping[str, Tensor]) -> Float[Tensor, ""]:
+        """One number from the losses of a modality's codes, by the rule that its target names."""
+        if self.targets.get(name, Target()).loss == "maskgit":
+            return losses["loss"].mean()
+        return order_agnostic_bound(losses["loss"], losses["row"], asked.masked.total)
+
+    def _log_mean(self, name: str, values: Tensor) -> None:
+        """Count values towards a mean over the whole validation: a task comes in several loaders."""
+        total, count = self._found.get(name, (0.0, 0))
+        self._found[name] = total + float(values.sum()), count + len(values)
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin to count."""
+        self._found.clear()
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the mean of everything that was counted."""
+        for name, (total, count) in self._found.items():
+            self.log(name, total / count, sync_dist=True)

@@ -1,0 +1,56 @@
+"""What the trainings of a generator have in common: the optimizer, its schedule and the clipping."""
+
+from typing import Any, ClassVar, Generic, TypeVar
+
+import lightning as L
+import torch
+from torch import nn
+
+from maskgen.tokens.space import TokenSpace
+from maskgen.training.modules.optim import MuonAdamW, split_parameters, warmup_cosine
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+class GeneratorModule(L.LightningModule, Generic[Network]):
+    """Base of modules that train a network `model`; a subclass sets what is declared here."""
+
+    model: Network
+    space: TokenSpace
+    fingerprints: dict[str, str]
+    lr: float
+    weight_decay: float
+    warmup_steps: int
+    max_steps: int
+    clip: float
+    lr_floor: ClassVar[float] = 0.02
+    """Last learning rate, as a share of the highest."""
+
+    def setup(self, stage: str) -> None:
+        """Refuse data in which an id means another code than in the model: it would train on them without a word.
+
+        Raises:
+            ValueError: If the data's token space is not the first part of the model's, or its tokenizers are others.
+        """
+        data = getattr(self.trainer, "datamodule", None)
+        space, fingerprints = getattr(data, "space", None), getattr(data, "fingerprints", {})
+        if isinstance(space, TokenSpace) and not self.space.begins_with(space):
+            raise ValueError(
+                f"the data's tokens are {', '.join(one.name for one in space.modalities)}, the model's (shards) "
+                f"{', '.join(one.name for one in self.space.modalities)}; name the same folders of shards in both, in the same order"
+            )
+        if others := [name for name, made in fingerprints.items() if self.fingerprints.get(name, made) != made]:
+            raise ValueError(
+                f"the data's {' and '.join(others)} codes come from other tokenizers than those of the model's shards; "
+                "name the same folders of shards in both"
+            )
+
+    def configure_optimizers(self) -> Any:
+        """Muon and AdamW with warm-up and cosine, stepped per batch."""
+        optimizer = MuonAdamW(*split_parameters(self.model), lr=self.lr, weight_decay=self.weight_decay)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_cosine(self.warmup_steps, self.max_steps, floor=self.lr_floor))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        """Clip in the module: Lightning's own clipping refuses fused AdamW under mixed precision."""
+        self.log("train/gradient_norm", torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip))

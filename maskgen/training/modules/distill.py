@@ -1,0 +1,255 @@
+"""Lightning module that distils a guided, many-step model into an unguided, few-step one."""
+
+import copy
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from maskgen.data.shards.manifest import read_index
+from maskgen.decoding.logits import LogitsFn, guided_model, hide_condition
+from maskgen.decoding.settings import GenerationSettings
+from maskgen.io.bundle import require_fingerprint
+from maskgen.masking.masks import Masked, draw_masks
+from maskgen.masking.schedule import MaskSchedule
+from maskgen.networks.pretrained import load_pretrained, require_space
+from maskgen.networks.transformer import MaskTransformer
+from maskgen.sampling.base import Sampler
+from maskgen.tokens.batch import TokenBatch
+from maskgen.tokens.space import MASK, Segment, TokenSpace
+from maskgen.training.modules.base import GeneratorModule
+from maskgen.training.modules.masked import mixed_seed
+
+FOLLOWED = {"sampler", "sampler_options", "steps", "schedule", "temperature", "choice_temperature", "top_k", "top_p", "min_p", "typical_p"}
+FOLLOWED |= {"guidance_scale", "guidance_schedule", "guidance_interval"}
+"""Generation settings that a decode in training follows."""
+
+
+@dataclass(frozen=True)
+class AtSteps(MaskSchedule):
+    """The mask ratios before each of a few steps, all equally often: a law held between the steps of a decode.
+
+    Args:
+        law: The law of the decode.
+        steps: Its steps; the ratios are law(0), law(1 / steps), ... law((steps - 1) / steps).
+    """
+
+    law: MaskSchedule
+    steps: int
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+
+    def ratio(self, progress: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        return self.law(torch.floor(progress * self.steps) / self.steps)
+
+
+def divergence(
+    logits: Float[Tensor, "cells size"], wanted: Float[Tensor, "cells size"], reverse_share: float = 0.0
+) -> Float[Tensor, " cells"]:
+    """(1 - share) KL(teacher | student) + share KL(student | teacher) at each cell.
+
+    Its gradient on the logits is p - q for the share 0 and p (log p - log q - KL(p | q)) for the share 1, with student p and teacher q.
+
+    Args:
+        logits: The student's.
+        wanted: The teacher's.
+        reverse_share: 0 covers all that the teacher may say, 1 keeps to what it is sure of, 0.5 is half of Jeffreys' divergence.
+
+    Source: the switch of Di[M]O, arXiv:2503.15457.
+    """
+    student, teacher = logits.log_softmax(dim=-1), wanted.log_softmax(dim=-1)
+    gap = teacher - student
+    forward, reverse = (teacher.exp() * gap).sum(dim=-1), -(student.exp() * gap).sum(dim=-1)
+    return (1 - reverse_share) * forward + reverse_share * reverse
+
+
+def said_while_decoding(
+    logits_fn: LogitsFn, sampler: Sampler, batch: TokenBatch, segment: Segment, generators: Sequence[torch.Generator]
+) -> Float[Tensor, "cells size"]:
+    """Decode the unknown cells of a level; give back the logits of each at the step in which its code was taken.
+
+    Args:
+        logits_fn: The teacher.
+        sampler: Decodes from here to the end; it must take back nothing.
+        batch: Rows with MASK at the unknown cells.
+        segment: The level.
+        generators: One a row.
+
+    Returns:
+        One row an unknown cell, row-major. A cell is asked about for the last time when it is taken.
+    """
+    unknown = batch.cells(segment.index) & (batch.ids[..., segment.level] == MASK)
+    number = (unknown.flatten().cumsum(dim=0) - 1).view_as(unknown)
+    said = torch.zeros(int(unknown.sum()), segment.size, device=batch.ids.device)
+
+    def heard(now: TokenBatch, cells: Tensor, part: Segment, progress: float) -> Tensor:
+        logits = logits_fn(now, cells, part, progress)
+        said[number[cells]] = logits.float()
+        return logits
+
+    sampler.sample(heard, batch, segment, generators)
+    return said
+
+
+class DistillModule(GeneratorModule[MaskTransformer]):
+    """Teaches a copy of a model to say in one pass what the guided model says over several.
+
+    From real codes masked as before a step of the student, the teacher decodes to the end in a few guided steps, and the student learns
+    its logits at every cell: guidance is folded in, which halves the passes, and each step already knows what the next would have said.
+    This was preferred to Di[M]O because it needs no second trained network, no noise at the input and no alternation of two optimizers,
+    and a checkpoint is an ordinary one; in return cells drawn in one step stay independent of each other, which only more steps mend.
+
+    Args:
+        shards: Folder of token shards; their tokenizers and token space must be those of the teacher.
+        teacher: Folder or shipped name of the model; also the start of the student.
+        decode: How the teacher decodes from each state to the end: few steps, and the guidance that is folded in. Temperatures are not
+            folded in; decode the student with the same.
+        target: Modality whose codes are guessed.
+        student_steps: Steps of the student, whose mask ratios are learned; those of fewer steps are among them or near.
+        reverse_share: See `divergence`.
+        level_weights: How often each level of the target is learned; None weighs all alike.
+        max_steps: Length of the learning-rate schedule.
+        lr: Highest learning rate.
+        warmup_steps: Steps of linear warm-up.
+        weight_decay: Of the hidden matrices.
+        clip: Largest gradient norm.
+        seed: Masks and the teacher's draws come from (seed, step, rank).
+        compile: Compile the student with torch.compile.
+
+    Raises:
+        ValueError: If the teacher is missing, or its tokenizers or token space are not those of the shards, or an option is out of range.
+
+    Source: Self-Distillation Through Time, arXiv:2410.21035; guidance folded in, arXiv:2210.03142. Differs: the teacher always decodes to
+    the end, in the order and with the guidance of `decode`.
+    """
+
+    lr_floor = 0.0
+
+    def __init__(
+        self,
+        shards: str,
+        teacher: str,
+        decode: GenerationSettings,
+        target: str = "image",
+        student_steps: int = 4,
+        reverse_share: float = 0.0,
+        level_weights: Sequence[float] | None = None,
+        max_steps: int = 1_000,
+        lr: float = 3e-4,
+        warmup_steps: int = 50,
+        weight_decay: float = 0.0,
+        clip: float = 1.0,
+        seed: int = 0,
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        found, index = load_pretrained(teacher), read_index(Path(shards))
+        require_space(found, TokenSpace.from_dict(dict(index.space or {})), shards)
+        for name, fingerprint in index.fingerprints.items():
+            require_fingerprint(name, fingerprint, found.fingerprints.get(name, "none"), teacher)
+        _check(decode, reverse_share)
+        require_seeing(found.model.config.blind_condition, teacher)
+        self.space, self.fingerprints = found.space, dict(index.fingerprints)
+        self.target, self.segments, self.grid = target, found.space.of(target), found.grids.get(target)
+        self.conditions = tuple(found.space.index(one.name) for one in found.space.modalities if one.name != target)
+        self.model = copy.deepcopy(found.model).train().requires_grad_(True)
+        self.decode, self.reverse_share = decode, reverse_share
+        self.schedule = AtSteps(decode.at(0).schedule, student_steps)
+        self.level_weights = tuple(level_weights or [1.0] * len(self.segments))
+        self.max_steps, self.lr, self.warmup_steps = max_steps, lr, warmup_steps
+        self.weight_decay, self.clip, self.seed = weight_decay, clip, seed
+        self._teacher = (found.model,)
+        """In a tuple, so that it is neither trained, averaged nor saved; it moves to a batch's device when it is asked."""
+        self._forward = (torch.compile(self.model, dynamic=False) if compile else self.model,)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what `maskgen export model` needs beside the weights: to it the student is a model like any other."""
+        checkpoint["maskgen"] = {
+            "kind": "masked_transformer",
+            "space": self.space.to_dict(),
+            "fingerprints": self.fingerprints,
+            "transformer": dataclasses.asdict(self.model.config),
+            "target": self.target,
+            "grid": self.grid,
+        }
+
+    def training_step(self, batch: TokenBatch, batch_index: int) -> Tensor:
+        """Mean divergence at the masked cells."""
+        generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.global_step, self.global_rank))
+        masked = draw_masks(batch, self.segments, self.schedule, self.level_weights, 0.0, generator)
+        loss = torch.cat([*self.divergences(masked, generator).values()]).mean()
+        self.log("train/divergence", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: TokenBatch, batch_index: int, dataloader_idx: int = 0) -> None:
+        """Divergence per level, with the same masks and the same draws of the teacher at every validation."""
+        generator = torch.Generator().manual_seed(mixed_seed(batch_index, 0, 7))
+        masked = draw_masks(batch, self.segments, self.schedule, self.level_weights, 0.0, generator)
+        for level, found in self.divergences(masked, generator).items():
+            name = f"val{dataloader_idx or ''}/divergence_{self.target}_level{level}"
+            self.log(name, found.mean(), batch_size=len(found), add_dataloader_idx=False)
+
+    def divergences(self, masked: Masked, generator: torch.Generator) -> dict[int, Float[Tensor, " cells"]]:
+        """Divergence of the student from the teacher at every masked cell, by level.
+
+        Args:
+            masked: What the student sees and where it is asked.
+            generator: Seeds the teacher's draws, row by row.
+        """
+        seen, found = masked.batch, {}
+        hidden = self._forward[0](seen.ids, seen.modality, seen.coords, seen.valid, seen.document)
+        seeds = torch.randint(2**62, (len(seen),), generator=generator).tolist()
+        for segment in self.segments:
+            here = masked.cells[..., segment.level]
+            rows = here.any(dim=1).nonzero()[:, 0]
+            if not len(rows):
+                continue
+            own = [torch.Generator().manual_seed(seeds[row]) for row in rows.tolist()]
+            wanted = self.targets(seen.rows(rows), segment, own)
+            logits = self.model.logits(hidden[here], segment.offset, segment.size).float()
+            found[segment.level] = divergence(logits, wanted, self.reverse_share)
+        return found
+
+    @torch.no_grad()
+    def targets(self, batch: TokenBatch, segment: Segment, generators: Sequence[torch.Generator]) -> Float[Tensor, "cells size"]:
+        """The teacher's guided logits at every masked cell of the level, each at the step in which it takes the cell."""
+        logits_fn = guided_model(self._teacher[0].to(batch.ids.device), hide_condition(self.conditions), self.decode.guidance())
+        return said_while_decoding(logits_fn, self.decode.at(segment.level), batch, segment, generators)
+
+
+def require_plain(decode: GenerationSettings) -> None:
+    """Refuse settings that a teacher's decode in training would not follow: groups of levels, and tricks around the model.
+
+    Raises:
+        ValueError: If there are any; names them.
+    """
+    default = GenerationSettings()
+    others = [one.name for one in dataclasses.fields(decode) if one.name not in FOLLOWED]
+    if found := [f"{name}={getattr(decode, name)}" for name in others if getattr(decode, name) != getattr(default, name)]:
+        raise ValueError(f"decode has {', '.join(found)}, which a training does not follow; it follows {', '.join(sorted(FOLLOWED))}")
+
+
+def require_seeing(blind_condition: bool, model: str) -> None:
+    """Refuse a model whose condition does not look at its target: its passes need to be told which cells are the condition.
+
+    Raises:
+        ValueError: If it is one; names it.
+    """
+    if blind_condition:
+        raise ValueError(f"{model} was trained with blind_condition, which this training does not serve; give a model trained without it")
+
+
+def _check(decode: GenerationSettings, reverse_share: float) -> None:
+    """Refuse what the module cannot do."""
+    if not 0.0 <= reverse_share <= 1.0:
+        raise ValueError(f"reverse_share must lie in [0, 1], got {reverse_share}")
+    require_plain(decode)
+    if decode.at(0).revokes:
+        raise ValueError(f"the order {decode.sampler} takes codes back, so no step is a code's last word; give decode another sampler")

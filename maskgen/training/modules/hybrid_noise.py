@@ -1,0 +1,133 @@
+"""Lightning module that trains the transformer on wrong codes beside masks, so that it can judge and mend what it wrote."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from maskgen.data.shards.manifest import read_index
+from maskgen.masking.noise import HybridNoise, Noised, NoiseLaw, Weight, cell_weights, divergences, draw_noise
+from maskgen.networks.pretrained import start_from
+from maskgen.networks.transformer import MaskTransformer, TransformerConfig
+from maskgen.tokens.batch import TokenBatch
+from maskgen.tokens.space import TokenSpace
+from maskgen.training.modules.base import GeneratorModule
+from maskgen.training.modules.masked import mixed_seed
+
+
+class HybridNoiseModule(GeneratorModule[MaskTransformer]):
+    """Learns a modality of one level from masked and wrong codes; checkpoints, data and optimizer are those of `MaskedTokenModule`.
+
+    What it learns serves orders that take codes back, such as `maskgen.sampling.self_correction`: it has seen wrong codes.
+
+    Args:
+        shards: Folder of token shards; its index.json names the token space.
+        transformer: Sizes of the model.
+        noise: How codes are destroyed; None is `HybridNoise()`.
+        weight: Weighting of the cells, see `cell_weights`.
+        largest_weight: For "clamped".
+        mask_rows: Share of rows whose noise is masks alone, so that decoding from MASK is learned under any law.
+        target: Modality that is learned; it has one level.
+        grid: Code grid of the target, which generation fills by default; None where every sample has its own length.
+        drop_condition: Share of rows that learn without their condition.
+        max_steps: Length of the learning-rate schedule.
+        lr: Highest learning rate.
+        warmup_steps: Steps of linear warm-up.
+        weight_decay: Of the hidden matrices.
+        clip: Largest gradient norm.
+        seed: All noise is drawn from (seed, step, rank).
+        compile: Compile the transformer with torch.compile.
+        start: Folder or shipped name of a model whose weights are the start.
+
+    Raises:
+        ValueError: If the target has several levels, or `start` is no model or has other sizes or another token space.
+
+    Source: GIDD, arXiv:2503.04482. Differs: the model has no time input, so it judges by what it sees how much of it is wrong.
+    """
+
+    def __init__(
+        self,
+        shards: str,
+        transformer: TransformerConfig,
+        noise: NoiseLaw | None = None,
+        weight: Weight = "dynamic",
+        largest_weight: float = 1.0,
+        mask_rows: float = 0.0,
+        target: str = "text",
+        grid: Sequence[int] | None = None,
+        drop_condition: float = 0.0,
+        max_steps: int = 10_000,
+        lr: float = 1e-3,
+        warmup_steps: int = 200,
+        weight_decay: float = 0.05,
+        clip: float = 1.0,
+        seed: int = 0,
+        compile: bool = False,
+        start: str | None = None,
+    ) -> None:
+        super().__init__()
+        index = read_index(Path(shards))
+        self.space, self.fingerprints = TokenSpace.from_dict(dict(index.space or {})), dict(index.fingerprints)
+        if len(self.space.of(target)) != 1:
+            raise ValueError(f"{target} has {len(self.space.of(target))} levels, hybrid noise is for one; train it with MaskedTokenModule")
+        self.model = MaskTransformer(transformer, self.space.size, len(self.space.modalities))
+        if start is not None:
+            start_from(self.model, self.space, self.fingerprints, start, shards)
+        self.target, self.segment, self.grid = target, self.space.segment(target, 0), None if grid is None else list(grid)
+        self.noise, self.weight, self.largest_weight = noise or HybridNoise(), weight, largest_weight
+        self.mask_rows, self.drop_condition = mask_rows, drop_condition
+        self.max_steps, self.lr, self.warmup_steps = max_steps, lr, warmup_steps
+        self.weight_decay, self.clip, self.seed = weight_decay, clip, seed
+        self._forward = (torch.compile(self.model, dynamic=False) if compile else self.model,)
+        """In a tuple, so that the compiled copy is no submodule and its weights do not stand in the checkpoint twice."""
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what `maskgen export` needs beside the weights."""
+        checkpoint["maskgen"] = {
+            "kind": "masked_transformer",
+            "space": self.space.to_dict(),
+            "fingerprints": self.fingerprints,
+            "transformer": dataclasses.asdict(self.model.config),
+            "target": self.target,
+            "grid": self.grid,
+        }
+
+    def training_step(self, batch: TokenBatch, batch_index: int) -> Tensor:
+        """Weighted divergence at the cells that the law may have touched."""
+        generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.global_step, self.global_rank))
+        noised = draw_noise(batch, self.segment, self.noise, generator, self.drop_condition, self.mask_rows)
+        loss, _ = self.losses(noised, self.weight)
+        self.log(f"train/loss_{self.target}", loss, prog_bar=True)
+        self.log("train/lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
+        return loss
+
+    def validation_step(self, batch: TokenBatch, batch_index: int, dataloader_idx: int = 0) -> None:
+        """The bound a token, and how often masked, wrong and right codes are guessed; the same noise always."""
+        generator = torch.Generator().manual_seed(mixed_seed(batch_index, 0, 7))
+        noised = draw_noise(batch, self.segment, self.noise, generator)
+        loss, correct = self.losses(noised, "elbo")
+        stage, tokens = f"val{dataloader_idx or ''}", int(noised.target.sum())
+        self.log(f"{stage}/loss_{self.target}", loss, batch_size=tokens, add_dataloader_idx=False)
+        for name, values in correct.items():
+            if len(values):
+                self.log(f"{stage}/accuracy_{self.target}_{name}", values.mean(), batch_size=len(values), add_dataloader_idx=False)
+
+    def losses(self, noised: Noised, weight: Weight) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+        """The loss a token, and correctness of each cell that is scored, by what stands in it."""
+        weights = cell_weights(noised, self.segment, weight, self.largest_weight)
+        cells, batch = weights > 0, noised.batch
+        context = batch.modality != self.segment.index if self.model.config.blind_condition else None
+        hidden = self._forward[0](batch.ids, batch.modality, batch.coords, batch.valid, batch.document, context=context)
+        logits = self.model.logits(hidden[cells], self.segment.offset, self.segment.size).float()
+        row, wanted = cells.nonzero()[:, 0], noised.clean[cells] - self.segment.offset
+        seen = noised.seen(self.segment)[cells] - self.segment.offset
+        code = noised.mixture.uniform / self.segment.size
+        apart = divergences(logits, wanted, seen, noised.mixture.kept[row], code[row])
+        loss = (weights[cells].to(apart.dtype) * apart).sum() / noised.target.sum()
+        right = (logits.argmax(dim=-1) == wanted).float()
+        kinds = {"masked": seen < 0, "wrong": (seen >= 0) & (seen != wanted), "right": seen == wanted}
+        return loss, {name: right[here] for name, here in kinds.items()}

@@ -1,0 +1,202 @@
+"""Lightning module that trains the masked transformer on token batches."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from maskgen.data.shards.manifest import read_index
+from maskgen.masking.masks import Masked, draw_masks, drop_modalities, level_groups, level_windows
+from maskgen.masking.schedule import Cosine, MaskSchedule
+from maskgen.networks.pretrained import start_from
+from maskgen.networks.transformer import MaskTransformer, TransformerConfig
+from maskgen.tokens.batch import TokenBatch
+from maskgen.tokens.space import TokenSpace
+from maskgen.training.modules.base import GeneratorModule
+
+RATE_BUCKETS = 4
+"""Validation losses are also given per quarter of the mask rate."""
+
+
+class MaskedTokenModule(GeneratorModule[MaskTransformer]):
+    """Learns to guess masked codes of one modality at a time, given everything else in the row.
+
+    Args:
+        shards: Folder of token shards; its index.json names the token space.
+        transformer: Sizes of the model.
+        grid: Code grid of the target, which generation fills by default; None where every sample has its own length.
+        target: Modality whose codes are guessed.
+        schedule: Mask law; None is cosine.
+        level_weights: How often each level (or group) of the target is learned; None weighs all alike.
+        groups: Levels that are masked and learned together; None learns one level at a time. Decode with the same `groups`.
+        windows: Steps of time that a cell sees of its own modality while a level (or group) is learned, one each, 0 for all; None
+            restricts none. Decode with the same windows (`maskgen.decoding.acceleration.local_attention.Windowed`).
+        span: Neighbouring cells of the target that are masked together.
+        drop_condition: Share of rows that learn without their condition, for guidance.
+        prompt_share: Share of rows that keep the first part of their target on all levels, as a prompt.
+        infill_share: Share of rows that keep both ends of their target on all levels.
+        drop_parts: Modality to the share of rows that do not see it, whatever else they see.
+        label_smoothing: Of the cross-entropy.
+        weight: "maskgit" is the mean over masked cells; "elbo" weighs each row by 1 / rate.
+        max_steps: Length of the learning-rate schedule.
+        lr: Highest learning rate.
+        warmup_steps: Steps of linear warm-up.
+        weight_decay: Of the hidden matrices.
+        clip: Largest gradient norm.
+        seed: Every mask is drawn from (seed, step, rank).
+        compile: Compile the transformer with torch.compile.
+        start: Folder or shipped name of a model whose weights are the start; its sizes and token space must be these.
+
+    Raises:
+        ValueError: If `start` is no model, or has other sizes or another token space.
+
+    Source: MaskGIT, arXiv:2202.04200; Muse, arXiv:2301.00704; windows and spans, MAGNeT, arXiv:2401.04577.
+    """
+
+    def __init__(
+        self,
+        shards: str,
+        transformer: TransformerConfig,
+        grid: Sequence[int] | None = None,
+        target: str = "image",
+        schedule: MaskSchedule | None = None,
+        level_weights: Sequence[float] | None = None,
+        groups: Sequence[Sequence[int]] | None = None,
+        windows: Sequence[int] | None = None,
+        span: int = 1,
+        drop_condition: float = 0.1,
+        prompt_share: float = 0.0,
+        infill_share: float = 0.0,
+        drop_parts: dict[str, float] | None = None,
+        label_smoothing: float = 0.0,
+        weight: Literal["maskgit", "elbo"] = "maskgit",
+        max_steps: int = 10_000,
+        lr: float = 1e-3,
+        warmup_steps: int = 200,
+        weight_decay: float = 0.05,
+        clip: float = 1.0,
+        seed: int = 0,
+        compile: bool = False,
+        start: str | None = None,
+    ) -> None:
+        super().__init__()
+        index = read_index(Path(shards))
+        self.space, self.fingerprints = TokenSpace.from_dict(dict(index.space or {})), dict(index.fingerprints)
+        self.model = MaskTransformer(transformer, self.space.size, len(self.space.modalities))
+        if start is not None:
+            start_from(self.model, self.space, self.fingerprints, start, shards)
+        self.target, self.segments, self.grid = target, self.space.of(target), None if grid is None else list(grid)
+        self.schedule = schedule or Cosine()
+        self.groups = level_groups(groups, len(self.segments))
+        self.windows, self.span = level_windows(windows, self.groups), span
+        self.level_weights = tuple(level_weights or [1.0] * len(self.groups))
+        self.drop_condition, self.label_smoothing, self.weight = drop_condition, label_smoothing, weight
+        self.prompt_share, self.infill_share = prompt_share, infill_share
+        self.timed = tuple(self.space.index(one.name) for one in self.space.modalities if one.kind == "phones")
+        self.drop_parts = {self.space.index(name): share for name, share in (drop_parts or {}).items()}
+        self.max_steps, self.lr, self.warmup_steps = max_steps, lr, warmup_steps
+        self.weight_decay, self.clip, self.seed = weight_decay, clip, seed
+        self._forward = (torch.compile(self.model, dynamic=False) if compile else self.model,)
+        """In a tuple, so that the compiled copy is no submodule and its weights do not stand in the checkpoint twice."""
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what `maskgen export` needs beside the weights."""
+        checkpoint["maskgen"] = {
+            "kind": "masked_transformer",
+            "space": self.space.to_dict(),
+            "fingerprints": self.fingerprints,
+            "transformer": dataclasses.asdict(self.model.config),
+            "target": self.target,
+            "grid": self.grid,
+        }
+
+    def training_step(self, batch: TokenBatch, batch_index: int) -> Tensor:
+        """Weighted cross-entropy at the masked cells."""
+        generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.global_step, self.global_rank))
+        batch = drop_modalities(batch, self.drop_parts, generator)
+        shares = self.drop_condition, generator, self.prompt_share, self.infill_share, self.timed, self.groups, self.span
+        masked = draw_masks(batch, self.segments, self.schedule, self.level_weights, *shares)
+        losses = self.losses(masked, self.label_smoothing)
+        loss = self.reduced(masked, losses)
+        self.log(f"train/loss_{self.target}", loss, prog_bar=True)
+        self.log(f"train/accuracy_{self.target}", losses["correct"].mean(), prog_bar=True)
+        self.log("train/lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
+        if self.global_step % 50 == 0:
+            self._log_parts("train", masked, losses, buckets=False)
+        return loss
+
+    def validation_step(self, batch: TokenBatch, batch_index: int, dataloader_idx: int = 0) -> None:
+        """Loss and accuracy with the same masks at every validation: each level in turn, all rates, condition shown."""
+        for group in self.groups:
+            weights = [float(group == other) for other in self.groups]
+            generator = torch.Generator().manual_seed(mixed_seed(batch_index, group[0], 7))
+            masked = draw_masks(batch, self.segments, self.schedule, weights, 0.0, generator, groups=self.groups, span=self.span)
+            self._log_parts(f"val{dataloader_idx or ''}", masked, self.losses(masked, 0.0), buckets=group[0] == 0)
+
+    def losses(self, masked: Masked, label_smoothing: float) -> dict[str, Tensor]:
+        """Cross-entropy and correctness of every masked code, level by level, plus row and level of each."""
+        seen = masked.batch
+        window = None if self.windows is None else torch.tensor(self.windows, device=masked.level.device)[masked.level]
+        context = seen.modality != self.space.index(self.target) if self.model.config.blind_condition else None
+        hidden = self._forward[0](seen.ids, seen.modality, seen.coords, seen.valid, seen.document, context=context, window=window)
+        parts = []
+        for segment in self.segments:
+            here = masked.cells[..., segment.level]
+            row, wanted = here.nonzero()[:, 0], masked.codes[..., segment.level][here]
+            logits = self.model.logits(hidden[here], segment.offset, segment.size).float()
+            loss = functional.cross_entropy(logits, wanted, reduction="none", label_smoothing=label_smoothing)
+            parts.append((loss, (logits.argmax(dim=-1) == wanted).float(), row, torch.full_like(row, segment.level)))
+        return {name: torch.cat(part) for name, part in zip(("loss", "correct", "row", "level"), zip(*parts, strict=True), strict=True)}
+
+    def reduced(self, masked: Masked, losses: Mapping[str, Tensor]) -> Float[Tensor, ""]:
+        """One number from the losses of all codes, by the weighting of the paper that `weight` names."""
+        if self.weight == "maskgit":
+            return losses["loss"].mean()
+        return order_agnostic_bound(losses["loss"], losses["row"], masked.total)
+
+    def _log_parts(self, stage: str, masked: Masked, losses: Mapping[str, Tensor], buckets: bool) -> None:
+        """Loss and accuracy per level, and loss per quarter of the mask rate."""
+        for segment in self.segments:
+            here = losses["level"] == segment.level
+            if bool(here.any()):
+                self._log_mean(f"{stage}/loss_{self.target}_level{segment.level}", losses["loss"][here])
+                self._log_mean(f"{stage}/accuracy_{self.target}_level{segment.level}", losses["correct"][here])
+        bucket = (masked.rate[losses["row"]] * RATE_BUCKETS).long().clamp(max=RATE_BUCKETS - 1)
+        for number in range(RATE_BUCKETS) if buckets else ():
+            if bool((bucket == number).any()):
+                self._log_mean(f"{stage}/loss_{self.target}_rate{number}of{RATE_BUCKETS}", losses["loss"][bucket == number])
+
+    def _log_mean(self, name: str, values: Tensor) -> None:
+        """Log a mean, weighted by its number of cells over a validation."""
+        self.log(name, values.mean(), batch_size=len(values), add_dataloader_idx=False)
+
+
+def order_agnostic_bound(loss: Float[Tensor, " codes"], row: Int[Tensor, " codes"], total: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
+    """Nats a code of the bound on the likelihood that masked diffusion optimises, for rates drawn by the linear schedule.
+
+    With k of a row's n codes masked, k uniform from 1 to n, n / k times the sum of their losses is an unbiased estimate of the expected
+    loss of writing the row in a random order. The share that is masked counts, not the rate that was drawn: in a short text at least one
+    code is masked however small the rate, and 1 / rate would blow its loss up.
+
+    Args:
+        loss: Cross-entropy of each masked code.
+        row: Its row.
+        total: Codes of each row that could have been masked.
+
+    Source: order-agnostic bounds, arXiv:2110.02037; 1 / rate weighting as in MDLM, arXiv:2406.07524, and LLaDA, arXiv:2502.09992.
+    """
+    count = torch.bincount(row, minlength=len(total)).clamp(min=1)
+    return (loss * (total / count)[row]).sum() / total.sum().clamp(min=1)
+
+
+def mixed_seed(*parts: int) -> int:
+    """One seed from several small numbers."""
+    seed = 0
+    for part in parts:
+        seed = (seed * 1_000_003 + part + 1) % 2**63
+    return seed

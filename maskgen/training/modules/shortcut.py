@@ -1,0 +1,220 @@
+"""Lightning module that trains a shortcut block on decodes of a frozen model."""
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from maskgen.data.shards.manifest import read_index
+from maskgen.decoding.acceleration.shortcut import Fields, predicted
+from maskgen.decoding.logits import guided_model, hide_condition
+from maskgen.decoding.settings import GenerationSettings
+from maskgen.networks.pretrained import load_pretrained, require_space
+from maskgen.networks.shortcut import BUNDLE_KIND, ShortcutBlock, ShortcutConfig
+from maskgen.networks.transformer import MaskTransformer
+from maskgen.tokens.batch import TokenBatch
+from maskgen.tokens.space import MASK, TokenSpace
+from maskgen.training.modules.distill import require_plain, require_seeing
+from maskgen.training.modules.masked import mixed_seed
+from maskgen.training.modules.optim import warmup_cosine
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass of the model during a decode.
+
+    Args:
+        ids: What it saw.
+        fields: Modality, coords, valid and document.
+        hidden: What it answered.
+    """
+
+    ids: Int[Tensor, "batch length level"]
+    fields: Fields
+    hidden: Float[Tensor, "batch length dim"]
+
+
+class _Recorder:
+    """The model as a TokenModel, with its passes kept."""
+
+    def __init__(self, model: MaskTransformer) -> None:
+        self.model, self.passes = model, list[Pass]()
+
+    def __call__(self, ids: Tensor, modality: Tensor, coords: Tensor, valid: Tensor, document: Tensor) -> Tensor:
+        hidden: Tensor = self.model(ids, modality, coords, valid, document)
+        self.passes.append(Pass(ids, (modality, coords, valid, document), hidden.float()))
+        return hidden
+
+    def logits(self, hidden: Tensor, offset: int, size: int) -> Tensor:
+        return self.model.logits(hidden, offset, size)
+
+
+@dataclass(frozen=True)
+class Moves:
+    """Rows of consecutive passes: what was seen and answered before and after new codes were drawn.
+
+    Args:
+        before: Ids of the earlier pass.
+        after: Ids of the later one.
+        fields: Modality, coords, valid and document of both.
+        hidden: Hidden states of the earlier pass.
+        wanted: Those of the later one.
+    """
+
+    before: Int[Tensor, "batch length level"]
+    after: Int[Tensor, "batch length level"]
+    fields: Fields
+    hidden: Float[Tensor, "batch length dim"]
+    wanted: Float[Tensor, "batch length dim"]
+
+    def rows(self, index: Int[Tensor, " rows"] | Bool[Tensor, " batch"]) -> "Moves":
+        """The chosen rows."""
+        modality, coords, valid, document = (field[index] for field in self.fields)
+        fields = modality, coords, valid, document
+        return Moves(self.before[index], self.after[index], fields, self.hidden[index], self.wanted[index])
+
+
+def moves_of(passes: list[Pass]) -> Moves:
+    """All rows of consecutive passes in which something was drawn; passes of other shapes (guidance went on or off) are no pair."""
+    pairs = [(old, new) for old, new in pairwise(passes) if old.ids.shape == new.ids.shape]
+    assert pairs, f"a decode of {len(passes)} passes has none after another of the same shape"
+    before, after = torch.cat([old.ids for old, _ in pairs]), torch.cat([new.ids for _, new in pairs])
+    modality, coords, valid, document = (torch.cat([new.fields[number] for _, new in pairs]) for number in range(4))
+    hidden, wanted = torch.cat([old.hidden for old, _ in pairs]), torch.cat([new.hidden for _, new in pairs])
+    moves = Moves(before, after, (modality, coords, valid, document), hidden, wanted)
+    return moves.rows((before != after).flatten(1).any(dim=1))
+
+
+class ShortcutModule(L.LightningModule):
+    """Trains a ShortcutBlock: every batch is decoded anew by the frozen model, and the block learns each step to the next.
+
+    Only the conditions of a batch are used; its target is decoded from nothing. Both views of guidance are learned. The block always
+    starts from exact hidden states, so `full_every` of 2 is what it has learned for; above that its errors add up unlearned.
+
+    Args:
+        shards: Folder of token shards whose token space is the model's.
+        generator: Folder or shipped name of the model.
+        decode: How it is decoded; decode with the shortcut likewise.
+        target: Modality that is decoded.
+        inner_dim: Width inside the block.
+        num_heads: Attention heads of the block.
+        modulate: Tell the block which share of a row is masked.
+        updates: Optimizer steps from one decode, each on its share of the rows.
+        max_steps: Optimizer steps in all: length of the learning-rate schedule.
+        lr: Highest learning rate.
+        warmup_steps: Steps of linear warm-up.
+        weight_decay: Of AdamW.
+        clip: Largest gradient norm.
+        seed: Every decode is drawn from (seed, step, rank).
+
+    Raises:
+        ValueError: If the model is missing or of another token space, updates is not positive, or decode asks for what is not followed.
+
+    Source: MIGM-Shortcut, arXiv:2602.23996. Differs: trajectories are made while training instead of being stored.
+    """
+
+    def __init__(
+        self,
+        shards: str,
+        generator: str,
+        decode: GenerationSettings,
+        target: str = "image",
+        inner_dim: int = 128,
+        num_heads: int = 4,
+        modulate: bool = True,
+        updates: int = 8,
+        max_steps: int = 2_000,
+        lr: float = 1e-3,
+        warmup_steps: int = 100,
+        weight_decay: float = 0.01,
+        clip: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        if updates < 1:
+            raise ValueError(f"updates must be at least 1, got {updates}")
+        require_plain(decode)
+        found = load_pretrained(generator)
+        require_space(found, TokenSpace.from_dict(dict(read_index(Path(shards)).space or {})), shards)
+        require_seeing(found.model.config.blind_condition, generator)
+        self.segments, self.decode, self.weights = found.space.of(target), decode, found.weights
+        self.conditions = tuple(found.space.index(one.name) for one in found.space.modalities if one.name != target)
+        dim = found.model.config.dim
+        self.block = ShortcutBlock(ShortcutConfig(dim=dim, inner_dim=inner_dim, num_heads=num_heads, modulate=modulate))
+        self.updates, self.max_steps, self.lr, self.warmup_steps = updates, max_steps, lr, warmup_steps
+        self.weight_decay, self.clip, self.seed = weight_decay, clip, seed
+        self._generator = (found.model,)
+        """In a tuple, so that it is neither trained nor saved; it moves to a batch's device when it is asked."""
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with warm-up and cosine."""
+        optimizer = torch.optim.AdamW(self.block.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True)
+        return [optimizer], [torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_cosine(self.warmup_steps, self.max_steps))]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what `maskgen export` needs beside the weights."""
+        config = dataclasses.asdict(self.block.config)
+        checkpoint["maskgen"] = {"kind": BUNDLE_KIND, "block": config, "generator": self.weights}
+
+    def training_step(self, batch: TokenBatch, batch_index: int) -> None:
+        """One decode, and `updates` steps on its rows in random order."""
+        draws = torch.Generator().manual_seed(mixed_seed(self.seed, self.global_step, self.global_rank))
+        optimizer: Any = self.optimizers()
+        schedule: Any = self.lr_schedulers()
+        for moves in self._shares(self.moves(batch, draws), draws):
+            error, reuse = self.errors(moves)
+            optimizer.zero_grad()
+            self.manual_backward(error)
+            torch.nn.utils.clip_grad_norm_(self.block.parameters(), self.clip)
+            optimizer.step()
+            schedule.step()
+            self.log_dict({"train/error": error, "train/share_of_reuse": error.detach() / reuse}, prog_bar=True)
+
+    def validation_step(self, batch: TokenBatch, batch_index: int, dataloader_idx: int = 0) -> None:
+        """Error on decodes that are the same at every validation, and its share of what reuse without a block would leave."""
+        moves = self.moves(batch, torch.Generator().manual_seed(mixed_seed(batch_index, 0, 7)))
+        error, reuse = self.errors(moves)
+        stage = f"val{dataloader_idx or ''}"
+        found = {f"{stage}/error": error, f"{stage}/share_of_reuse": error / reuse}
+        self.log_dict(found, prog_bar=True, batch_size=len(batch), add_dataloader_idx=False)
+
+    @torch.no_grad()
+    def moves(self, batch: TokenBatch, draws: torch.Generator) -> Moves:
+        """Decode the target of a batch from nothing and give back every step of the hidden states.
+
+        Args:
+            batch: Rows; of the target only its place is used.
+            draws: Seeds the decode, row by row.
+        """
+        cells = batch.cells(self.segments[0].index)
+        levels = torch.zeros(batch.ids.shape[-1], dtype=torch.bool, device=cells.device)
+        levels[[segment.level for segment in self.segments]] = True
+        batch = batch.with_ids(batch.ids.masked_fill(cells[..., None] & levels, MASK))
+        seeds = torch.randint(2**62, (len(batch),), generator=draws).tolist()
+        recorder, own = _Recorder(self._generator[0].to(batch.ids.device)), [torch.Generator().manual_seed(seed) for seed in seeds]
+        logits_fn = guided_model(recorder, hide_condition(self.conditions), self.decode.guidance())
+        for segment in self.segments:
+            batch, _ = self.decode.at(segment.level).sample(logits_fn, batch, segment, own)
+        return moves_of(recorder.passes)
+
+    def errors(self, moves: Moves) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """Mean squared error of the block at the valid cells, and that of the old hidden states left as they are."""
+        valid = moves.fields[2]
+        found = predicted(
+            self._generator[0].to(moves.before.device), self.block, moves.hidden, moves.before, moves.after, moves.fields
+        ).float()
+        return (found - moves.wanted)[valid].square().mean(), (moves.hidden - moves.wanted)[valid].square().mean()
+
+    def _shares(self, moves: Moves, draws: torch.Generator) -> Iterator[Moves]:
+        """The rows in random order, in `updates` parts."""
+        order = torch.randperm(len(moves.before), generator=draws).to(moves.before.device)
+        for part in order.chunk(self.updates):
+            yield moves.rows(part)

@@ -1,0 +1,41 @@
+"""LightningCLI for trainings that survive kills, stop signals and numbers that are not finite."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.plugins.io import CheckpointIO
+
+from maskgen.training.runtime.checkpoint_io import AtomicCheckpointIO, first_intact
+from maskgen.training.runtime.finite import SkipNonFinite
+from maskgen.training.runtime.survival import StopOnSignal, UnswapAverages
+
+
+class SurvivingCLI(LightningCLI):
+    """Adds our checkpoint writer and callbacks to what the configuration names; one of the same class there takes the place of ours."""
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, and replace a damaged checkpoint by the one before it, because Lightning opens it before our reader does."""
+        super().parse_arguments(parser, args)
+        chosen = self.config[self.config.subcommand]
+        path = chosen.get("ckpt_path")
+        if path and Path(path).is_file():
+            chosen["ckpt_path"] = str(first_intact(Path(path))[0])
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """The trainer of the configuration, with what every run has."""
+        configured = self.config_init[self.subcommand].trainer
+        plugins, callbacks = _as_list(configured.plugins), _as_list(configured.callbacks)
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            plugins.append(AtomicCheckpointIO())
+        given = {type(callback) for callback in callbacks}
+        callbacks += [kind() for kind in (SkipNonFinite, UnswapAverages, StopOnSignal) if kind not in given]
+        return super().instantiate_trainer(**{"plugins": plugins, "callbacks": callbacks, **kwargs})
+
+
+def _as_list(value: Any) -> list[Any]:
+    """Configurations name one, several or none."""
+    if value is None:
+        return []
+    return list(value) if isinstance(value, (list, tuple)) else [value]

@@ -1,0 +1,157 @@
+"""Leaving a training in order: a stop signal ends in a checkpoint, and no checkpoint mixes up averaged and trained weights."""
+
+import logging
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
+
+from maskgen.training.runtime.checkpoint_io import remove_stale
+
+logger = logging.getLogger(__name__)
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+LAST = "last.ckpt"
+
+
+class StopOnSignal(L.Callback):
+    """SIGTERM or Ctrl-C: finish the running step, write a checkpoint, leave with 128 + the signal's number. Ctrl-C again leaves at once.
+
+    The checkpoint goes where the `last` of a ModelCheckpoint lives, so that `--ckpt_path last` finds it; without a ModelCheckpoint it is
+    `last.ckpt` in default_root_dir. During a validation the running batch is finished, and the rest follows when the run is resumed.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._asked: int | None = None
+        self._process = 0
+
+    def setup(self, trainer: Any, pl_module: L.LightningModule, stage: str) -> None:
+        """Go behind all other callbacks: what they do after a step belongs into the checkpoint."""
+        trainer.callbacks = [*(callback for callback in trainer.callbacks if callback is not self), self]
+        self._asked = None
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Clear up what killed runs left in the folders of the checkpoints."""
+        if trainer.is_global_zero:
+            for folder in {Path(keeper.dirpath) for keeper in _keepers(trainer) if keeper.dirpath}:
+                remove_stale(folder)
+
+    def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Lightning has set its own handlers by now; ours take their place until it restores those from before the run."""
+        self._listen()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """As before a sanity check, where there was none."""
+        self._listen()
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Leave between two steps; a step of accumulated gradients is several batches long."""
+        if trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            self._leave_if_asked(trainer)
+
+    def on_validation_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        """Leave between two batches of a validation, which may be long."""
+        self._leave_if_asked(trainer)
+
+    def on_exception(self, trainer: Any, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Write the checkpoint, once all other callbacks have put their state in order."""
+        if self._asked is None or not isinstance(exception, SystemExit):
+            return
+        name = signal.Signals(self._asked).name
+        if trainer.sanity_checking or trainer.fast_dev_run or trainer.global_step == 0:
+            logger.warning("stopped by %s before there was anything to save", name)
+            return
+        path = last_path(trainer)
+        trainer.save_checkpoint(path)
+        logger.warning("stopped by %s after step %d; go on with --ckpt_path %s", name, trainer.global_step, path)
+
+    def _listen(self) -> None:
+        """Take the signals over; only the main thread may."""
+        if threading.current_thread() is threading.main_thread():
+            self._process = os.getpid()
+            for number in SIGNALS:
+                signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: Any) -> None:
+        """Note the wish; a second Ctrl-C ends the process here."""
+        if os.getpid() != self._process:  # a data worker, forked with our handlers: its parent decides
+            return
+        if self._asked is None:
+            self._asked = number
+            # No logging here: the signal may have come in the middle of a line that is being logged.
+            os.write(2, b"\nmaskgen: finishing the step, then writing a checkpoint; Ctrl-C leaves at once, without one\n")
+        elif number == signal.SIGINT:
+            os._exit(128 + number)
+
+    def _leave_if_asked(self, trainer: L.Trainer) -> None:
+        """All processes leave after the same step."""
+        asked = self._asked is not None
+        if trainer.world_size > 1 and trainer.strategy.reduce_boolean_decision(asked, all=False):
+            self._asked = self._asked or signal.SIGTERM
+        if self._asked is not None:
+            raise SystemExit(128 + self._asked)
+
+
+class UnswapAverages(L.Callback):
+    """Puts trained and averaged weights back in their places when a validation is left by an exception.
+
+    Lightning exchanges the two for a validation, and a checkpoint that is saved on the way out would hold them exchanged.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._before: bytes | None = None
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Remember the trained weights by their sums, before they are exchanged."""
+        self._before = _sums(pl_module)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """They have been exchanged back."""
+        self._before = None
+
+    def on_exception(self, trainer: Any, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Exchange them back if they are not in their places; checkpoints are written after this."""
+        if self._before is None or self._before == _sums(pl_module):
+            return
+        for callback in trainer.callbacks:
+            if isinstance(callback, WeightAveraging):
+                callback.on_validation_epoch_end(trainer, pl_module)
+        self._before = None
+
+
+def last_path(trainer: L.Trainer) -> Path:
+    """Where the checkpoint of a stopped run belongs.
+
+    Args:
+        trainer: Its first ModelCheckpoint says where, one with `save_last` before others.
+
+    Returns:
+        The path of its `last` checkpoint, or of `last.ckpt` in default_root_dir. A `last` of an earlier run that this one did not resume
+        is left alone, as ModelCheckpoint does.
+    """
+    keepers = sorted((keeper for keeper in _keepers(trainer) if keeper.dirpath), key=lambda keeper: not keeper.save_last)
+    if not keepers:
+        return Path(trainer.default_root_dir) / LAST
+    keeper, version = keepers[0], ModelCheckpoint.STARTING_VERSION
+    if not keeper.last_model_path:
+        path = keeper.format_checkpoint_name({}, keeper.CHECKPOINT_NAME_LAST)
+        while keeper.file_exists(path, trainer):
+            path = keeper.format_checkpoint_name({}, keeper.CHECKPOINT_NAME_LAST, ver=version)
+            version += 1
+        keeper.last_model_path = path  # part of the checkpoint: the resumed run goes on with this file
+    return Path(keeper.last_model_path)
+
+
+def _keepers(trainer: L.Trainer) -> list[ModelCheckpoint]:
+    return [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+
+
+def _sums(pl_module: L.LightningModule) -> bytes:
+    """The sums of all parameters and buffers, bit by bit."""
+    tensors = [*pl_module.parameters(), *pl_module.buffers()]
+    return b"".join(tensor.detach().double().sum().cpu().numpy().tobytes() for tensor in tensors)

@@ -1,0 +1,174 @@
+"""A voice: exact lengths, sentences in one batch, prompts and edits that leave recordings alone, and errors that say what to do."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from maskgen.autoencoders.audio import AudioAutoencoder, AudioAutoencoderConfig
+from maskgen.autoencoders.quantizers import ResidualQuantizer
+from maskgen.decoding.settings import GenerationSettings
+from maskgen.io.audio import Waveform
+from maskgen.networks.durations import DurationConfig, DurationPredictor, whole_frames
+from maskgen.networks.transformer import MaskTransformer, TransformerConfig
+from maskgen.pipelines.base import Pipeline
+from maskgen.pipelines.text_to_speech import Voice
+from maskgen.tokenizers.attribute import AttributeTokenizer
+from maskgen.tokenizers.audio import AudioTokenizer
+from maskgen.tokenizers.phonemes import PhonemeTokenizer
+from maskgen.tokens.batch import UNKNOWN
+from maskgen.tokens.space import TokenSpace
+
+PHONES = Path(__file__).parents[2] / "tokenizers/phones-en/bundle"
+TEXT = "Hello there."
+
+
+@pytest.fixture(scope="module")
+def voice() -> Voice:
+    """An untrained voice of real parts."""
+    torch.manual_seed(0)
+    config = AudioAutoencoderConfig(encoder_dim=16, encoder_layers=2, decoder_dim=16, decoder_layers=2, mel_bands=20)
+    network = AudioAutoencoder(config, ResidualQuantizer(3, 8, 20))
+    with torch.no_grad():
+        network.encoder.out.weight.mul_(6.0)
+    tokenizers = {
+        "phones": PhonemeTokenizer.from_bundle(PHONES),
+        "speaker": AttributeTokenizer("speaker", ["heart", "michael"]),
+        "audio": AudioTokenizer(network),
+    }
+    space = TokenSpace([tokenizer.modality(name) for name, tokenizer in tokenizers.items()])
+    sizes = TransformerConfig(dim=32, num_layers=2, num_heads=2, tie_head=True, rope_split=(1, 0, 0))
+    model = MaskTransformer(sizes, space.size, len(space.modalities))
+    with torch.no_grad():
+        model.embed.weight.mul_(20.0)
+    decode = {"audio": GenerationSettings(steps=(3, 2, 1))}
+    return Voice(Pipeline(model, space, tokenizers, decode), DurationPredictor(DurationConfig(dim=16, num_layers=1)).eval())
+
+
+def recording(seconds: float = 1.0, rate: int = 16_000, channels: int = 1) -> Waveform:
+    noise = np.random.default_rng(0).standard_normal((channels, round(seconds * rate))).astype(np.float32)
+    return Waveform(samples=0.1 * noise.clip(-3, 3), sample_rate_hz=rate)
+
+
+@pytest.mark.parametrize("seconds", [0.81, 1.0, 1.2345])
+def test_seconds_are_kept_to_the_sample(voice: Voice, seconds: float) -> None:
+    output = voice(f"{TEXT} And good bye.", seconds=seconds)
+    assert len(output.sentences) == 2
+    assert output.waves[0].samples.shape == (1, round(seconds * 16_000))
+
+
+def test_the_same_seed_gives_the_same_speech_alone_and_among_other_takes(voice: Voice) -> None:
+    alone, several = voice(TEXT, seed=5), voice(TEXT, seed=4, num=3)
+    assert several.seeds == [4, 5, 6]
+    assert np.array_equal(alone.waves[0].samples, several.waves[1].samples)
+    assert not np.array_equal(several.waves[0].samples, several.waves[1].samples)
+
+
+def test_speed_shortens(voice: Voice) -> None:
+    slow, own, fast = (voice(TEXT, speed=speed).seconds for speed in (0.5, 1.0, 2.0))
+    assert slow == pytest.approx(2 * own, rel=0.05)
+    assert own == pytest.approx(2 * fast, rel=0.05)
+
+
+def test_a_very_short_text_is_not_too_short_to_hear(voice: Voice) -> None:
+    with torch.no_grad():
+        bias = voice.durations.out.bias.clone()
+        voice.durations.out.bias.fill_(-3.0)
+    try:
+        assert voice("a").seconds >= 0.3
+    finally:
+        with torch.no_grad():
+            voice.durations.out.bias.copy_(bias)
+
+
+def test_a_kept_prompt_comes_back_sample_by_sample_before_the_speech(voice: Voice) -> None:
+    prompt = recording(0.77)
+    output = voice(TEXT, prompt=prompt, prompt_text="Good morning.", keep_prompt=True, seconds=1.0)
+    assert output.waves[0].samples.shape[1] == prompt.samples.shape[1] + 16_000
+    assert np.array_equal(output.waves[0].samples[:, : prompt.samples.shape[1]], prompt.samples)
+    assert voice(TEXT, prompt=prompt, seconds=1.0).waves[0].samples.shape == (1, 16_000)
+
+
+def test_the_prompt_decides_what_is_said_and_the_speaker_too(voice: Voice) -> None:
+    plain = voice(TEXT).waves[0].samples
+    assert not np.array_equal(plain, voice(TEXT, prompt=recording()).waves[0].samples)
+    assert not np.array_equal(plain, voice(TEXT, speaker="michael").waves[0].samples)
+
+
+@settings(deadline=None, max_examples=10)
+@given(start=st.floats(0, 0.9), extent=st.floats(0.01, 1.0))
+def test_an_edit_changes_nothing_outside_its_span(voice: Voice, start: float, extent: float) -> None:
+    clip = recording(1.0)
+    stop = min(1.0, start + extent)
+    edited = voice.edit(clip, (start, stop), "hi").waves[0].samples
+    first, last = int(start * 40) * 400, min(16_000, int(np.ceil(stop * 40 - 1e-9)) * 400)
+    assert np.array_equal(edited[:, :first], clip.samples[:, :first])
+    if last < 16_000:
+        assert np.array_equal(edited[:, -(16_000 - last) :], clip.samples[:, last:])
+
+
+def test_known_frames_are_not_touched_at_any_level(voice: Voice) -> None:
+    clip = recording(1.0)
+    codes = voice.codec.encode([clip])[0]
+    made = voice.edit(clip, (0.25, 0.5), "hello you").generation.codes[0]
+    assert torch.equal(made[:, :10], codes[:, :10])
+    assert torch.equal(made[:, -20:], codes[:, -20:])
+    assert not bool((made == UNKNOWN).any())
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"text": ""}, "the text is empty"),
+        ({"text": "?!..."}, "nothing"),
+        ({"text": "a" * 10_000}, "10000 characters"),
+        ({"seconds": 0.0}, "seconds is 0"),
+        ({"seconds": 1e9}, "are possible"),
+        ({"seconds": float("nan")}, "seconds is nan"),
+        ({"speed": 0.0}, "speed must lie in"),
+        ({"speed": 2.0, "seconds": 1.0}, "give one of them"),
+        ({"speaker": "nobody"}, "there is no speaker"),
+        ({"prompt_text": "Hello."}, "prompt_text needs prompt"),
+        ({"prompt": recording(31.0)}, "at most 30 s"),
+        ({"prompt": Waveform(samples=np.zeros((1, 16_000), np.float32), sample_rate_hz=16_000)}, "is silent"),
+        ({"prompt": Waveform(samples=np.full((1, 160), np.nan, np.float32), sample_rate_hz=16_000)}, "NaN"),
+        ({"num": 0}, "num must be at least 1"),
+    ],
+)
+def test_bad_input_is_one_clear_sentence(voice: Voice, change: dict[str, object], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        voice(**{"text": TEXT, **change})  # type: ignore[arg-type]
+
+
+def test_prompts_of_other_rates_and_channels_are_taken(voice: Voice) -> None:
+    for rate, channels in ((8_000, 1), (44_100, 2)):
+        assert voice(TEXT, prompt=recording(0.6, rate, channels), seconds=1.0).waves[0].samples.shape == (1, 16_000)
+
+
+def test_characters_that_cannot_be_spoken_are_said(voice: Voice, caplog: pytest.LogCaptureFixture) -> None:
+    output = voice("Hello 世界.")
+    assert "世" in output.left_out
+    assert "not spoken" in caplog.text
+
+
+@given(frames=st.lists(st.floats(0.5, 40), min_size=1, max_size=30), stretch=st.floats(0.3, 3))
+def test_whole_frames_sum_to_what_was_asked_and_none_is_too_long(frames: list[float], stretch: float) -> None:
+    total = max(1, min(127 * len(frames), round(sum(frames) * stretch)))
+    found = whole_frames(torch.tensor(frames), total)
+    assert int(found.sum()) == total
+    assert int(found.min()) >= 0
+    assert int(found.max()) <= 128
+
+
+def test_the_duration_of_a_phoneme_does_not_depend_on_padding() -> None:
+    predictor = DurationPredictor(DurationConfig(dim=16, num_layers=2)).eval()
+    ids = torch.randint(0, 50, (1, 9))
+    padded, other = torch.nn.functional.pad(ids, (0, 6)), torch.nn.functional.pad(ids, (0, 6), value=7)
+    valid = torch.arange(15)[None] < 9
+    who = torch.tensor([0])
+    first, second = (predictor(found, who, valid)[:, :9] for found in (padded, other))
+    assert torch.equal(first, second)
+    assert torch.allclose(first, predictor(ids, who, torch.ones(1, 9, dtype=torch.bool)), atol=1e-6)
