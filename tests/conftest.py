@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from builders.voice import tiny_voice
 from hypothesis import settings
 
 from maskgen.autoencoders.image import ImageAutoencoder, ImageAutoencoderConfig
@@ -12,6 +13,7 @@ from maskgen.autoencoders.quantizers import ResidualQuantizer
 from maskgen.decoding.settings import GenerationSettings
 from maskgen.networks.transformer import MaskTransformer, TransformerConfig
 from maskgen.pipelines.base import Pipeline
+from maskgen.pipelines.text_to_speech import Voice
 from maskgen.tokenizers.image import ImageTokenizer
 from maskgen.tokenizers.text import TextTokenizer, train_bpe
 from maskgen.tokens.space import Modality, TokenSpace
@@ -83,3 +85,9 @@ def tiny_bundle(
 @pytest.fixture(scope="session")
 def tiny_pipeline(tiny_bundle: Path) -> Pipeline:
     return Pipeline.from_pretrained(tiny_bundle)
+
+
+@pytest.fixture(scope="module")
+def voice() -> Voice:
+    """An untrained voice of real parts."""
+    return tiny_voice()

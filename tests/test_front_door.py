@@ -28,7 +28,8 @@ def planted(tmp_path: Path) -> Path:
         "maskgen/io/__init__.py": "",
         "maskgen/io/files.py": "def read():\n    from maskgen.cli import main\n" + "    x = 1\n" * 59 + "\n\ndef _hidden(): ...\n",
         "maskgen/cli/__init__.py": "",
-        "maskgen/cli/main.py": "import maskgen.cli.verbs\nfrom maskgen.io.files import read as _read\n\n\ndef _hidden(): ...\n" + "y = 1\n" * 295,
+        "maskgen/cli/main.py": "import maskgen.cli.verbs\nfrom maskgen.io.files import read as _read\n\n\ndef _hidden(): ...\n"
+        + "y = 1\n" * 295,
         "maskgen/cli/verbs.py": "from maskgen.cli import main\n\n\nclass read: ...\n\n\ndef short():\n" + "    x = 1\n" * 59,
         "tests/test_layers.py": 'FLOORS = (("version", "io"), ("cli",))\nraise ImportError("not to be imported")\n',
         "README.md": f"{'a' * 160}\n{'b' * 161}\n",
@@ -47,7 +48,10 @@ def test_every_planted_fault_is_counted_and_nothing_else(front_door: ModuleType,
         "files over 300 lines": ["maskgen/version.py: 301"],
         "functions over 60 lines": ["maskgen/io/files.py: read, 61"],
         "public names defined twice": ["read: cli/verbs.py, io/files.py"],
-        "import circles": ["maskgen.cli.main > maskgen.cli.verbs > maskgen.cli.main", "maskgen.cli.main > maskgen.io.files > maskgen.cli.main"],
+        "import circles": [
+            "maskgen.cli.main > maskgen.cli.verbs > maskgen.cli.main",
+            "maskgen.cli.main > maskgen.io.files > maskgen.cli.main",
+        ],
         "upward arrows": ["maskgen.io.files > maskgen.cli.main"],
         "docs lines over 160 characters": ["README.md:2: 161", "docs/guide.md:3: 161"],
     }

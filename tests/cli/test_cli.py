@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from builders.command_line import refused
+from builders.media import png_of
 from PIL import Image
-from test_pictures import png_of
 
 from maskgen.cli.main import main
 from maskgen.tokenizers.text import train_bpe
@@ -24,18 +25,6 @@ FIT = {
     "data": {"class_path": "maskgen.data.loading.token_data.RawImages", "init_args": {"folder": "nowhere"}},
     "trainer": {"max_steps": 1},
 }
-
-
-def refused(capsys: pytest.CaptureFixture[str], *args: str | Path) -> str:
-    """The sentence on stderr of a call that must fail."""
-    with pytest.raises(SystemExit) as stop:
-        main([str(arg) for arg in args])
-    said = capsys.readouterr()
-    assert stop.value.code == 2
-    assert said.err.startswith("maskgen: error: "), said.err
-    assert said.err.count("\n") == 1, said.err
-    assert "Traceback" not in said.err
-    return said.err.removeprefix("maskgen: error: ").strip()
 
 
 @pytest.fixture

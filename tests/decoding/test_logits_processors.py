@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from builders.draws import seeded
 from torch import Tensor
 
 from maskgen.decoding.logits_processors import differential, noise_regularised
@@ -14,10 +15,6 @@ from maskgen.tokens.space import Modality, Segment, TokenSpace
 
 SPACE = TokenSpace([Modality(name="audio", kind="audio", num_levels=2, codebook_size=16)])
 COARSE, FINE = SPACE.of("audio")
-
-
-def seeded(*seeds: int) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
 def blank(*lengths: int) -> TokenBatch:

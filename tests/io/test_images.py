@@ -2,15 +2,14 @@
 
 import io
 import resource
-import struct
 import time
 import warnings
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from builders.media import png_of
 from PIL import Image
 
 from maskgen.io.images import contact_sheet, read_picture, to_pictures, to_pixels, write_picture
@@ -24,17 +23,6 @@ def halves(mode: str = "RGB") -> Image.Image:
     picture = Image.new("RGB", (4, 2), RED)
     picture.paste(BLUE, (2, 0, 4, 2))
     return picture.convert(mode)
-
-
-def png_of(width: int, height: int) -> bytes:
-    """A valid PNG of black bits, compressed to almost nothing."""
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-    head = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    body = zlib.compress(bytes((width + 7) // 8 + 1) * height, 9)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "CMYK"])

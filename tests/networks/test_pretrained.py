@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from builders.shards import empty_shards
 
-from maskgen.data.shards.manifest import Index, write_index
 from maskgen.networks.pretrained import load_pretrained
 from maskgen.networks.transformer import TransformerConfig
 from maskgen.pipelines.base import Pipeline
@@ -18,15 +18,9 @@ from maskgen.training.modules.masked import MaskedTokenModule
 SIZES = {"dim": 32, "num_layers": 2, "num_heads": 2}
 
 
-def shards_of(folder: Path, space: TokenSpace, prints: dict[str, str]) -> str:
-    folder.mkdir()
-    write_index(folder, Index(kind="tokens", shards=(), space=space.to_dict(), fingerprints=prints))
-    return str(folder)
-
-
 @pytest.fixture
 def shards(tmp_path: Path, tiny_space: TokenSpace, tiny_pipeline: Pipeline) -> str:
-    return shards_of(tmp_path / "shards", tiny_space, {name: one.fingerprint for name, one in tiny_pipeline.tokenizers.items()})
+    return empty_shards(tmp_path / "shards", tiny_space, {name: one.fingerprint for name, one in tiny_pipeline.tokenizers.items()})
 
 
 def started(shards: str, start: Path, **sizes: Any) -> MaskedTokenModule:
@@ -61,7 +55,7 @@ def test_another_space_is_refused_with_both_names(tmp_path: Path, tiny_bundle: P
     text = Modality(name="text", kind="text", num_levels=1, codebook_size=tiny_text.codebook_size)
     other = TokenSpace([text, Modality(name="image", kind="image", num_levels=3, codebook_size=16)])
     with pytest.raises(ValueError, match=r"bundle has the token space .*image 2 x 16 .*other have .*image 3 x 16"):
-        started(shards_of(tmp_path / "other", other, {}), tiny_bundle)
+        started(empty_shards(tmp_path / "other", other, {}), tiny_bundle)
 
 
 def test_other_sizes_are_refused_with_both(tiny_bundle: Path, shards: str) -> None:
@@ -87,7 +81,7 @@ def test_modalities_behind_those_of_the_shards_are_left_out(
     tmp_path: Path, tiny_bundle: Path, tiny_space: TokenSpace, tiny_pipeline: Pipeline, caplog: pytest.LogCaptureFixture
 ) -> None:
     shorter = TokenSpace(tiny_space.modalities[:1])
-    folder = shards_of(tmp_path / "texts", shorter, {"text": tiny_pipeline.tokenizers["text"].fingerprint})
+    folder = empty_shards(tmp_path / "texts", shorter, {"text": tiny_pipeline.tokenizers["text"].fingerprint})
     with caplog.at_level(logging.WARNING):
         module = MaskedTokenModule(folder, TransformerConfig(**SIZES), None, target="text", start=str(tiny_bundle))
     assert not caplog.records
@@ -101,5 +95,5 @@ def test_codes_of_another_tokenizer_are_taken_with_a_warning(
     tmp_path: Path, tiny_bundle: Path, tiny_space: TokenSpace, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        started(shards_of(tmp_path / "strange", tiny_space, {"text": "0" * 64, "image": "1" * 64}), tiny_bundle)
+        started(empty_shards(tmp_path / "strange", tiny_space, {"text": "0" * 64, "image": "1" * 64}), tiny_bundle)
     assert [record.getMessage().split("another ")[1].split(" ")[0] for record in caplog.records] == ["image", "text"]

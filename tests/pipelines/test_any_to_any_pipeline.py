@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from builders.any_to_any import BRIDGED, SIZES, TOWERS, write_any
 from PIL import Image
 
 from maskgen.cli.generate_text import any_to_any
@@ -24,7 +25,6 @@ from maskgen.scoring.likelihood import ScoreSettings
 from maskgen.tokenizers.image import ImageTokenizer
 from maskgen.tokenizers.text import TextTokenizer, with_holes
 from maskgen.tokens.batch import UNKNOWN
-from tests.tiny_any import BRIDGED, SIZES, TOWERS, write_any
 
 Row = Mapping[str, torch.Tensor]
 SHAPES = {"text": (1, 5), "image": (2, 4, 4), "audio": (3, 12), "transcript": (1, 6)}

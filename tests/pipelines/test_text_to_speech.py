@@ -1,56 +1,18 @@
 """A voice: exact lengths, sentences in one batch, prompts and edits that leave recordings alone, and errors that say what to do."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+from builders.media import recording
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskgen.autoencoders.audio import AudioAutoencoder, AudioAutoencoderConfig
-from maskgen.autoencoders.quantizers import ResidualQuantizer
-from maskgen.decoding.settings import GenerationSettings
 from maskgen.io.audio import Waveform
 from maskgen.networks.durations import DurationConfig, DurationPredictor, whole_frames
-from maskgen.networks.transformer import MaskTransformer, TransformerConfig
-from maskgen.pipelines.base import Pipeline
 from maskgen.pipelines.text_to_speech import Voice
-from maskgen.tokenizers.attribute import AttributeTokenizer
-from maskgen.tokenizers.audio import AudioTokenizer
-from maskgen.tokenizers.phonemes import PhonemeTokenizer
 from maskgen.tokens.batch import UNKNOWN
-from maskgen.tokens.space import TokenSpace
 
-PHONES = Path(__file__).parents[2] / "tokenizers/phones-en/bundle"
 TEXT = "Hello there."
-
-
-@pytest.fixture(scope="module")
-def voice() -> Voice:
-    """An untrained voice of real parts."""
-    torch.manual_seed(0)
-    config = AudioAutoencoderConfig(encoder_dim=16, encoder_layers=2, decoder_dim=16, decoder_layers=2, mel_bands=20)
-    network = AudioAutoencoder(config, ResidualQuantizer(3, 8, 20))
-    with torch.no_grad():
-        network.encoder.out.weight.mul_(6.0)
-    tokenizers = {
-        "phones": PhonemeTokenizer.from_bundle(PHONES),
-        "speaker": AttributeTokenizer("speaker", ["heart", "michael"]),
-        "audio": AudioTokenizer(network),
-    }
-    space = TokenSpace([tokenizer.modality(name) for name, tokenizer in tokenizers.items()])
-    sizes = TransformerConfig(dim=32, num_layers=2, num_heads=2, tie_head=True, rope_split=(1, 0, 0))
-    model = MaskTransformer(sizes, space.size, len(space.modalities))
-    with torch.no_grad():
-        model.embed.weight.mul_(20.0)
-    decode = {"audio": GenerationSettings(steps=(3, 2, 1))}
-    return Voice(Pipeline(model, space, tokenizers, decode), DurationPredictor(DurationConfig(dim=16, num_layers=1)).eval())
-
-
-def recording(seconds: float = 1.0, rate: int = 16_000, channels: int = 1) -> Waveform:
-    noise = np.random.default_rng(0).standard_normal((channels, round(seconds * rate))).astype(np.float32)
-    return Waveform(samples=0.1 * noise.clip(-3, 3), sample_rate_hz=rate)
 
 
 @pytest.mark.parametrize("seconds", [0.81, 1.0, 1.2345])

@@ -5,15 +5,12 @@ import math
 
 import pytest
 import torch
+from builders.draws import seeded
 from torch import Tensor
 
 from maskgen.sampling.draw import Cut, _candidates, _passing_codes, draw, gumbel, row_noise
 
 SIZE = 8192
-
-
-def seeded(*seeds: int) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
 def drawn_codes(logits: Tensor, count: int, temperature: float = 1.0, **cuts: float) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from builders.draws import seeded
 from torch import Tensor
 
 from maskgen.masking.schedule import Cosine, Linear, masked_after
@@ -30,10 +31,6 @@ SPACE = TokenSpace(
     ]
 )
 IMAGE = SPACE.segment("image", 0)
-
-
-def seeded(*seeds: int) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
 def blank(rows: int, columns: int, words: int = 2, known: int = 0) -> dict[str, Tensor]:

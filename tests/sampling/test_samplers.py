@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from builders.draws import seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonargparse import ArgumentParser
@@ -53,10 +54,6 @@ def every_other(batch: TokenBatch, segment: Segment) -> Tensor:
 def blocks(steps: int = 12, **options: Any) -> Sampler:
     """As many blocks of 64 cells as there are steps."""
     return BlockSampler(steps=steps, block_size=-(-64 // steps), inner=EntropySampler(**options), **options)
-
-
-def seeded(*seeds: int) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
 def picture(rows: int, columns: int, unknown: int, seed: int = 0) -> dict[str, Tensor]:

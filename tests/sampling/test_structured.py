@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from builders.draws import seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -28,10 +29,6 @@ SPACE = TokenSpace(
     ]
 )
 TEXT = SPACE.segment("text", 0)
-
-
-def seeded(*seeds: int) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
 def words(length: int, known: tuple[int, ...] = ()) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from builders.draws import seeded
 from torch import Tensor
 
 from maskgen.masking.schedule import Cosine, Linear, masked_after
@@ -17,10 +18,6 @@ SPACE = TokenSpace(
     ]
 )
 IMAGE = SPACE.segment("image", 0)
-
-
-def seeded(*seeds: int) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
 def picture(rows: int, columns: int, unknown: int, seed: int) -> dict[str, Tensor]:

@@ -2,17 +2,17 @@
 
 import pytest
 import torch
+from builders.shards import empty_shards
 
-from maskgen.data.shards.manifest import Index, write_index
+from maskgen.tokenizers.image import ImageTokenizer
+from maskgen.tokenizers.text import TextTokenizer
 from maskgen.tokens.batch import TokenBatch, pack
 from maskgen.tokens.space import TokenSpace
 
 
 @pytest.fixture(scope="module")
 def bare_shards(tmp_path_factory: pytest.TempPathFactory, tiny_space: TokenSpace) -> str:
-    folder = tmp_path_factory.mktemp("shards")
-    write_index(folder, Index(kind="tokens", shards=(), space=tiny_space.to_dict(), fingerprints={}))
-    return str(folder)
+    return empty_shards(tmp_path_factory.mktemp("shards"), tiny_space)
 
 
 @pytest.fixture(scope="module")
@@ -21,3 +21,17 @@ def token_batches(tiny_space: TokenSpace) -> list[TokenBatch]:
     draw = torch.Generator().manual_seed(0)
     rows = [{"image": torch.randint(0, 16, (2, 4, 4), generator=draw)} for _ in range(8)]
     return [pack(rows[start : start + 2], tiny_space) for start in range(0, 8, 2)]
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory, tiny_space: TokenSpace, tiny_text: TextTokenizer, tiny_image: ImageTokenizer) -> str:
+    prints = {"text": tiny_text.fingerprint, "image": tiny_image.fingerprint}
+    return empty_shards(tmp_path_factory.mktemp("shards"), tiny_space, prints)
+
+
+@pytest.fixture(scope="module")
+def batch(tiny_space: TokenSpace, tiny_text: TextTokenizer) -> TokenBatch:
+    """Eight rows of uneven captions with planted random codes."""
+    generator = torch.Generator().manual_seed(0)
+    texts = tiny_text.encode([f"caption number {number} {'star ' * (number % 3)}" for number in range(8)])
+    return pack([{"text": text, "image": torch.randint(0, 16, (2, 4, 4), generator=generator)} for text in texts], tiny_space)

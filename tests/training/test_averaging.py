@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_cli import refused
-from test_joining import decoded_as, speakers
+from builders.bundles import decoded_as, speakers
+from builders.command_line import refused
 
 from maskgen.cli.main import main
 from maskgen.pipelines.base import Pipeline

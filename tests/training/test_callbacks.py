@@ -7,15 +7,13 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from builders.masked_training import batches, module, trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from PIL import Image
-from test_masked import batch, batches, module, shards, trainer
 
 from maskgen.tokens.batch import TokenBatch
 from maskgen.training.callbacks import SampleSheet, perplexity
 from maskgen.training.modules.masked import MaskedTokenModule
-
-__all__ = ["batch", "shards"]
 
 
 def sheet(tiny_bundle: Path, folder: Path) -> SampleSheet:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from builders.command_line import refused
+from builders.media import recording
 from PIL import Image
-from test_cli import refused
-from test_voice import recording, voice
 
 from maskgen.cli.main import main
 from maskgen.data.corpora.recordings import fitted_frames, voiced_part
@@ -25,7 +25,6 @@ from maskgen.tokenizers.attribute import AttributeTokenizer
 from maskgen.training.finetune_folder import with_value, work_folder
 from maskgen.training.modules.masked import MaskedTokenModule
 
-__all__ = ["voice"]
 QUICK = ("--steps", "2", "--batch-size", "2", "--checkpoint-steps", "1", "--held-out", "0")
 
 

@@ -1,37 +1,16 @@
 """Models that were trained apart become towers of one network, and each still does what it did."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from builders.bundles import decoded_as, speakers
 
 from maskgen.cli.main import main
-from maskgen.decoding.settings import GenerationSettings
 from maskgen.networks.towers import TowerTransformer
-from maskgen.networks.transformer import MaskTransformer, TransformerConfig
+from maskgen.networks.transformer import TransformerConfig
 from maskgen.pipelines.base import Pipeline
-from maskgen.tokenizers.attribute import AttributeTokenizer
-from maskgen.tokens.space import TokenSpace
 from maskgen.training.merging import join_towers
-from tests.tiny_any import NARROW
-
-
-def speakers(folder: Path, sizes: TransformerConfig = NARROW, name: str = "speaker") -> Path:
-    tokenizer = AttributeTokenizer(name, ["heart", "michael"])
-    space = TokenSpace([tokenizer.modality(name)])
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        model = MaskTransformer(sizes, space.size, 1)
-    Pipeline(model, space, {name: tokenizer}, {name: GenerationSettings(steps=(1,))}, {name: (1,)}).save_pretrained(folder)
-    return folder
-
-
-def decoded_as(bundle: Path, folder: Path, **changes: Any) -> Path:
-    pipeline = Pipeline.from_pretrained(bundle)
-    pipeline.settings["image"] = pipeline.settings["image"].changed(**changes)
-    pipeline.save_pretrained(folder)
-    return folder
 
 
 def test_speed_settings_that_towers_cannot_follow_are_left_off(tiny_bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

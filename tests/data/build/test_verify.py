@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_engine import corpus, planned
+from builders.dots import corpus, planned
 
 from maskgen.cli.main import main
 from maskgen.data.build.engine import PLAN_FILE, REJECTS_FILE, run

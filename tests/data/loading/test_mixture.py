@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from builders.mixed_shards import AUDIO, END, IMAGE, SPEAKER, TEXT, TRANSCRIPT, picture, write, write_both
 
 from maskgen.data.loading.mixture import MixedModalData, Part, merged_space
 from maskgen.tokens.batch import unpack
 from maskgen.tokens.space import TokenSpace
-from tests.mixed_shards import AUDIO, END, IMAGE, SPEAKER, TEXT, TRANSCRIPT, picture, write, write_both
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from builders.media import patched
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -274,10 +275,6 @@ def test_a_sound_of_many_pages_or_frames_is_whole_or_refused() -> None:
     reason(decode_audio, bare[:200] + b"noise" + bare[200:])
     reason(decode_audio, bare + b"noise" * 50)
     reason(decode_audio, mp3 + bare)
-
-
-def patched(content: bytes, place: int, value: bytes) -> bytes:
-    return content[:place] + value + content[place + len(value) :]
 
 
 def test_headers_that_claim_too_much_are_refused() -> None:

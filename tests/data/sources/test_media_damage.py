@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from builders.media import patched
 from PIL import Image
 
 from maskgen.data.sources.media import BadMedia, MediaLimits, Waveform, decode_audio, decode_image, decode_text
@@ -98,10 +99,6 @@ def tile_bomb(side: int) -> bytes:
     tags = {256: (4, 1, 64), 257: (4, 1, 64), 258: (3, 1, 8), 259: (3, 1, 8), 262: (3, 1, 1), 277: (3, 1, 1)}
     tags |= {322: (4, 1, side), 323: (4, 1, side), 324: (4, 1, 8 + 2 + 10 * 12 + 4), 325: (4, 1, len(body))}
     return tiff(tags, body)
-
-
-def patched(content: bytes, place: int, value: bytes) -> bytes:
-    return content[:place] + value + content[place + len(value) :]
 
 
 def bombs() -> Iterator[tuple[str, Decoder, Callable[[], bytes]]]:

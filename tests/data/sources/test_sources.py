@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from builders.sources import LIMIT, bad, captions, listed, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -23,7 +24,6 @@ from maskgen.data.sources.folder import (
     FolderSource,
     HuggingFaceSource,
     InlinePart,
-    Item,
     Part,
     Source,
     TableSource,
@@ -33,18 +33,9 @@ from maskgen.data.sources.folder import (
 from maskgen.data.sources.items import KEY, Keys
 from maskgen.data.sources.media import BadMedia, MediaLimits, decode_image, decode_text
 
-LIMIT = 2**20
 PIXEL = io.BytesIO()
 Image.new("RGB", (2, 2), "red").save(PIXEL, format="PNG")
 PNG = PIXEL.getvalue()
-
-
-def write(root: Path, files: Mapping[str, bytes | str]) -> Path:
-    for name, content in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return root
 
 
 def tar(path: Path, members: Mapping[str, bytes], kind: bytes = tarfile.REGTYPE, link: str = "") -> Path:
@@ -54,26 +45,6 @@ def tar(path: Path, members: Mapping[str, bytes], kind: bytes = tarfile.REGTYPE,
             header.size, header.type, header.linkname = (len(content) if kind == tarfile.REGTYPE else 0), kind, link
             archive.addfile(header, io.BytesIO(content))
     return path
-
-
-def listed(source: Source) -> dict[str, Item]:
-    items = list(source.items())
-    found = {item.key: item for item in items}
-    assert len(found) == len(items), "a key comes twice"
-    assert [(i.key, i.identity) for i in items] == [(i.key, i.identity) for i in source.items()], "another order or identity"
-    assert all(item.identity.isascii() for item in items)
-    assert pickle.loads(pickle.dumps(items)) == items
-    return found
-
-
-def captions(item: Item) -> list[str]:
-    return decode_text(item.parts["text"].read(LIMIT), MediaLimits())
-
-
-def bad(item: Item, part: str) -> str:
-    with pytest.raises(BadMedia) as caught:
-        item.parts[part].read(LIMIT)
-    return str(caught.value)
 
 
 # Keys

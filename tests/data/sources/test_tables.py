@@ -2,50 +2,20 @@
 
 import io
 import json
-import pickle
 import re
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
+from builders.sources import LIMIT, bad, captions, listed, write
 from PIL import Image
 
-from maskgen.data.sources.folder import HuggingFaceSource, Item, Source, TableSource
-from maskgen.data.sources.media import BadMedia, MediaLimits, decode_text
+from maskgen.data.sources.folder import HuggingFaceSource, TableSource
+from maskgen.data.sources.media import BadMedia
 
-LIMIT = 2**20
 PIXEL = io.BytesIO()
 Image.new("RGB", (2, 2), "red").save(PIXEL, format="PNG")
 PNG = PIXEL.getvalue()
-
-
-def write(root: Path, files: Mapping[str, bytes | str]) -> Path:
-    for name, content in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return root
-
-
-def listed(source: Source) -> dict[str, Item]:
-    items = list(source.items())
-    found = {item.key: item for item in items}
-    assert len(found) == len(items), "a key comes twice"
-    assert [(i.key, i.identity) for i in items] == [(i.key, i.identity) for i in source.items()], "another order or identity"
-    assert all(item.identity.isascii() for item in items)
-    assert pickle.loads(pickle.dumps(items)) == items
-    return found
-
-
-def captions(item: Item) -> list[str]:
-    return decode_text(item.parts["text"].read(LIMIT), MediaLimits())
-
-
-def bad(item: Item, part: str) -> str:
-    with pytest.raises(BadMedia) as caught:
-        item.parts[part].read(LIMIT)
-    return str(caught.value)
 
 
 ROWS = [{"say": "a cat", "file": "cat.png", "n": 3, "part": "train"}, {"say": "a dog", "file": "", "n": None, "part": None}]

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from builders.shards import empty_shards
 from torch import Tensor
 
-from maskgen.data.shards.manifest import Index, write_index
 from maskgen.decoding.acceleration.kv_cache import PrefixPasses
 from maskgen.decoding.acceleration.local_attention import Windowed
 from maskgen.decoding.decoder import Decoder
@@ -111,7 +111,7 @@ def test_a_windowed_model_serves_logits_and_guidance() -> None:
 
 
 def test_training_gives_each_row_the_window_of_its_level(tmp_path: Path) -> None:
-    write_index(tmp_path, Index(kind="tokens", shards=(), space=SPACE.to_dict(), fingerprints={}))
+    empty_shards(tmp_path, SPACE)
     config = TransformerConfig(dim=32, num_layers=2, num_heads=2)
     options = {"target": "audio", "windows": [0, 2], "span": 3}
     module = MaskedTokenModule(str(tmp_path), config, **options).eval()  # type: ignore[arg-type]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_zero_shot import raw, row  # noqa: F401 (a fixture)
+from builders.toned_rows import row
 
 from maskgen.evaluation.image.linear_probe import accuracy, choose_penalty, evaluate_probe, fit_probe, read_attributes, subject, thumbnails
 
@@ -46,14 +46,14 @@ def test_attributes_are_read_from_the_rows_that_have_them() -> None:
     assert (found["tone"]["classes"], found["tone"]["rows"], found["tone"]["held_out"]) == (5, 50, 20)
 
 
-def test_the_report_has_the_probes_beside_pixels(raw: Path, tmp_path: Path) -> None:  # noqa: F811 (the fixture)
-    report = evaluate_probe(raw, tmp_path, {"own": lambda pictures: torch.ones(len(pictures), 2)}, rows=24, facts={"model": "none"})
+def test_the_report_has_the_probes_beside_pixels(toned: Path, tmp_path: Path) -> None:
+    report = evaluate_probe(toned, tmp_path, {"own": lambda pictures: torch.ones(len(pictures), 2)}, rows=24, facts={"model": "none"})
     style = report["attributes"]["style"]
     assert style["own"]["accuracy"] == pytest.approx(0.5)
     assert style["pixels"]["accuracy"] == 1.0, "the first half of the colours is one style"
     assert json.loads((tmp_path / "probe.json").read_text())["model"] == "none"
     with pytest.raises(ValueError, match="no held-out split 'train'"):
-        evaluate_probe(raw, tmp_path, {}, split="train")
+        evaluate_probe(toned, tmp_path, {}, split="train")
 
 
 def test_a_subject_is_the_label_without_its_tone() -> None:

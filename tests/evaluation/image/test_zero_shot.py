@@ -5,38 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from builders.toned_rows import ROWS, row
 from PIL import Image
 
-from maskgen.data.shards.format import json_bytes, png_bytes, write_shard
-from maskgen.data.shards.manifest import Index, write_index
-from maskgen.evaluation.image.corpus import Row
-from maskgen.evaluation.image.pixels import to_pixels
 from maskgen.evaluation.image.zero_shot import evaluate_zero_shot, own_rank, rival_captions, tone_captions
-
-
-def row(subject: int, tone: int, style: str) -> Row:
-    word = ("", "light", "medium-light", "medium", "medium-dark", "dark")[tone]
-    caption = f"subject {subject}{f' with {word} skin' if tone else ''}, {style} style"
-    return Row(
-        key=f"{style}-{subject:02}", label=f"subject {subject}: {tone}", caption=caption, style=style, tone=tone, group="people-body"
-    )
-
-
-ROWS = [row(subject, subject % 6, style) for style in ("flat", "noto") for subject in range(12)]
-
-
-@pytest.fixture(scope="module")
-def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The colour of a picture is the number of its row."""
-    folder = tmp_path_factory.mktemp("raw")
-    members = []
-    for number, one in enumerate(ROWS):
-        picture = to_pixels([Image.new("RGB", (64, 64), (number, 0, 0))])[0].permute(1, 2, 0).numpy()
-        info = {"label": one.label, "captions": [one.caption], "style": one.style, "tone": one.tone, "group": one.group}
-        members.append((one.key, {"png": png_bytes(picture), "json": json_bytes(info)}))
-    shards = [write_shard(folder / f"{split}-000000.tar", split, members) for split in ("train", "A")]
-    write_index(folder, Index(kind="raw", shards=tuple(shards)))
-    return folder
 
 
 def oracle(picture: Image.Image, captions: Sequence[str]) -> list[float]:
@@ -44,12 +16,12 @@ def oracle(picture: Image.Image, captions: Sequence[str]) -> list[float]:
     return [float(caption == ROWS[number].caption) for caption in captions]
 
 
-def test_an_oracle_is_always_right_and_one_that_knows_nothing_never(raw: Path, tmp_path: Path) -> None:
-    report = evaluate_zero_shot(raw, tmp_path / "made", oracle, limit=20, candidates=5, facts={"model": "oracle"})
+def test_an_oracle_is_always_right_and_one_that_knows_nothing_never(toned: Path, tmp_path: Path) -> None:
+    report = evaluate_zero_shot(toned, tmp_path / "made", oracle, limit=20, candidates=5, facts={"model": "oracle"})
     assert [report[name] for name in ("model", "pictures", "top_1", "top_5", "tone")] == ["oracle", 20, 1.0, 1.0, 1.0]
     assert (report["top_1_chance"], report["top_5_chance"], report["tone_chance"]) == (0.2, 1.0, 1 / 6)
     assert json.loads((tmp_path / "made" / "zeroshot.json").read_text()) == report
-    blind = evaluate_zero_shot(raw, tmp_path, lambda picture, captions: [0.0] * len(captions), candidates=6)
+    blind = evaluate_zero_shot(toned, tmp_path, lambda picture, captions: [0.0] * len(captions), candidates=6)
     assert (blind["top_1"], blind["top_5"], blind["tone"]) == (0.0, 0.0, 0.0), "equal scores count against the picture"
 
 
@@ -75,8 +47,8 @@ def test_tones_stand_in_their_own_place_in_the_caption() -> None:
         tone_captions(row(3, 0, "flat"))
 
 
-def test_a_split_that_was_trained_on_or_is_not_there_is_refused(raw: Path, tmp_path: Path) -> None:
+def test_a_split_that_was_trained_on_or_is_not_there_is_refused(toned: Path, tmp_path: Path) -> None:
     for split in ("train", "X"):
         with pytest.raises(ValueError, match=f"no held-out split '{split}', there are A"):
-            evaluate_zero_shot(raw, tmp_path, oracle, split)
+            evaluate_zero_shot(toned, tmp_path, oracle, split)
     assert own_rank([1.0, 3.0, 2.0], 2) == 1

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from builders.shards import empty_shards
 
 from maskgen.cli.main import main
 from maskgen.data.shards.format import json_bytes, npy_bytes, write_shard
@@ -34,9 +35,8 @@ def test_batches_are_of_like_length_and_lose_no_text() -> None:
 
 
 def test_shards_of_another_space_are_refused(tmp_path: Path) -> None:
-    from maskgen.data.shards.manifest import Index, write_index
 
-    write_index(tmp_path, Index(kind="tokens", shards=(), space=SPACE.to_dict(), fingerprints={}))
+    empty_shards(tmp_path, SPACE)
     other = TokenSpace([Modality(name="text", kind="text", num_levels=1, codebook_size=9)])
     with pytest.raises(ValueError, match="give the shards that the model was trained on"):
         held_out_texts(str(tmp_path), other, "text")

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import loader, trainer
+from builders.shards import empty_shards
+from builders.training import loader, trainer
 from torch import Tensor
 
-from maskgen.data.shards.manifest import Index, write_index
 from maskgen.io.checkpoint import read_checkpoint, weights
 from maskgen.networks.auto import network_of
 from maskgen.tokenizers.text import train_bpe
@@ -53,9 +53,7 @@ def language_model(folder: Path, steps: int) -> str:
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("shards")
-    write_index(folder, Index(kind="tokens", shards=(), space=SPACE.to_dict(), fingerprints={"text": "0" * 64}))
-    return str(folder)
+    return empty_shards(tmp_path_factory.mktemp("shards"), SPACE, {"text": "0" * 64})
 
 
 @pytest.fixture(scope="module")

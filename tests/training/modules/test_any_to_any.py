@@ -7,6 +7,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from builders.mixed_shards import END, PICTURES, picture, write, write_both
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from maskgen.data.loading.mixture import MixedModalData, Part
@@ -21,7 +22,6 @@ from maskgen.networks.transformer import TransformerConfig
 from maskgen.pipelines.base import Pipeline
 from maskgen.tokens.batch import UNKNOWN
 from maskgen.training.modules.any_to_any import AnyToAnyModule
-from tests.mixed_shards import END, PICTURES, picture, write, write_both
 
 TINY = TransformerConfig(dim=32, num_layers=2, num_heads=2)
 TASKS = {

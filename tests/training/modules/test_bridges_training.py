@@ -10,9 +10,10 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from builders.any_to_any import TOWERS, write_any
+from builders.command_line import refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.test_cli import refused
 from torch.utils.data import DataLoader
 
 from maskgen.cli.main import main
@@ -28,7 +29,6 @@ from maskgen.tokens.space import MASK, TokenSpace
 from maskgen.training.modules.bridges import BridgeModule
 from maskgen.training.modules.masked import mixed_seed
 from maskgen.training.modules.pairs import common_subsequence, moved
-from tests.tiny_any import TOWERS, write_any
 
 SCALE = 40.0
 """Of what the reading tower's attention adds, so that its guesses depend on it."""

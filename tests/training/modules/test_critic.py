@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from builders.shards import empty_shards
 from lightning.pytorch.callbacks import ModelCheckpoint
+from tests.training.tiny import loader, trainer
 
-from maskgen.data.shards.manifest import Index, write_index
 from maskgen.io.bundle import save_bundle
 from maskgen.masking.masks import draw_masks
 from maskgen.networks.critic import SelfCritic, TokenCritic, critic_scores, export_critic, hidden_states, load_critic
@@ -17,7 +18,6 @@ from maskgen.networks.transformer import MaskTransformer, TransformerConfig
 from maskgen.tokens.batch import TokenBatch, pack
 from maskgen.tokens.space import Modality, TokenSpace
 from maskgen.training.modules.critic import CriticModule, area_under_curve
-from tests.training.tiny import loader, trainer
 
 SPACE = TokenSpace(
     [
@@ -41,15 +41,9 @@ def generator(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-def shards_of(folder: Path, space: TokenSpace, prints: dict[str, str]) -> str:
-    folder.mkdir(parents=True, exist_ok=True)
-    write_index(folder, Index(kind="tokens", shards=(), space=space.to_dict(), fingerprints=prints))
-    return str(folder)
-
-
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return shards_of(tmp_path_factory.mktemp("shards"), SPACE, PRINTS)
+    return empty_shards(tmp_path_factory.mktemp("shards"), SPACE, PRINTS)
 
 
 IMAGES = [torch.tensor([colour, (colour + 3) % 8])[:, None, None].expand(2, 3, 3) for colour in range(8)]
@@ -193,15 +187,15 @@ def test_a_critic_refuses_what_it_has_not_learned_to_judge() -> None:
 def test_shards_with_other_codes_are_refused(generator: str, tmp_path: Path) -> None:
     other = TokenSpace([*SPACE.modalities, Modality(name="audio", kind="audio", num_levels=1, codebook_size=4)])
     with pytest.raises(ValueError, match="token space"):
-        CriticModule(generator, shards_of(tmp_path / "space", other, PRINTS))
+        CriticModule(generator, empty_shards(tmp_path / "space", other, PRINTS))
     with pytest.raises(ValueError, match=r"made with the image tokenizer cccccccccccc…, .* was trained with bbbbbbbbbbbb…"):
-        CriticModule(generator, shards_of(tmp_path / "prints", SPACE, {**PRINTS, "image": "c" * 64}))
+        CriticModule(generator, empty_shards(tmp_path / "prints", SPACE, {**PRINTS, "image": "c" * 64}))
     with pytest.raises(ValueError, match="a self-critic is one linear layer on its generator"):
-        CriticModule(generator, shards_of(tmp_path / "good", SPACE, PRINTS), kind="self", transformer=TINY)
+        CriticModule(generator, empty_shards(tmp_path / "good", SPACE, PRINTS), kind="self", transformer=TINY)
     with pytest.raises(ValueError, match="a self-critic is one linear layer on its generator"):
-        CriticModule(generator, shards_of(tmp_path / "good", SPACE, PRINTS), kind="self", start="generator")
+        CriticModule(generator, empty_shards(tmp_path / "good", SPACE, PRINTS), kind="self", start="generator")
     with pytest.raises(ValueError, match="a critic that starts from the generator has its sizes"):
-        CriticModule(generator, shards_of(tmp_path / "good", SPACE, PRINTS), start="generator", transformer=TINY)
+        CriticModule(generator, empty_shards(tmp_path / "good", SPACE, PRINTS), start="generator", transformer=TINY)
 
 
 def test_area_under_the_curve_counts_pairs_and_ties_as_halves() -> None:

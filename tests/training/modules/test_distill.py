@@ -6,10 +6,10 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from builders.shards import empty_shards
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from maskgen.data.shards.manifest import Index, write_index
 from maskgen.decoding.guidance import ConstantGuidance
 from maskgen.decoding.logits import guided, hide_condition, model_logits, seen_through
 from maskgen.decoding.settings import GenerationSettings
@@ -28,10 +28,8 @@ ONE_STEP = GenerationSettings(steps=(1,), guidance_scale=3.0)
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory, tiny_space: TokenSpace, tiny_pipeline: Pipeline) -> str:
-    folder = tmp_path_factory.mktemp("shards")
     prints = {name: one.fingerprint for name, one in tiny_pipeline.tokenizers.items()}
-    write_index(folder, Index(kind="tokens", shards=(), space=tiny_space.to_dict(), fingerprints=prints))
-    return str(folder)
+    return empty_shards(tmp_path_factory.mktemp("shards"), tiny_space, prints)
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +152,6 @@ def test_what_cannot_be_distilled_is_refused(shards: str, tiny_bundle: Path, tmp
         module(shards, tiny_bundle, reverse_share=1.5)
     with pytest.raises(ValueError, match="was trained with blind_condition, which this training does not serve"):
         require_seeing(True, "blind-64")
-    write_index(tmp_path, Index(kind="tokens", shards=(), space=tiny_space.to_dict(), fingerprints={"image": "0" * 64}))
+    empty_shards(tmp_path, tiny_space, {"image": "0" * 64})
     with pytest.raises(ValueError, match="the image tokenizer has fingerprint 000000000000"):
         module(str(tmp_path), tiny_bundle)

@@ -7,10 +7,10 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from builders.shards import empty_shards
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
-from maskgen.data.shards.manifest import Index, write_index
 from maskgen.decoding.logits import model_logits
 from maskgen.io.checkpoint import read_checkpoint
 from maskgen.masking.masks import Masked
@@ -34,9 +34,7 @@ TINY = TransformerConfig(dim=48, num_layers=2, num_heads=2, rope_split=(1, 0, 0)
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("shards")
-    write_index(folder, Index(kind="tokens", shards=(), space=SPACE.to_dict(), fingerprints={"text": "a", "sound": "b"}))
-    return str(folder)
+    return empty_shards(tmp_path_factory.mktemp("shards"), SPACE, {"text": "a", "sound": "b"})
 
 
 def module(shards: str, **options: Any) -> HybridNoiseModule:

@@ -7,52 +7,18 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from builders.masked_training import batches, module, trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import DataLoader
 
-from maskgen.data.shards.manifest import Index, write_index
 from maskgen.masking.masks import Masked, draw_masks
 from maskgen.networks.transformer import TransformerConfig
 from maskgen.pipelines.base import Pipeline
 from maskgen.tokenizers.image import ImageTokenizer
 from maskgen.tokenizers.text import TextTokenizer
-from maskgen.tokens.batch import TokenBatch, pack
-from maskgen.tokens.space import TokenSpace
+from maskgen.tokens.batch import TokenBatch
 from maskgen.training.modules.masked import MaskedTokenModule, order_agnostic_bound
-
-TINY = TransformerConfig(dim=32, num_layers=2, num_heads=2)
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory, tiny_space: TokenSpace, tiny_text: TextTokenizer, tiny_image: ImageTokenizer) -> str:
-    folder = tmp_path_factory.mktemp("shards")
-    prints = {"text": tiny_text.fingerprint, "image": tiny_image.fingerprint}
-    write_index(folder, Index(kind="tokens", shards=(), space=tiny_space.to_dict(), fingerprints=prints))
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
-def batch(tiny_space: TokenSpace, tiny_text: TextTokenizer) -> TokenBatch:
-    """Eight rows of uneven captions with planted random codes."""
-    generator = torch.Generator().manual_seed(0)
-    texts = tiny_text.encode([f"caption number {number} {'star ' * (number % 3)}" for number in range(8)])
-    return pack([{"text": text, "image": torch.randint(0, 16, (2, 4, 4), generator=generator)} for text in texts], tiny_space)
-
-
-def module(shards: str, transformer: TransformerConfig = TINY, **options: Any) -> MaskedTokenModule:
-    torch.manual_seed(0)
-    return MaskedTokenModule(shards, transformer, [4, 4], **{"max_steps": 100, "warmup_steps": 2, **options})
-
-
-def trainer(steps: int, folder: Path, *callbacks: L.Callback, **options: Any) -> L.Trainer:
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "enable_checkpointing": False}
-    return L.Trainer(max_steps=steps, accelerator="cpu", default_root_dir=folder, callbacks=[*callbacks], **{**quiet, **options})
-
-
-def batches(*found: TokenBatch) -> DataLoader[Any]:
-    return DataLoader([*found], batch_size=None)  # type: ignore[arg-type]
 
 
 def accuracy(trained: MaskedTokenModule, batch: TokenBatch, drop_condition: float) -> float:

@@ -6,10 +6,10 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from builders.shards import empty_shards
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from maskgen.data.shards.manifest import Index, write_index
 from maskgen.decoding.acceleration.shortcut import ShortcutModel
 from maskgen.decoding.guidance import ConstantGuidance
 from maskgen.decoding.logits import TokenModel, guided_model, hide_condition, model_logits
@@ -29,9 +29,7 @@ SMALL = ShortcutConfig(dim=32, inner_dim=16, num_heads=2)
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory, tiny_space: TokenSpace) -> str:
-    folder = tmp_path_factory.mktemp("shards")
-    write_index(folder, Index(kind="tokens", shards=(), space=tiny_space.to_dict(), fingerprints={}))
-    return str(folder)
+    return empty_shards(tmp_path_factory.mktemp("shards"), tiny_space)
 
 
 @pytest.fixture(scope="module")

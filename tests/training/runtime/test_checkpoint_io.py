@@ -13,8 +13,8 @@ from typing import Any, NoReturn
 import lightning as L
 import pytest
 import torch
+from builders.checkpoints import content, flip, forked, loaded, number_of, saved, unfinished
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
-from tiny_checkpoints import content, flip, forked, loaded, number_of, saved, unfinished
 from torch import nn
 from torch.utils.data import DataLoader
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
-from tiny_checkpoints import content, flip, forked, loaded, number_of, saved, unfinished
+from builders.checkpoints import content, flip, forked, loaded, number_of, saved, unfinished
 
 from maskgen.io.checkpoint import load_verified, previous_of, record_of
 from maskgen.training.runtime import checkpoint_io

@@ -6,8 +6,8 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from builders.training import Watch, autoencoder, loader, masked, pictures, same, trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
-from tiny import Watch, autoencoder, loader, masked, pictures, same, trainer
 from torch import Tensor
 
 from maskgen.tokens.batch import TokenBatch

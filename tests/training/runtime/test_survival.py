@@ -8,8 +8,8 @@ from typing import Any
 
 import lightning as L
 import pytest
+from builders.training import Watch, autoencoder, copied, loader, masked, pictures, same, trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
-from tiny import Watch, autoencoder, copied, loader, masked, pictures, same, trainer
 
 from maskgen.io.checkpoint import load_verified
 from maskgen.tokens.batch import TokenBatch

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import torch
 
-from maskgen.autoencoders.audio import AudioAutoencoder, AudioAutoencoderConfig
-from maskgen.autoencoders.quantizers import ResidualQuantizer
+from builders.audio_tokenizer import tiny_audio_tokenizer
 from maskgen.decoding.settings import GenerationSettings
 from maskgen.networks.auto import made
 from maskgen.networks.bridges import Bridge, Translation
@@ -14,14 +13,13 @@ from maskgen.networks.towers import Tower, TowersConfig
 from maskgen.networks.transformer import TransformerConfig
 from maskgen.pipelines.base import Pipeline
 from maskgen.tokenizers.attribute import AttributeTokenizer
-from maskgen.tokenizers.audio import AudioTokenizer
 from maskgen.tokenizers.image import ImageTokenizer
 from maskgen.tokenizers.phonemes import PhonemeTokenizer
 from maskgen.tokenizers.text import TextTokenizer
 from maskgen.tokenizers.transcript import TranscriptTokenizer
 from maskgen.tokens.space import TokenSpace
 
-PHONES = Path(__file__).parents[1] / "tokenizers/phones-en/bundle"
+PHONES = Path(__file__).parents[2] / "tokenizers/phones-en/bundle"
 SIZES = TransformerConfig(dim=32, num_layers=2, num_heads=2, tie_head=True)
 NARROW = TransformerConfig(dim=24, num_layers=2, num_heads=2, head_width=16, tie_head=True)
 TOWERS = TowersConfig(
@@ -37,14 +35,10 @@ def write_any(folder: Path, text: TextTokenizer, image: ImageTokenizer, sizes: T
     """A saved pipeline over text, image, audio, phones, speaker and transcript, and its durations."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        config = AudioAutoencoderConfig(encoder_dim=16, encoder_layers=2, decoder_dim=16, decoder_layers=2, mel_bands=20)
-        network = AudioAutoencoder(config, ResidualQuantizer(3, 8, 20))
-        with torch.no_grad():
-            network.encoder.out.weight.mul_(6.0)
         tokenizers = {
             "text": text,
             "image": image,
-            "audio": AudioTokenizer(network),
+            "audio": tiny_audio_tokenizer(),
             "phones": PhonemeTokenizer.from_bundle(PHONES),
             "speaker": AttributeTokenizer("speaker", ["heart", "michael"]),
             "transcript": TranscriptTokenizer(text),
