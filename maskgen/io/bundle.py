@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from maskgen.io.files import file_sha256, write_atomic
+from maskgen.io.shipped import find_path, model_folder, model_names
 
 FORMAT = 1
 CONFIG_FILE = "bundle.json"
@@ -71,12 +72,12 @@ def save_bundle(
 
 
 def read_record(folder: Path | str) -> dict[str, Any]:
-    """The parsed `bundle.json` of a folder.
+    """The parsed `bundle.json` of a folder, or of what ships with maskgen under that relative name.
 
     Raises:
         ValueError: If the folder is no bundle, or its `bundle.json` is damaged or of another format.
     """
-    path = Path(folder) / CONFIG_FILE
+    path = find_path(folder) / CONFIG_FILE
     if not path.is_file():
         raise ValueError(
             f"no bundle in {folder}: {CONFIG_FILE} is missing; give a folder written by maskgen or the name of a shipped model"
@@ -97,7 +98,7 @@ def load_bundle(folder: Path | str, kind: str) -> Bundle:
     """Read a bundle and check every byte of it.
 
     Args:
-        folder: Folder with `bundle.json`.
+        folder: Folder with `bundle.json`, or the relative name of a shipped one, for example "tokenizers/text-bpe/bundle".
         kind: What is expected in it.
 
     Raises:
@@ -105,7 +106,7 @@ def load_bundle(folder: Path | str, kind: str) -> Bundle:
     """
     from safetensors.torch import load
 
-    folder = Path(folder)
+    folder = find_path(folder)
     record = read_record(folder)
     if record["kind"] != kind:
         raise ValueError(f"{folder} holds a bundle of kind {record['kind']!r}, wanted {kind!r}")
@@ -147,26 +148,20 @@ def _write_record(folder: Path, kind: str, config: Mapping[str, Any], hashes: Ma
     return fingerprint
 
 
-def shipped(group: str) -> Path:
-    """Folder of what ships with maskgen: `models` or `tokenizers`, in a checkout or in an installed wheel."""
-    package = Path(__file__).resolve().parents[1]
-    inside = package / "shipped" / group
-    return inside if inside.is_dir() else package.parent / group
-
-
 def find_model(name: Path | str) -> Path:
-    """Folder of a model: a path, or the name of a model that ships with maskgen.
+    """Folder of a model's bundle: a path, or the name of a model that ships with maskgen or is installed beside it.
 
     Raises:
-        ValueError: If there is neither.
+        ValueError: If there is none.
+        ImportError: If the model is a distribution of its own that is not installed.
     """
-    for folder in (Path(name), shipped("models") / str(name)):
-        if (folder / "bundle.json").is_file():
-            return folder
-    known = sorted(path.parent.name for path in shipped("models").glob("*/bundle.json"))
-    raise ValueError(
-        f"there is no model {str(name)!r}: no such folder with a bundle.json, and the shipped models are {', '.join(known) or 'none'}"
-    )
+    folder = Path(name) if (Path(name) / CONFIG_FILE).is_file() else model_folder(name)
+    if folder is None or not (folder / CONFIG_FILE).is_file():
+        raise ValueError(
+            f"there is no model {str(name)!r}: no such folder with a {CONFIG_FILE}, "
+            f"and the models here are {', '.join(model_names()) or 'none'}"
+        )
+    return folder
 
 
 def require_fingerprint(modality: str, found: str, wanted: str, model: str) -> None:

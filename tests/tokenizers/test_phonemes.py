@@ -9,7 +9,8 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from maskgen.io.bundle import save_bundle, shipped
+from maskgen.io.bundle import save_bundle
+from maskgen.io.shipped import shipped
 from maskgen.phonetics.g2p import LetterConfig, LetterNet
 from maskgen.phonetics.lexicon import Lexicon, pack_lexicon
 from maskgen.phonetics.phonemizer import Speaker

@@ -104,10 +104,10 @@ class Recipe:
         Raises:
             ValueError: If none of these has it.
         """
-        from maskgen.io.bundle import shipped
+        from maskgen.io.shipped import find_path
 
         name = self.tokenizers[modality]
-        places = [self.root / name, Path(name), shipped("tokenizers").parent / name]
+        places = [self.root / name, Path(name), find_path(name)]
         for place in places:
             if (place / "bundle.json").is_file():
                 return place.resolve()
