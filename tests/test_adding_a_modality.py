@@ -111,7 +111,7 @@ def image_logits(model: MaskTransformer, space: TokenSpace) -> list[Tensor]:
     ]
     batch = pack(rows, space)
     with torch.no_grad():
-        hidden = model.eval()(batch.ids, batch.modality, batch.coords, batch.valid, batch.document)
+        hidden = model.eval()(batch)
     return [model.logits(hidden[batch.cells(segment.index)], segment.offset, segment.size) for segment in space.of("image")]
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from maskgen.decoding.guidance import GuidanceSchedule, check_rescale, is_off, mixed, rescaled
@@ -41,14 +41,7 @@ class LogitsFn(Protocol):
 class TokenModel(Protocol):
     """What guidance needs of a transformer; `maskgen.networks.transformer.MaskTransformer` has it. The head must be linear without bias."""
 
-    def __call__(
-        self,
-        ids: Int[Tensor, "batch length level"],
-        modality: Int[Tensor, "batch length"],
-        coords: Int[Tensor, "batch length 3"],
-        valid: Bool[Tensor, "batch length"],
-        document: Int[Tensor, "batch length"],
-    ) -> Float[Tensor, "batch length dim"]:
+    def __call__(self, batch: TokenBatch) -> Float[Tensor, "batch length dim"]:
         """Hidden state of every cell."""
         ...
 
@@ -74,12 +67,11 @@ class _LastPass:
     def __init__(self, model: TokenModel, counter: PassCounter | None) -> None:
         self.model, self.hidden = model, torch.zeros(0)
         self.counter = counter or PassCounter()
-        self.seen: tuple[Tensor, ...] = ()
+        self.seen: TokenBatch | None = None
 
     def __call__(self, batch: TokenBatch) -> Float[Tensor, "batch length dim"]:
-        asked = (batch.ids, batch.modality, batch.coords, batch.valid, batch.document)
-        if not self.seen or not all(map(torch.equal, self.seen, asked)):
-            self.hidden, self.seen = self.model(*asked), asked
+        if self.seen is None or not torch.equal(self.seen.ids, batch.ids) or not self.seen.same_cells(batch):
+            self.hidden, self.seen = self.model(batch), batch
             self.counter.rows += len(batch)
         return self.hidden
 

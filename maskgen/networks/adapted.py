@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from maskgen.networks.backbone import FAMILIES, Found, Trunk, read_backbone, read_vocabulary
 from maskgen.networks.transformer import nearby, visible
+from maskgen.tokens.batch import TokenBatch
 from maskgen.tokens.space import MASK, PAD, TokenSpace
 
 logger = logging.getLogger(__name__)
@@ -103,11 +104,7 @@ class AdaptedTransformer(nn.Module):
 
     def forward(
         self,
-        ids: Int[Tensor, "batch length level"],
-        modality: Int[Tensor, "batch length"],
-        coords: Int[Tensor, "batch length 3"],
-        valid: Bool[Tensor, "batch length"],
-        document: Int[Tensor, "batch length"],
+        batch: TokenBatch,
         context: Bool[Tensor, "batch length"] | None = None,
         window: Int[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch length dim"]:
@@ -118,32 +115,24 @@ class AdaptedTransformer(nn.Module):
         """
         if context is not None:
             raise ValueError("an adapted transformer has no blind_condition; call it without context")
-        hidden = self.states(ids, modality, coords, valid, document, window)
+        hidden = self.states(batch, window)
         if self.config.shift:
-            hidden = torch.take_along_dim(hidden, cell_before(modality, valid, document)[..., None], 1)
+            hidden = torch.take_along_dim(hidden, cell_before(batch)[..., None], 1)
         out: Tensor = self.trunk.head(hidden)
         return out
 
-    def states(
-        self,
-        ids: Int[Tensor, "batch length level"],
-        modality: Int[Tensor, "batch length"],
-        coords: Int[Tensor, "batch length 3"],
-        valid: Bool[Tensor, "batch length"],
-        document: Int[Tensor, "batch length"],
-        window: Int[Tensor, " batch"] | None = None,
-    ) -> Float[Tensor, "batch length dim"]:
+    def states(self, batch: TokenBatch, window: Int[Tensor, " batch"] | None = None) -> Float[Tensor, "batch length dim"]:
         """The backbone's last hidden state of every cell, before shift and head."""
-        grid = (modality > TEXT)[..., None]
-        x = self.embed(ids).sum(dim=2) + self.embed_modality(modality) + grid * self.embed_place(waves(coords).to(self.embed.weight.dtype))
-        near = None if window is None else nearby(modality, coords[..., 0], window)
+        place = self.embed_place(waves(batch.coords).to(self.embed.weight.dtype))
+        x = self.embed(batch.ids).sum(dim=2) + self.embed_modality(batch.modality) + (batch.modality > TEXT)[..., None] * place
+        near = None if window is None else nearby(batch.modality, batch.coords[..., 0], window)
         # An explicit mask always: without one a causal backbone would put its own in its place.
-        seen = visible(valid, document, near=near)
+        seen, (rows, length) = visible(batch.valid, batch.document, near=near), batch.valid.shape
         if seen is None:
-            seen = valid.new_ones(len(valid), 1, valid.shape[1], valid.shape[1])
+            seen = batch.valid.new_ones(rows, 1, length, length)
         if self._future is not None:
-            seen = seen & open_edges(*self._future, valid.shape[1]).to(valid.device)
-        places = places_in_row(modality, document, self.config.grid_places)
+            seen = seen & open_edges(*self._future, length).to(seen.device)
+        places = places_in_row(batch, self.config.grid_places)
         self._check(places)
         hidden: Tensor = self.trunk(x, places, seen)
         return hidden
@@ -254,30 +243,26 @@ def open_edges(share: float, seed: int, length: int) -> Bool[Tensor, "length len
     return (drawn < share) | torch.ones(length, length, dtype=torch.bool).tril()
 
 
-def cell_before(
-    modality: Int[Tensor, "batch length"], valid: Bool[Tensor, "batch length"], document: Int[Tensor, "batch length"]
-) -> Int[Tensor, "batch length"]:
+def cell_before(batch: TokenBatch) -> Int[Tensor, "batch length"]:
     """Of each text cell the last visible cell before it in its document; the first has none and names itself, as all other cells do.
 
     Invisible cells are passed over: their hidden states know what nobody may see.
     """
-    length = valid.shape[1]
-    order = torch.arange(length, device=valid.device)
-    before = (document[:, :, None] == document[:, None, :]) & valid[:, None, :] & (order[None, :] < order[:, None])
+    order = torch.arange(batch.valid.shape[1], device=batch.valid.device)
+    same = batch.document[:, :, None] == batch.document[:, None, :]
+    before = same & batch.valid[:, None, :] & (order[None, :] < order[:, None])
     found = (before * (order + 1)).amax(dim=2) - 1
-    return torch.where((modality == TEXT) & (found >= 0), found, order)
+    return torch.where((batch.modality == TEXT) & (found >= 0), found, order)
 
 
-def places_in_row(
-    modality: Int[Tensor, "batch length"], document: Int[Tensor, "batch length"], grid_places: Literal["row", "shared"]
-) -> Int[Tensor, "batch length"]:
+def places_in_row(batch: TokenBatch, grid_places: Literal["row", "shared"]) -> Int[Tensor, "batch length"]:
     """Position of each cell in its document, from 0; padding stands at 0. Hidden cells keep their place.
 
     Args:
-        modality: Of each cell, 0 for padding.
-        document: Of each cell.
+        batch: Rows of cells.
         grid_places: "shared" gives the neighbouring cells of one modality that is no text one position.
     """
+    modality, document = batch.modality, batch.document
     opens = modality != 0
     if grid_places == "shared":
         same = (modality[:, 1:] == modality[:, :-1]) & (document[:, 1:] == document[:, :-1])

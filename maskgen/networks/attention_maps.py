@@ -35,7 +35,7 @@ def received_attention(model: MaskTransformer | TowerTransformer, batch: TokenBa
         received.add_((shares * asking).mean(dim=1).sum(dim=1))
 
     if isinstance(model, TowerTransformer):
-        model(batch.ids, batch.modality, batch.coords, batch.valid, batch.document, watch=watch)
+        model(batch, watch=watch)
     else:
         _watched(model, batch, target, watch)
     num_layers = model.num_layers if isinstance(model, TowerTransformer) else len(model.blocks)

@@ -23,8 +23,7 @@ TIED_HEAD = "trunk.head.weight"
 
 def hidden_states(model: MaskTransformer, batch: TokenBatch, target: int) -> Float[Tensor, "batch length dim"]:
     """Hidden states of all cells; `target` is the number of the modality that does not count as condition."""
-    asked = batch.ids, batch.modality, batch.coords, batch.valid, batch.document
-    return model(*asked, batch.modality != target) if model.config.blind_condition else model(*asked)  # type: ignore[no-any-return]
+    return model(batch, batch.modality != target if model.config.blind_condition else None)  # type: ignore[no-any-return]
 
 
 class TokenCritic(nn.Module):

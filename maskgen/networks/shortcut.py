@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from maskgen.io.bundle import load_bundle, save_bundle
+from maskgen.tokens.batch import TokenBatch
 
 BUNDLE_KIND = "shortcut"
 NUM_FREQUENCIES = 8
@@ -90,9 +91,7 @@ class ShortcutBlock(nn.Module):
         hidden: Float[Tensor, "batch length dim"],
         tokens: Float[Tensor, "batch length dim"],
         changed: Bool[Tensor, "batch length"],
-        coords: Int[Tensor, "batch length 3"],
-        valid: Bool[Tensor, "batch length"],
-        document: Int[Tensor, "batch length"],
+        batch: TokenBatch,
         mask_ratio: Float[Tensor, " batch"],
     ) -> Float[Tensor, "batch length dim"]:
         """Hidden states after the change; those of invalid cells mean nothing.
@@ -101,19 +100,18 @@ class ShortcutBlock(nn.Module):
             hidden: Those before it.
             tokens: By how much each cell's summed embedding changed.
             changed: Cells with a newly drawn code.
-            coords: (time, row, column) of each cell.
-            valid: Cells that may be attended to.
-            document: Cells attend only inside one document.
+            batch: The cells; of their ids nothing is read.
             mask_ratio: Share of each row's codes that is masked now.
         """
-        same, place = document[:, :, None] == document[:, None, :], self.place(_waves(coords).to(hidden.dtype))
+        same = batch.document[:, :, None] == batch.document[:, None, :]
+        place = self.place(_waves(batch.coords).to(hidden.dtype))
         x, drawn = self.into(hidden) + place, self.into_tokens(tokens) + place
         if self.ratio is not None:
             scale, shift = self.ratio(mask_ratio[:, None].to(hidden.dtype))[:, None].chunk(2, dim=-1)
             x = x * (1 + scale) + shift
         before_cross, before_within, before_feed, before_out = self.norms
-        x = x + self.cross(before_cross(x), drawn, same & (changed & valid)[:, None])
-        x = x + self.within(normed := before_within(x), normed, same & valid[:, None])
+        x = x + self.cross(before_cross(x), drawn, same & (changed & batch.valid)[:, None])
+        x = x + self.within(normed := before_within(x), normed, same & batch.valid[:, None])
         x = x + self.feed(before_feed(x))
         predicted: Tensor = hidden + self.out(before_out(x))
         return predicted

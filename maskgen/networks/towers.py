@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from maskgen.networks.bridges import UNSEEN, Bridge, Crossing, Translation
 from maskgen.networks.transformer import Block, MaskTransformer, TransformerConfig, attend, nearby, visible
+from maskgen.tokens.batch import TokenBatch
 from maskgen.tokens.space import TokenSpace
 
 
@@ -163,11 +164,7 @@ class TowerTransformer(nn.Module):
 
     def forward(
         self,
-        ids: Int[Tensor, "batch length level"],
-        modality: Int[Tensor, "batch length"],
-        coords: Int[Tensor, "batch length 3"],
-        valid: Bool[Tensor, "batch length"],
-        document: Int[Tensor, "batch length"],
+        batch: TokenBatch,
         context: None = None,
         window: Int[Tensor, " batch"] | None = None,
         layers: int | None = None,
@@ -176,31 +173,28 @@ class TowerTransformer(nn.Module):
         """Hidden states of all cells, those of narrower towers followed by zeros; zeros at invalid cells.
 
         Args:
-            ids: See `MaskTransformer.forward`, as of the following five.
-            modality: See there.
-            coords: See there.
-            valid: See there.
-            document: See there.
+            batch: Rows of cells.
             context: None.
-            window: See there.
+            window: See `MaskTransformer.forward`.
             layers: Blocks that are run, without the last norm; None runs all, with it.
             watch: Is told the queries, the keys (both [batch heads length head_dim]) and who sees whom, block by block; nothing of what
                 crosses a bridge.
         """
-        cells = self._cells(modality, valid)
+        cells, shape = self._cells(batch), batch.valid.shape
         if not cells:
-            return self.embed.weight.new_zeros(*valid.shape, self.config.dim)
-        seen = visible(valid, document, None, None if window is None else nearby(modality, coords[..., 0], window))
+            return self.embed.weight.new_zeros(*shape, self.config.dim)
+        near = None if window is None else nearby(batch.modality, batch.coords[..., 0], window)
+        seen = visible(batch.valid, batch.document, None, near)
         if self.bridges and len(cells) > 1:
-            seen = _apart(seen, self.owner[modality])
-        crossings = self._crossings(cells, modality, valid, document)
-        starts = {name: self._start(name, here, ids, modality, coords) for name, here in cells.items()}
+            seen = _apart(seen, self.owner[batch.modality])
+        crossings = self._crossings(cells, batch)
+        starts = {name: self._start(name, here, batch) for name, here in cells.items()}
         streams = {name: x for name, (x, _) in starts.items()}
-        slots = _slots(list(cells.values()), valid.numel())
+        slots = _slots(list(cells.values()), batch.valid.numel())
         for number in range(self.num_layers if layers is None else layers):
             blocks = {name: _block(self.tower(name), number) for name in cells}
             parts = [self._enter(block, streams[name], starts[name][1]) for name, block in blocks.items()]
-            query, key, value = (_laid_out(part, slots, valid.shape) for part in zip(*parts, strict=True))
+            query, key, value = (_laid_out(part, slots, shape) for part in zip(*parts, strict=True))
             if watch is not None:
                 watch(query, key, seen)
             mixed = attend(query, *self._with_crossings(crossings, number, streams, (key, value, seen))).flatten(0, 1)
@@ -208,7 +202,7 @@ class TowerTransformer(nn.Module):
         if layers is None:
             streams = {name: self.tower(name).norm(x) for name, x in streams.items()}
         widened = torch.cat([functional.pad(x[0], (0, self.config.dim - x.shape[-1])) for x in streams.values()])
-        return functional.pad(widened, (0, 0, 0, 1))[slots].view(*valid.shape, -1)
+        return functional.pad(widened, (0, 0, 0, 1))[slots].view(*shape, -1)
 
     def logits(self, hidden: Float[Tensor, "cells dim"], offset: int, size: int) -> Float[Tensor, "cells size"]:
         """Scores of the codes of one level, by the tower that owns them: linear in `hidden`, without bias.
@@ -228,19 +222,12 @@ class TowerTransformer(nn.Module):
         assert isinstance(found, MaskTransformer)
         return found
 
-    def streams(
-        self,
-        name: str,
-        ids: Int[Tensor, "batch length level"],
-        modality: Int[Tensor, "batch length"],
-        coords: Int[Tensor, "batch length 3"],
-        valid: Bool[Tensor, "batch length"],
-        document: Int[Tensor, "batch length"],
-    ) -> list[Float[Tensor, "batch length dim"]]:
+    def streams(self, name: str, batch: TokenBatch) -> list[Float[Tensor, "batch length dim"]]:
         """What enters each block of one tower that sees its own cells alone; at other cells it means nothing."""
-        own = valid & (self.owner[modality] == self.names.index(name))
-        x, rotation = self.tower(name).start(self.local[ids] * own[..., None], self.number[modality] * own, coords)
-        seen, found = visible(own, document), []
+        own = batch.valid & (self.owner[batch.modality] == self.names.index(name))
+        ids, modality = self.local[batch.ids] * own[..., None], self.number[batch.modality] * own
+        x, rotation = self.tower(name).start(ids, modality, batch.coords)
+        seen, found = visible(own, batch.document), []
         for number in range(self.num_layers):
             found.append(x)
             x = _block(self.tower(name), number)(x, rotation, seen)
@@ -271,15 +258,15 @@ class TowerTransformer(nn.Module):
         source, own = self.tower(self.config.source_of(reader)).config, self.tower(reader).config
         return nn.ModuleList(Translation(source.dim, bridge.hidden_dim, own.dim) for _ in range(own.num_layers))
 
-    def _crossings(self, cells: Mapping[str, Tensor], modality: Tensor, valid: Tensor, document: Tensor) -> list[Crossing]:
+    def _crossings(self, cells: Mapping[str, Tensor], batch: TokenBatch) -> list[Crossing]:
         """What crosses the bridges in a batch."""
         found = []
         for reader, numbers in self._crosses.items():
             source = self.config.source_of(reader)
             if reader in cells and source in cells:
-                crosses = valid & torch.isin(modality, torch.tensor(numbers, device=modality.device))
-                reads = valid & (self.owner[modality] == self.names.index(reader))
-                found.append(Crossing.of(reader, source, crosses, reads, document, cells[source]))
+                crosses = batch.valid & torch.isin(batch.modality, torch.tensor(numbers, device=batch.modality.device))
+                reads = batch.valid & (self.owner[batch.modality] == self.names.index(reader))
+                found.append(Crossing.of(reader, source, crosses, reads, batch.document, cells[source]))
         return [one for one in found if one is not None]
 
     def _with_crossings(
@@ -305,16 +292,16 @@ class TowerTransformer(nn.Module):
             added.append(one.scores(presence))
         return torch.cat(keys, dim=2), torch.cat(values, dim=2), torch.cat(added, dim=-1).to(key.dtype)
 
-    def _cells(self, modality: Int[Tensor, "batch length"], valid: Bool[Tensor, "batch length"]) -> dict[str, Int[Tensor, " _"]]:
+    def _cells(self, batch: TokenBatch) -> dict[str, Int[Tensor, " _"]]:
         """Numbers, row-major, of the visible cells of each tower that has any."""
-        owner = torch.where(valid, self.owner[modality], -1).flatten()
+        owner = torch.where(batch.valid, self.owner[batch.modality], -1).flatten()
         found = {name: (owner == index).nonzero()[:, 0] for index, name in enumerate(self.names)}
         return {name: cells for name, cells in found.items() if len(cells)}
 
-    def _start(self, name: str, cells: Tensor, ids: Tensor, modality: Tensor, coords: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def _start(self, name: str, cells: Int[Tensor, " _"], batch: TokenBatch) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """What enters the first block of a tower: its cells as one row [1 cells dim], and their rotary angles."""
-        own = self.local[ids.flatten(0, 1)[cells]], self.number[modality.flatten()[cells]], coords.flatten(0, 1)[cells]
-        return self.tower(name).start(own[0][None], own[1][None], own[2][None])
+        ids, modality = self.local[batch.ids.flatten(0, 1)[cells]], self.number[batch.modality.flatten()[cells]]
+        return self.tower(name).start(ids[None], modality[None], batch.coords.flatten(0, 1)[cells][None])
 
 
 def bridged(network: TowerTransformer, space: TokenSpace, reader: str, bridge: Bridge) -> TowerTransformer:

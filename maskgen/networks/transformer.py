@@ -9,6 +9,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from maskgen.tokens.batch import TokenBatch
+
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
@@ -166,22 +168,14 @@ class MaskTransformer(nn.Module):
 
     def forward(
         self,
-        ids: Int[Tensor, "batch length level"],
-        modality: Int[Tensor, "batch length"],
-        coords: Int[Tensor, "batch length 3"],
-        valid: Bool[Tensor, "batch length"],
-        document: Int[Tensor, "batch length"],
+        batch: TokenBatch,
         context: Bool[Tensor, "batch length"] | None = None,
         window: Int[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch length dim"]:
         """Hidden states of all cells; those of invalid cells mean nothing.
 
         Args:
-            ids: Shared ids of every level of every cell.
-            modality: Number of the modality that owns the cell, 0 for padding.
-            coords: (time, row, column) of the cell inside its grid.
-            valid: Cells that may be attended to.
-            document: Cells attend only inside one document.
+            batch: Rows of cells.
             context: Cells that attend to no cell outside it; given exactly where `config.blind_condition` is set.
             window: Steps of time that each row's cells see of their own modality, see `nearby`; None or 0 restricts nothing.
 
@@ -194,8 +188,9 @@ class MaskTransformer(nn.Module):
                 f"the model has blind_condition={self.config.blind_condition} and was called {found}; "
                 "give context with blind_condition only (maskgen.decoding.acceleration.kv_cache.PrefixPasses does)"
             )
-        x, rotation = self.start(ids, modality, coords)
-        seen = visible(valid, document, context, None if window is None else nearby(modality, coords[..., 0], window))
+        x, rotation = self.start(batch.ids, batch.modality, batch.coords)
+        near = None if window is None else nearby(batch.modality, batch.coords[..., 0], window)
+        seen = visible(batch.valid, batch.document, context, near)
         for block in self.blocks:
             x = block(x, rotation, seen)
         hidden: Tensor = self.norm(x)

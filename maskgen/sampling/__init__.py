@@ -6,10 +6,13 @@ import pkgutil
 
 from maskgen.sampling.base import Sampler
 
+SHARED = ("base", "draw")
+"""Files of this folder that hold no sampler."""
+
 
 def names() -> list[str]:
-    """Names of the samplers: the files beside this one."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "base")
+    """Names of the samplers: the other files of this folder."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in SHARED)
 
 
 def by_name(name: str) -> type[Sampler]:

@@ -37,16 +37,16 @@ def hidden_states(
     if isinstance(model, AdaptedTransformer):
         if layer != -1:
             raise ValueError(f"an adapted backbone gives the features of its last layer, -1, alone; got {layer}")
-        return model.states(batch.ids, batch.modality, batch.coords, batch.valid, batch.document)
+        return model.states(batch)
     count = model.num_layers if isinstance(model, TowerTransformer) else len(model.blocks)
     if not -count - 1 <= layer <= count:
         raise ValueError(f"the model has layers 0 (its input) to {count}, or {-count - 1} to -1 from the end; got {layer}")
     wanted = layer % (count + 1)
     if wanted == count:
-        found: Tensor = model(batch.ids, batch.modality, batch.coords, batch.valid, batch.document, context=context)
+        found: Tensor = model(batch, context=context)
         return found
     if isinstance(model, TowerTransformer):
-        return model(batch.ids, batch.modality, batch.coords, batch.valid, batch.document, layers=wanted)  # type: ignore[no-any-return]
+        return model(batch, layers=wanted)  # type: ignore[no-any-return]
     x, rotation = model.start(batch.ids, batch.modality, batch.coords)
     seen = visible(batch.valid, batch.document, context)
     for block in list(model.blocks)[:wanted]:

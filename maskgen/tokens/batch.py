@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,6 +39,15 @@ class TokenBatch:
     def __len__(self) -> int:
         return self.ids.shape[0]
 
+    def map(self, function: Callable[[Tensor], Tensor]) -> "TokenBatch":
+        """A batch made of the function's result for each of the five tensors."""
+        return TokenBatch(*(function(getattr(self, field.name)) for field in dataclasses.fields(self)))
+
+    def same_cells(self, other: "TokenBatch") -> bool:
+        """Whether both batches differ in their ids at most."""
+        fields = [field.name for field in dataclasses.fields(self) if field.name != "ids"]
+        return all(torch.equal(getattr(self, name), getattr(other, name)) for name in fields)
+
     def cells(self, modality_index: int) -> Bool[Tensor, "batch length"]:
         """Valid cells of one modality."""
         return self.valid & (self.modality == modality_index)
@@ -51,14 +60,14 @@ class TokenBatch:
         """The same batch in which nobody sees the given cells: the null condition of training and of guidance."""
         return dataclasses.replace(self, valid=self.valid & ~cells)
 
-    def rows(self, index: Int[Tensor, " rows"] | slice) -> "TokenBatch":
+    def rows(self, index: Int[Tensor, " rows"] | Bool[Tensor, " batch"] | slice) -> "TokenBatch":
         """The chosen rows, in that order."""
-        return TokenBatch(*(getattr(self, field.name)[index] for field in dataclasses.fields(self)))
+        return self.map(lambda field: field[index])
 
     def alone(self, row: int) -> "TokenBatch":
         """One row as a batch of its own, without the padding behind it."""
         length = int((self.modality[row] != 0).sum())
-        return TokenBatch(*(getattr(self, field.name)[row : row + 1, :length] for field in dataclasses.fields(self)))
+        return self.map(lambda field: field[row : row + 1, :length])
 
     def repeat(self, times: int) -> "TokenBatch":
         """Every row `times` times, copies side by side."""
@@ -66,7 +75,7 @@ class TokenBatch:
 
     def to(self, device: torch.device | str) -> "TokenBatch":
         """The same batch on another device."""
-        return TokenBatch(*(getattr(self, field.name).to(device) for field in dataclasses.fields(self)))
+        return self.map(lambda field: field.to(device))
 
 
 def coordinates(grid: Sequence[int]) -> Int[Tensor, "cells 3"]:
@@ -238,13 +247,13 @@ def condition_cells(batch: TokenBatch, modality_index: int) -> Bool[Tensor, "bat
     return batch.valid & (batch.modality != modality_index)
 
 
-def stack(first: TokenBatch, second: TokenBatch) -> TokenBatch:
-    """Rows of both batches below each other, the shorter padded to the longer."""
-    length = max(first.ids.shape[1], second.ids.shape[1])
+def stack(*batches: TokenBatch) -> TokenBatch:
+    """The rows of all batches as one batch, padded to the longest."""
+    length = max(batch.ids.shape[1] for batch in batches)
 
     def padded(batch: TokenBatch) -> list[Tensor]:
         extra = length - batch.ids.shape[1]
         fields = [getattr(batch, field.name) for field in dataclasses.fields(batch)]
         return [torch.cat([value, value.new_zeros(value.shape[0], extra, *value.shape[2:])], dim=1) if extra else value for value in fields]
 
-    return TokenBatch(*(torch.cat(pair) for pair in zip(padded(first), padded(second), strict=True)))
+    return TokenBatch(*(torch.cat(pair) for pair in zip(*map(padded, batches), strict=True)))

@@ -43,10 +43,10 @@ class ToyModel(nn.Module):
         self.head_cells = 0
         self.to(dtype)
 
-    def forward(self, ids: Tensor, modality: Tensor, coords: Tensor, valid: Tensor, document: Tensor) -> Tensor:
-        self.calls.append((ids.shape[0], ids.shape[1]))
-        cells = self.embed(ids).sum(dim=2) * valid[..., None]
-        mean = cells.sum(dim=1, keepdim=True) / valid.sum(dim=1)[:, None, None]
+    def forward(self, batch: TokenBatch) -> Tensor:
+        self.calls.append((batch.ids.shape[0], batch.ids.shape[1]))
+        cells = self.embed(batch.ids).sum(dim=2) * batch.valid[..., None]
+        mean = cells.sum(dim=1, keepdim=True) / batch.valid.sum(dim=1)[:, None, None]
         return torch.tanh(self.mix(cells + 3 * mean))
 
     def logits(self, hidden: Tensor, offset: int, size: int) -> Tensor:
@@ -77,7 +77,7 @@ def test_model_logits_are_the_head_at_the_chosen_cells_over_one_level() -> None:
     model, batch = ToyModel(), batch_of([1, 2, 3], [4])
     cells = target_of(batch)
     logits = model_logits(model)(batch, cells, IMAGE, 0.0)
-    hidden = model(batch.ids, batch.modality, batch.coords, batch.valid, batch.document)
+    hidden = model(batch)
     every = hidden @ model.head.weight.T
     torch.testing.assert_close(logits, every[cells][:, IMAGE.offset : IMAGE.offset + IMAGE.size])
     assert model.head_cells == int(cells.sum())

@@ -74,10 +74,6 @@ def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def fields(batch: TokenBatch) -> tuple[Tensor, ...]:
-    return batch.ids, batch.modality, batch.coords, batch.valid, batch.document
-
-
 def words(*lengths: int) -> list[Tensor]:
     draw = torch.Generator().manual_seed(3)
     return [torch.randint(5, WORDS, (1, length), generator=draw) for length in lengths]
@@ -103,7 +99,7 @@ def test_text_gives_what_the_backbone_gives_whatever_stands_behind_it(name: str,
     texts = words(20, 9, 1)
     batch = pack([{"text": text} for text in texts], SPACE)
     with natural(ours):
-        states, hidden = ours.states(*fields(batch)), ours(*fields(batch))
+        states, hidden = ours.states(batch), ours(batch)
     offset = SPACE.segment("text", 0).offset
     for row, text in enumerate(texts):
         length = text.shape[1]
@@ -117,13 +113,13 @@ def test_documents_are_isolated_and_hidden_cells_have_no_effect(name: str, folde
     model = stirred(adapt(folders(name), SPACE))
     images = [torch.randint(0, 8, (2, 2, 3), generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)]
     samples = [{"text": text, "image": image} for text, image in zip(words(5, 4), images, strict=True)]
-    alone = [model(*fields(pack([sample], SPACE)))[0] for sample in samples]
-    together = model(*fields(pack_rows([samples], SPACE)))[0]
+    alone = [model(pack([sample], SPACE))[0] for sample in samples]
+    together = model(pack_rows([samples], SPACE))[0]
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=1e-4)
     batch = pack(samples, SPACE)
     batch = batch.hide(batch.modality == 1)
     others = batch.with_ids(torch.where(batch.valid[..., None], batch.ids, SPACE.segment("text", 0).offset + 7))
-    first, second = model(*fields(batch)), model(*fields(others))
+    first, second = model(batch), model(others)
     assert torch.equal(first[batch.valid], second[batch.valid])
 
 
@@ -146,11 +142,11 @@ def test_annealing_goes_from_the_causal_model_to_full_attention(name: str, folde
     batch = pack([{"text": words(10)[0]}], SPACE)
     later = batch.with_ids(batch.ids.clone().index_fill_(1, torch.tensor([9]), MASK))
     with model.annealed(0.0):
-        assert torch.equal(model(*fields(batch))[:, :9], model(*fields(later))[:, :9])
+        assert torch.equal(model(batch)[:, :9], model(later)[:, :9])
     with model.annealed(1.0):
-        full = model(*fields(batch))
-    assert torch.equal(full, model(*fields(batch)))
-    assert not torch.allclose(full[:, :9], model(*fields(later))[:, :9], atol=1e-3)
+        full = model(batch)
+    assert torch.equal(full, model(batch))
+    assert not torch.allclose(full[:, :9], model(later)[:, :9], atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
@@ -160,22 +156,28 @@ def test_under_the_causal_mask_a_masked_last_word_has_the_next_token_distributio
     assert model.config.shift, "causal backbones are shifted unless told otherwise"
     batch = pack([{"text": torch.cat([text, torch.tensor([[-1]])], dim=1)}], SPACE)
     with model.annealed(0.0):
-        hidden = model(*fields(batch))
+        hidden = model(batch)
     found = model.logits(hidden[:, -1], SPACE.segment("text", 0).offset, WORDS).softmax(dim=-1)
     torch.testing.assert_close(found, backbone(name)(text).logits[:, -1].softmax(dim=-1), atol=1e-5, rtol=1e-4)
+
+
+def cells_of(modality: Tensor, valid: Tensor, document: Tensor) -> TokenBatch:
+    zeros = torch.zeros(*modality.shape, 3, dtype=torch.long)
+    return TokenBatch(zeros[..., :1], modality, zeros, valid, document)
 
 
 def test_the_cell_before_is_visible_of_the_same_document_and_for_text_alone() -> None:
     modality = torch.tensor([[1, 1, 1, 2, 2, 1, 1, 0]])
     valid = torch.tensor([[True, False, True, True, True, True, True, False]])
     document = torch.tensor([[0, 0, 0, 0, 0, 1, 1, 0]])
-    assert cell_before(modality, valid, document).tolist() == [[0, 0, 0, 3, 4, 5, 5, 7]]
+    assert cell_before(cells_of(modality, valid, document)).tolist() == [[0, 0, 0, 3, 4, 5, 5, 7]]
 
 
 def test_positions_count_cells_of_a_document_or_take_a_grid_as_one() -> None:
     modality, document = torch.tensor([[1, 1, 2, 2, 3, 1, 2, 0]]), torch.tensor([[0, 0, 0, 0, 0, 1, 1, 0]])
-    assert places_in_row(modality, document, "row").tolist() == [[0, 1, 2, 3, 4, 0, 1, 0]]
-    assert places_in_row(modality, document, "shared").tolist() == [[0, 1, 2, 2, 3, 0, 1, 0]]
+    batch = cells_of(modality, modality != 0, document)
+    assert places_in_row(batch, "row").tolist() == [[0, 1, 2, 3, 4, 0, 1, 0]]
+    assert places_in_row(batch, "shared").tolist() == [[0, 1, 2, 2, 3, 0, 1, 0]]
 
 
 def test_new_cells_have_mean_and_spread_of_words_and_mask_is_the_backbones_own() -> None:
@@ -206,7 +208,7 @@ def test_a_bundle_needs_no_backbone_folder_and_names_no_path(name: str, folders:
     loaded, space = transformer_of(load_bundle(tmp_path / "bundle", BUNDLE_KIND))
     batch = pack([{"text": words(6)[0], "image": torch.zeros(2, 2, 2, dtype=torch.long)}], SPACE)
     assert space == SPACE
-    assert torch.equal(loaded(*fields(batch)), model(*fields(batch)))
+    assert torch.equal(loaded(batch), model(batch))
 
 
 def test_an_encoder_without_a_head_is_taken_without_one(tmp_path: Path) -> None:
@@ -217,7 +219,7 @@ def test_an_encoder_without_a_head_is_taken_without_one(tmp_path: Path) -> None:
     assert model.head is model.embed
     text = words(7)[0]
     with torch.no_grad():
-        found = model(*fields(pack([{"text": text}], SPACE)))
+        found = model(pack([{"text": text}], SPACE))
         torch.testing.assert_close(found, whole.base_model(text).last_hidden_state, atol=1e-5, rtol=1e-4)
 
 
@@ -227,20 +229,20 @@ def test_a_window_restricts_and_a_context_is_refused(folders: Callable[[str], st
     batch = pack([{"text": words(9)[0]}], SPACE)
     other = batch.with_ids(batch.ids.clone().index_fill_(1, torch.tensor([8]), MASK))
     window = torch.tensor([1])
-    assert torch.equal(model(*fields(batch), window=window)[:, 0], model(*fields(other), window=window)[:, 0])
+    assert torch.equal(model(batch, window=window)[:, 0], model(other, window=window)[:, 0])
     with pytest.raises(ValueError, match="has no blind_condition"):
-        model(*fields(batch), context=batch.valid)
+        model(batch, context=batch.valid)
 
 
 def test_rows_longer_than_the_table_are_refused_and_a_shared_grid_fits(folders: Callable[[str], str]) -> None:
     batch = pack([{"text": words(5)[0], "image": torch.zeros(2, 4, 6, dtype=torch.long)}], SPACE)
     for name in ("bert", "gpt2"):
         with pytest.raises(ValueError, match=rf"a row has 29 positions, the backbone's table has {MOST}"):
-            adapt(folders(name), SPACE)(*fields(batch))
-        adapt(folders(name), SPACE, grid_places="shared")(*fields(batch))
+            adapt(folders(name), SPACE)(batch)
+        adapt(folders(name), SPACE, grid_places="shared")(batch)
     with pytest.raises(ValueError, match=f"a row has 29 positions, the backbone's table has {MOST - 2}"):
-        adapt(folders("roberta"), SPACE)(*fields(batch))
-    adapt(folders("llama"), SPACE)(*fields(batch))
+        adapt(folders("roberta"), SPACE)(batch)
+    adapt(folders("llama"), SPACE)(batch)
 
 
 def test_what_cannot_be_adapted_is_refused_in_a_sentence(folders: Callable[[str], str], tmp_path: Path) -> None:

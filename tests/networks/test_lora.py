@@ -9,7 +9,7 @@ from torch import Tensor
 from maskgen.networks.lora import Adapter, LoraSettings, adapter_tensors, add_lora, apply_adapter, load_adapter, merged, save_adapter
 from maskgen.networks.pretrained import load_pretrained
 from maskgen.networks.transformer import MaskTransformer
-from maskgen.tokens.batch import pack
+from maskgen.tokens.batch import TokenBatch, pack
 from maskgen.tokens.space import TokenSpace
 
 pytest.importorskip("peft")
@@ -22,7 +22,7 @@ def hidden_of(model: MaskTransformer, space: TokenSpace) -> Tensor:
     rows = [{"text": torch.randint(0, 50, (1, 5), generator=draw), "image": torch.randint(0, 16, (2, 4, 4), generator=draw)} for _ in "ab"]
     batch = pack(rows, space)
     with torch.no_grad():
-        hidden = model.eval()(batch.ids, batch.modality, batch.coords, batch.valid, batch.document)
+        hidden = model.eval()(batch)
         return model.logits(hidden.flatten(0, 1), space.of("image")[0].offset, 16)
 
 
@@ -35,7 +35,7 @@ def trained(folder: Path, rows: list[range]) -> MaskTransformer:
         optimizer.zero_grad()
         ids = torch.arange(2, 42).view(1, 20, 2)
         ones = torch.ones(1, 20, dtype=torch.long)
-        hidden = model.train()(ids, ones, torch.zeros(1, 20, 3, dtype=torch.long), ones.bool(), ones)
+        hidden = model.train()(TokenBatch(ids, ones, torch.zeros(1, 20, 3, dtype=torch.long), ones.bool(), ones))
         model.logits(hidden[0], 2, 20).square().mean().backward()
         optimizer.step()
     return model

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from maskgen.networks.packed_linear import linear, packed, product
 from maskgen.networks.transformer import MaskTransformer, TransformerConfig
+from maskgen.tokens.batch import TokenBatch
 
 
 @pytest.mark.parametrize("shape", [(7,), (1, 7), (3, 5, 7), (2, 3, 4, 7), (0, 7)], ids=str)
@@ -48,10 +49,10 @@ def test_a_packed_transformer_equals_its_model_which_is_not_changed() -> None:
     model = MaskTransformer(TransformerConfig(dim=32, num_layers=2, num_heads=2), 40, 2)
     before = copy.deepcopy(model.state_dict())
     ids, place = torch.randint(2, 40, (3, 9, 2)), torch.zeros(3, 9, dtype=torch.long)
-    asked = ids, place + 1, torch.randint(9, (3, 9, 3)), torch.rand(3, 9) < 0.8, place
+    batch = TokenBatch(ids, place + 1, torch.randint(9, (3, 9, 3)), torch.rand(3, 9) < 0.8, place)
     made = packed(model)
     with torch.no_grad():
-        torch.testing.assert_close(made(*asked), model(*asked), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(made(batch), model(batch), atol=1e-5, rtol=1e-4)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert not any("qkv" in name for name in made.state_dict())
     assert not made.training

@@ -68,9 +68,8 @@ def test_further_heads_are_not_heard_at_first_and_learn(tiny_bundle: Path, tiny_
     assert grown.blocks[0].attention.qkv.weight.shape == (3 * 48, 32)
     assert len(grown.blocks[0].attention.qkv.weight[32:48].unique(dim=0)) == 16  # a new head is no constant
     batch = pack([{"text": torch.arange(5)[None], "image": torch.arange(32).view(2, 4, 4) % 16}], tiny_pipeline.space)
-    asked = batch.ids, batch.modality, batch.coords, batch.valid, batch.document
-    found = grown(*asked)
-    torch.testing.assert_close(found, tiny_pipeline.model(*asked), atol=1e-6, rtol=1e-5)
+    found = grown(batch)
+    torch.testing.assert_close(found, tiny_pipeline.model(batch), atol=1e-6, rtol=1e-5)
     found.square().sum().backward()
     assert grown.blocks[0].attention.out.weight.grad[:, 32:].any()
     with pytest.raises(ValueError, match="bundle has num_heads=2, this training has num_heads=1"):

@@ -22,7 +22,7 @@ def model() -> MaskTransformer:
 
 def hidden(model: MaskTransformer, batch: TokenBatch) -> Tensor:
     with torch.no_grad():
-        return model(batch.ids, batch.modality, batch.coords, batch.valid, batch.document)
+        return model(batch)
 
 
 def sample(words: int, rows: int) -> dict[str, Tensor]:
@@ -94,7 +94,7 @@ def test_logits_cover_one_level_alone(model: MaskTransformer) -> None:
 
 def test_training_and_inference_agree(model: MaskTransformer) -> None:
     batch = stack(pack([sample(2, 2)], SPACE), pack([sample(5, 3)], SPACE))
-    trained = model(batch.ids, batch.modality, batch.coords, batch.valid, batch.document)
+    trained = model(batch)
     assert torch.allclose(trained[batch.valid], hidden(model, batch)[batch.valid], atol=1e-5)
 
 

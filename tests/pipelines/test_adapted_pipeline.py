@@ -63,9 +63,9 @@ def test_features_are_those_of_the_cells_and_a_score_is_that_of_naive_masks(pipe
     (found,) = pipeline.embed([{"text": text}], pool="none")
     batch = pack([{"text": text}], pipeline.space)
     assert isinstance(pipeline.model, AdaptedTransformer)
-    wanted = pipeline.model.states(batch.ids, batch.modality, batch.coords, batch.valid, batch.document)[0]
+    wanted = pipeline.model.states(batch)[0]
     assert torch.equal(found["text"], wanted)
-    assert not torch.equal(wanted, pipeline.model(batch.ids, batch.modality, batch.coords, batch.valid, batch.document)[0])
+    assert not torch.equal(wanted, pipeline.model(batch)[0])
     with pytest.raises(ValueError, match="features of its last layer, -1, alone; got 1"):
         pipeline.embed([{"text": text}], layer=1)
     (score,) = pipeline.score([{"text": text}], "text", settings=ScoreSettings(estimator="pseudo"))

@@ -19,7 +19,7 @@ ROW = {"text": "a red heart", "image": GRID}
 def test_the_last_layer_is_the_model_s_output_and_the_others_lead_to_it(tiny_pipeline: Pipeline) -> None:
     model, codes = tiny_pipeline.model, {**tiny_pipeline.text_codes("a red heart"), "image": GRID}
     batch = pack([codes], tiny_pipeline.space)
-    whole = model(batch.ids, batch.modality, batch.coords, batch.valid, batch.document)
+    whole = model(batch)
     entered: list[torch.Tensor] = []
     watches = [block.register_forward_pre_hook(lambda module, inputs: entered.append(inputs[0])) for block in model.blocks]
     hidden_states(model, batch)

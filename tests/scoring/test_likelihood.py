@@ -185,7 +185,7 @@ def test_unknown_codes_are_never_seen_and_unmarked_ones_always_with_all_their_le
     seen: list[TokenBatch] = []
     codes = torch.tensor([[0, 2, -1, 1], [1, 1, -1, 2]])
     only = torch.tensor([True, True, False, False])
-    watch = small.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].clone()))
+    watch = small.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].ids.clone()))
     try:
         score = Scorer(small, SPACE, "audio", ScoreSettings(samples=8))({"audio": codes}, only)
     finally:

@@ -44,8 +44,8 @@ def test_the_model_says_the_same_of_a_cell_folded_or_not() -> None:
     batch = batch.hide((batch.modality == 2) & (torch.arange(4) == 1)[:, None])
     new, place = folded(batch, 16, 4)
     assert len(new) == 4
-    before = model(batch.ids, batch.modality, batch.coords, batch.valid, batch.document)[batch.valid]
-    after = model(new.ids, new.modality, new.coords, new.valid, new.document).flatten(0, 1)[place[batch.valid]]
+    before = model(batch)[batch.valid]
+    after = model(new).flatten(0, 1)[place[batch.valid]]
     assert torch.allclose(before, after, atol=1e-5)
 
 

@@ -4,11 +4,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
 from maskgen.networks.transformer import MaskTransformer
+from maskgen.tokens.batch import TokenBatch
 
 MOST_SHAPES = 256
 """Shapes of one model; torch stops at 8 by itself."""
@@ -32,10 +33,10 @@ def compiled(model: MaskTransformer, mode: str | None, backend: str | Callable[.
     """The model, compiled at each new shape; a shape beyond the most is an error, not a silent return to the plain model."""
     forward = torch.compile(model, dynamic=False, fullgraph=True, mode=mode, backend=backend)
 
-    def run(*asked: Tensor, window: Tensor | None) -> Tensor:
+    def run(batch: TokenBatch, window: Tensor | None) -> Tensor:
         torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         with torch._dynamo.config.patch(recompile_limit=MOST_SHAPES):
-            hidden: Tensor = forward(*asked, window=window)
+            hidden: Tensor = forward(batch, window=window)
         return hidden
 
     return run
@@ -78,23 +79,15 @@ class CompiledPasses:
         self._compiled = compiled(model, mode, backend)
 
     @torch.no_grad()
-    def __call__(
-        self,
-        ids: Int[Tensor, "batch length level"],
-        modality: Int[Tensor, "batch length"],
-        coords: Int[Tensor, "batch length 3"],
-        valid: Bool[Tensor, "batch length"],
-        document: Int[Tensor, "batch length"],
-        window: Int[Tensor, " batch"] | None = None,
-    ) -> Float[Tensor, "batch length dim"]:
+    def __call__(self, batch: TokenBatch, window: Int[Tensor, " batch"] | None = None) -> Float[Tensor, "batch length dim"]:
         """Hidden states of all cells; see `MaskTransformer.forward`."""
-        rows, length = valid.shape
+        rows, length = batch.valid.shape
         shape = rounded_up(rows, self.batches), -(-length // self.multiple) * self.multiple
         self.shapes.add(shape)
         extra = (0, shape[1] - length, 0, shape[0] - rows)
-        padded = [functional.pad(part, (*(0, 0) * (part.ndim - 2), *extra)) for part in (ids, modality, coords, valid, document)]
+        padded = batch.map(lambda field: functional.pad(field, (*(0, 0) * (field.ndim - 2), *extra)))
         window = None if window is None else functional.pad(window, (0, shape[0] - rows))
-        return self._compiled(*padded, window=window)[:rows, :length].clone()  # the next pass of a CUDA graph writes over its answer
+        return self._compiled(padded, window=window)[:rows, :length].clone()  # the next pass of a CUDA graph writes over its answer
 
     def logits(self, hidden: Float[Tensor, "cells dim"], offset: int, size: int) -> Float[Tensor, "cells size"]:
         """The model's head."""

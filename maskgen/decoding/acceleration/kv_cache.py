@@ -9,30 +9,27 @@ from torch import Tensor
 
 from maskgen.decoding.acceleration.slots import Slots
 from maskgen.networks.transformer import Block, MaskTransformer, nearby, visible
+from maskgen.tokens.batch import TokenBatch
 from maskgen.tokens.space import MASK
 
 
 class _Asked(NamedTuple):
     """What a model is called with; see `MaskTransformer.forward`."""
 
-    ids: Tensor
-    modality: Tensor
-    coords: Tensor
-    valid: Tensor
-    document: Tensor
+    batch: TokenBatch
     window: Tensor | None
 
     def changed(self, before: "_Asked") -> Bool[Tensor, "batch length"]:
         """Cells with other ids than before."""
-        return (self.ids != before.ids).any(dim=2)
+        return (self.batch.ids != before.batch.ids).any(dim=2)
 
     def continues(self, before: "_Asked | None", target: int) -> bool:
         """Whether this is the earlier call with nothing changed but ids of the target."""
         if before is None or (self.window is None) != (before.window is None):
             return False
-        if not all(torch.equal(now, then) for now, then in zip(self[1:], before[1:], strict=True) if now is not None and then is not None):
+        if self.window is not None and before.window is not None and not torch.equal(self.window, before.window):
             return False
-        return not bool((self.changed(before) & (self.modality != target)).any())
+        return self.batch.same_cells(before.batch) and not bool((self.changed(before) & (self.batch.modality != target)).any())
 
 
 class _Kept:
@@ -58,24 +55,25 @@ class _Kept:
 
     def whole(self, asked: _Asked) -> Float[Tensor, "batch length dim"]:
         """A pass over all cells, operation for operation the model's own."""
-        x, rotation = self.model.start(asked.ids, asked.modality, asked.coords)
-        context = asked.modality != self.target if self.model.config.blind_condition else None
-        near = None if asked.window is None else nearby(asked.modality, asked.coords[..., 0], asked.window)
-        self.seen, self.keys, self.values = visible(asked.valid, asked.document, context, near), [], []
+        batch = asked.batch
+        x, rotation = self.model.start(batch.ids, batch.modality, batch.coords)
+        context = batch.modality != self.target if self.model.config.blind_condition else None
+        near = None if asked.window is None else nearby(batch.modality, batch.coords[..., 0], asked.window)
+        self.seen, self.keys, self.values = visible(batch.valid, batch.document, context, near), [], []
         for block in self.blocks:
             query, key, value = block.attention.project(block.attention_norm(x), rotation)
             x = block.after(x, block.attention.mix(query, key, value, self.seen))
             self.keys.append(key)
             self.values.append(value.contiguous())  # a copy: `value` is a view that would keep query and key in memory
         self.hidden = self.model.norm(x)
-        self.computed, self.plain = self.computed + asked.valid.numel(), self.plain + asked.valid.numel()
+        self.computed, self.plain = self.computed + batch.valid.numel(), self.plain + batch.valid.numel()
         return self.hidden
 
-    def part(self, asked: _Asked, active: Bool[Tensor, "batch length"]) -> Float[Tensor, "batch length dim"]:
+    def part(self, batch: TokenBatch, active: Bool[Tensor, "batch length"]) -> Float[Tensor, "batch length dim"]:
         """A pass over the active cells, which attend to every cell as it is kept."""
         slots = Slots.of(active)
         self.computed, self.plain = self.computed + slots.index.numel(), self.plain + active.numel()
-        x, rotation = self.model.start(slots.take(asked.ids), slots.take(asked.modality), slots.take(asked.coords))
+        x, rotation = self.model.start(slots.take(batch.ids), slots.take(batch.modality), slots.take(batch.coords))
         seen = None if self.seen is None else slots.take(self.seen, dim=2)
         for block, keys, values in zip(self.blocks, self.keys, self.values, strict=True):
             query, key, value = block.attention.project(block.attention_norm(x), rotation)
@@ -146,21 +144,13 @@ class ReusedPasses:
         self.levels, self._full, self._age = levels, None, 0
 
     @torch.no_grad()
-    def __call__(
-        self,
-        ids: Int[Tensor, "batch length level"],
-        modality: Int[Tensor, "batch length"],
-        coords: Int[Tensor, "batch length 3"],
-        valid: Bool[Tensor, "batch length"],
-        document: Int[Tensor, "batch length"],
-        window: Int[Tensor, " batch"] | None = None,
-    ) -> Float[Tensor, "batch length dim"]:
+    def __call__(self, batch: TokenBatch, window: Int[Tensor, " batch"] | None = None) -> Float[Tensor, "batch length dim"]:
         """Hidden states of all cells, those of settled cells as of the last full pass; see `MaskTransformer.forward`."""
-        asked, self._age = _Asked(ids, modality, coords, valid, document, window), self._age + 1
+        asked, self._age = _Asked(batch, window), self._age + 1
         if self._full is None or self._age >= self.refresh or not asked.continues(self._full, self.target):
             self._full, self._age = asked, 0
             return self._kept.whole(asked)
-        return self._kept.part(asked, self._blank(ids, modality == self.target) | asked.changed(self._full))
+        return self._kept.part(batch, self._blank(batch.ids, batch.modality == self.target) | asked.changed(self._full))
 
     def _blank(self, ids: Int[Tensor, "batch length level"], cells: Bool[Tensor, "batch length"]) -> Bool[Tensor, "batch length"]:
         """Cells that the decode has still to write at the levels it is at."""
@@ -201,19 +191,11 @@ class PrefixPasses:
         return self._kept.work
 
     @torch.no_grad()
-    def __call__(
-        self,
-        ids: Int[Tensor, "batch length level"],
-        modality: Int[Tensor, "batch length"],
-        coords: Int[Tensor, "batch length 3"],
-        valid: Bool[Tensor, "batch length"],
-        document: Int[Tensor, "batch length"],
-        window: Int[Tensor, " batch"] | None = None,
-    ) -> Float[Tensor, "batch length dim"]:
+    def __call__(self, batch: TokenBatch, window: Int[Tensor, " batch"] | None = None) -> Float[Tensor, "batch length dim"]:
         """Hidden states of all cells; see `MaskTransformer.forward`."""
-        asked, before = _Asked(ids, modality, coords, valid, document, window), self._before
+        asked, before = _Asked(batch, window), self._before
         self._before = asked
-        return self._kept.part(asked, modality == self.target) if asked.continues(before, self.target) else self._kept.whole(asked)
+        return self._kept.part(batch, batch.modality == self.target) if asked.continues(before, self.target) else self._kept.whole(asked)
 
     def logits(self, hidden: Float[Tensor, "cells dim"], offset: int, size: int) -> Float[Tensor, "cells size"]:
         """The model's head."""

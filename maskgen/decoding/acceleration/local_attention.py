@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from maskgen.decoding.acceleration.kv_cache import PrefixPasses
 from maskgen.networks.auto import Network
+from maskgen.tokens.batch import TokenBatch
 
 
 @dataclass(frozen=True)
@@ -31,17 +32,10 @@ class Windowed:
         if self.window < 0:
             raise ValueError(f"window must be at least 0 (0 restricts nothing), got {self.window}")
 
-    def __call__(
-        self,
-        ids: Int[Tensor, "batch length level"],
-        modality: Int[Tensor, "batch length"],
-        coords: Int[Tensor, "batch length 3"],
-        valid: Bool[Tensor, "batch length"],
-        document: Int[Tensor, "batch length"],
-    ) -> Float[Tensor, "batch length dim"]:
+    def __call__(self, batch: TokenBatch) -> Float[Tensor, "batch length dim"]:
         """Hidden state of every cell."""
-        window = torch.full((len(ids),), self.window, device=ids.device) if self.window else None
-        hidden: Tensor = self.model(ids, modality, coords, valid, document, window=window)
+        window = torch.full((len(batch),), self.window, device=batch.ids.device) if self.window else None
+        hidden: Tensor = self.model(batch, window=window)
         return hidden
 
     def logits(self, hidden: Float[Tensor, "cells dim"], offset: int, size: int) -> Float[Tensor, "cells size"]:

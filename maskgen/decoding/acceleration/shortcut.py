@@ -7,10 +7,8 @@ from torch import Tensor
 from maskgen.networks.packed_linear import num_weights
 from maskgen.networks.shortcut import ShortcutBlock
 from maskgen.networks.transformer import MaskTransformer
+from maskgen.tokens.batch import TokenBatch
 from maskgen.tokens.space import MASK, PAD
-
-Fields = tuple[Tensor, Tensor, Tensor, Tensor]
-"""Modality, coords, valid and document of a batch."""
 
 
 def predicted(
@@ -18,25 +16,22 @@ def predicted(
     block: ShortcutBlock,
     hidden: Float[Tensor, "batch length dim"],
     before: Int[Tensor, "batch length level"],
-    after: Int[Tensor, "batch length level"],
-    fields: Fields,
+    batch: TokenBatch,
 ) -> Float[Tensor, "batch length dim"]:
-    """Hidden states for the ids `after`, by the block alone, from those for the ids `before`.
+    """Hidden states of a batch, predicted by the block alone from those that the model gave when its ids were `before`.
 
     Args:
         model: Gives the embeddings.
         block: The shortcut.
         hidden: Hidden states for `before`.
         before: Ids of the last pass.
-        after: Ids now.
-        fields: Modality, coords, valid and document, the same for both.
+        batch: The rows now; nothing but their ids has changed.
     """
-    _, coords, valid, document = fields
-    tokens = (model.embed(after) - model.embed(before)).sum(dim=2)
-    codes = (after != PAD) & valid[..., None]
-    ratio = ((after == MASK) & codes).sum(dim=(1, 2)) / codes.sum(dim=(1, 2)).clamp(min=1)
-    found: Tensor = block(hidden, tokens, (before != after).any(dim=2), coords, valid, document, ratio)
-    return found
+    tokens = (model.embed(batch.ids) - model.embed(before)).sum(dim=2)
+    codes = (batch.ids != PAD) & batch.valid[..., None]
+    ratio = ((batch.ids == MASK) & codes).sum(dim=(1, 2)) / codes.sum(dim=(1, 2)).clamp(min=1)
+    states: Tensor = block(hidden, tokens, (before != batch.ids).any(dim=2), batch, ratio)
+    return states
 
 
 class ShortcutModel:
@@ -68,45 +63,37 @@ class ShortcutModel:
         self.model, self.block, self.full_every = model, block, full_every
         self.share = num_weights(block) / num_weights(model.blocks)
         self.passes = 0.0
-        self._ids, self._hidden = torch.zeros(0), torch.zeros(0)
+        self._hidden = torch.zeros(0)
         self._age = torch.zeros(0)
         """Passes of the block since a row's last full one."""
-        self._fields: Fields | None = None
+        self._last: TokenBatch | None = None
 
     def logits(self, hidden: Float[Tensor, "cells dim"], offset: int, size: int) -> Float[Tensor, "cells size"]:
         """The transformer's own head."""
         return self.model.logits(hidden, offset, size)
 
-    def __call__(
-        self,
-        ids: Int[Tensor, "batch length level"],
-        modality: Int[Tensor, "batch length"],
-        coords: Int[Tensor, "batch length 3"],
-        valid: Bool[Tensor, "batch length"],
-        document: Int[Tensor, "batch length"],
-    ) -> Float[Tensor, "batch length dim"]:
+    def __call__(self, batch: TokenBatch) -> Float[Tensor, "batch length dim"]:
         """Hidden states of every cell, exact or predicted."""
-        fields = modality, coords, valid, document
-        full, brief = self._kinds(ids, fields)
-        hidden = self._blank(ids) if bool(full.all()) else self._hidden.clone()
+        full, brief = self._kinds(batch)
+        hidden = self._blank(batch.ids) if bool(full.all()) else self._hidden.clone()
         if bool(full.any()):
-            hidden[full] = self.model(ids[full], *(field[full] for field in fields))
-        if bool(brief.any()):
-            there: Fields = modality[brief], coords[brief], valid[brief], document[brief]
-            hidden[brief] = predicted(self.model, self.block, self._hidden[brief], self._ids[brief], ids[brief], there)
+            hidden[full] = self.model(batch.rows(full))
+        if self._last is not None and bool(brief.any()):
+            hidden[brief] = predicted(self.model, self.block, self._hidden[brief], self._last.ids[brief], batch.rows(brief))
         self.passes += int(full.sum()) + self.share * int(brief.sum())
-        self._ids, self._fields, self._hidden = ids, fields, hidden
+        self._last, self._hidden = batch, hidden
         return hidden
 
-    def _kinds(self, ids: Tensor, fields: Fields) -> tuple[Bool[Tensor, " batch"], Bool[Tensor, " batch"]]:
+    def _kinds(self, batch: TokenBatch) -> tuple[Bool[Tensor, " batch"], Bool[Tensor, " batch"]]:
         """Rows that get a full pass, and rows that get one of the block; the ages are brought up to date."""
-        if self._fields is None or self._ids.shape != ids.shape:
-            self._age = torch.zeros(len(ids), dtype=torch.long, device=ids.device)
+        last = self._last
+        if last is None or last.ids.shape != batch.ids.shape:
+            self._age = torch.zeros(len(batch), dtype=torch.long, device=batch.ids.device)
             return torch.ones_like(self._age, dtype=torch.bool), torch.zeros_like(self._age, dtype=torch.bool)
-        changed = self._ids != ids
-        strange = (changed & (self._ids != MASK)).flatten(1).any(dim=1)
-        for field, old in zip(fields, self._fields, strict=True):
-            strange = strange | (field != old).flatten(1).any(dim=1)
+        changed = last.ids != batch.ids
+        strange = (changed & (last.ids != MASK)).flatten(1).any(dim=1)
+        for name in ("modality", "coords", "valid", "document"):
+            strange = strange | (getattr(batch, name) != getattr(last, name)).flatten(1).any(dim=1)
         moved = changed.flatten(1).any(dim=1)
         full = strange | (moved & (self._age + 1 >= self.full_every))
         brief = moved & ~full

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from maskgen.decoding.acceleration.slots import Slots
 from maskgen.networks.transformer import Block, MaskTransformer, nearby, visible
+from maskgen.tokens.batch import TokenBatch
 
 
 @dataclass(frozen=True)
@@ -90,20 +91,13 @@ class MergedPasses:
         return self.computed / max(self.plain, 1)
 
     @torch.no_grad()
-    def __call__(
-        self,
-        ids: Int[Tensor, "batch length level"],
-        modality: Int[Tensor, "batch length"],
-        coords: Int[Tensor, "batch length 3"],
-        valid: Bool[Tensor, "batch length"],
-        document: Int[Tensor, "batch length"],
-        window: Int[Tensor, " batch"] | None = None,
-    ) -> Float[Tensor, "batch length dim"]:
+    def __call__(self, batch: TokenBatch, window: Int[Tensor, " batch"] | None = None) -> Float[Tensor, "batch length dim"]:
         """Hidden states of all cells; see `MaskTransformer.forward`."""
-        x, rotation = self.model.start(ids, modality, coords)
-        seen = visible(valid, document, near=None if window is None else nearby(modality, coords[..., 0], window))
-        mergeable = valid & torch.isin(modality, torch.tensor(self.targets, device=modality.device))
-        kinds = (document * (self.model.num_modalities + 1) + modality) * mergeable
+        x, rotation = self.model.start(batch.ids, batch.modality, batch.coords)
+        near = None if window is None else nearby(batch.modality, batch.coords[..., 0], window)
+        seen = visible(batch.valid, batch.document, near=near)
+        mergeable = batch.valid & torch.isin(batch.modality, torch.tensor(self.targets, device=batch.modality.device))
+        kinds = (batch.document * (self.model.num_modalities + 1) + batch.modality) * mergeable
         for number, block in enumerate(self.blocks):
             x = self._merged(block, x, rotation, seen, kinds) if number and self.share else self._plain(block, x, rotation, seen)
         hidden: Tensor = self.model.norm(x)

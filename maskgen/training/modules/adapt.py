@@ -127,7 +127,7 @@ class AdaptedTokenModule(GeneratorModule[AdaptedTransformer]):
     def losses(self, masked: Masked, label_smoothing: float) -> dict[str, Tensor]:
         """Cross-entropy, correctness and row of every masked code, level by level."""
         seen, parts = masked.batch, []
-        hidden = self.model(seen.ids, seen.modality, seen.coords, seen.valid, seen.document)
+        hidden = self.model(seen)
         for segment in self.segments:
             here = masked.cells[..., segment.level]
             wanted = masked.codes[..., segment.level][here]

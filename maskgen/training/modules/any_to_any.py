@@ -166,7 +166,7 @@ class AnyToAnyModule(GeneratorModule[MaskTransformer | TowerTransformer]):
     def losses(self, drawn: Drawn, label_smoothing: float) -> dict[str, dict[str, Tensor]]:
         """Of each modality: cross-entropy and correctness of every masked code, and its level and row among those asked."""
         batch, place = folded(drawn.batch, self.fold_length, self.fold_rows)
-        hidden = self._forward[0](batch.ids, batch.modality, batch.coords, batch.valid, batch.document).flatten(0, 1)
+        hidden = self._forward[0](batch).flatten(0, 1)
         return {name: self._of_modality(name, asked, hidden, place[asked.rows], label_smoothing) for name, asked in drawn.asked.items()}
 
     def _of_modality(self, name: str, asked: Asked, hidden: Tensor, place: Tensor, label_smoothing: float) -> dict[str, Tensor]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import Any
 
 import lightning as L
@@ -278,7 +277,7 @@ class BridgeModule(L.LightningModule):
     def _logits(self, view: TokenBatch, asked: Tensor, masked: Masked, segment: Segment) -> Float[Tensor, "cells codes"]:
         """Logits at the masked cells of a level, in a view of the batch."""
         seen = _compact(view.with_ids(torch.where(asked[..., None], masked.batch.ids, view.ids)))
-        hidden = self.network(*(getattr(seen.batch, field.name) for field in fields(seen.batch))).flatten(0, 1)
+        hidden = self.network(seen.batch).flatten(0, 1)
         return self.network.logits(hidden[seen.place[masked.cells[..., segment.level]]], segment.offset, segment.size).float()
 
     def on_validation_epoch_start(self) -> None:
@@ -383,7 +382,7 @@ class BridgeModule(L.LightningModule):
         return kept, dataclasses.replace(batch, coords=coords)
 
     def _streams(self, name: str, batch: TokenBatch) -> list[Tensor]:
-        return self.network.streams(name, *(getattr(batch, field.name) for field in fields(batch)))
+        return self.network.streams(name, batch)
 
     def _masked(self, batch: TokenBatch, known_share: float, generator: torch.Generator) -> TokenBatch:
         """The batch with a random share of the crossing cells masked in some rows."""

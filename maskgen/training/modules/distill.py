@@ -204,7 +204,7 @@ class DistillModule(GeneratorModule[MaskTransformer]):
             generator: Seeds the teacher's draws, row by row.
         """
         seen, found = masked.batch, {}
-        hidden = self._forward[0](seen.ids, seen.modality, seen.coords, seen.valid, seen.document)
+        hidden = self._forward[0](seen)
         seeds = torch.randint(2**62, (len(seen),), generator=generator).tolist()
         for segment in self.segments:
             here = masked.cells[..., segment.level]

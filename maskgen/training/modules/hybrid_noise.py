@@ -121,7 +121,7 @@ class HybridNoiseModule(GeneratorModule[MaskTransformer]):
         weights = cell_weights(noised, self.segment, weight, self.largest_weight)
         cells, batch = weights > 0, noised.batch
         context = batch.modality != self.segment.index if self.model.config.blind_condition else None
-        hidden = self._forward[0](batch.ids, batch.modality, batch.coords, batch.valid, batch.document, context=context)
+        hidden = self._forward[0](batch, context=context)
         logits = self.model.logits(hidden[cells], self.segment.offset, self.segment.size).float()
         row, wanted = cells.nonzero()[:, 0], noised.clean[cells] - self.segment.offset
         seen = noised.seen(self.segment)[cells] - self.segment.offset

@@ -143,7 +143,7 @@ class MaskedTokenModule(GeneratorModule[MaskTransformer]):
         seen = masked.batch
         window = None if self.windows is None else torch.tensor(self.windows, device=masked.level.device)[masked.level]
         context = seen.modality != self.space.index(self.target) if self.model.config.blind_condition else None
-        hidden = self._forward[0](seen.ids, seen.modality, seen.coords, seen.valid, seen.document, context=context, window=window)
+        hidden = self._forward[0](seen, context=context, window=window)
         parts = []
         for segment in self.segments:
             here = masked.cells[..., segment.level]

@@ -13,13 +13,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from maskgen.data.shards.manifest import read_index
-from maskgen.decoding.acceleration.shortcut import Fields, predicted
+from maskgen.decoding.acceleration.shortcut import predicted
 from maskgen.decoding.logits import guided_model, hide_condition
 from maskgen.decoding.settings import GenerationSettings
 from maskgen.networks.pretrained import load_pretrained, require_space
 from maskgen.networks.shortcut import BUNDLE_KIND, ShortcutBlock, ShortcutConfig
 from maskgen.networks.transformer import MaskTransformer
-from maskgen.tokens.batch import TokenBatch
+from maskgen.tokens.batch import TokenBatch, stack
 from maskgen.tokens.space import MASK, TokenSpace
 from maskgen.training.modules.distill import require_plain, require_seeing
 from maskgen.training.modules.masked import mixed_seed
@@ -31,13 +31,11 @@ class Pass:
     """One pass of the model during a decode.
 
     Args:
-        ids: What it saw.
-        fields: Modality, coords, valid and document.
+        batch: What it saw.
         hidden: What it answered.
     """
 
-    ids: Int[Tensor, "batch length level"]
-    fields: Fields
+    batch: TokenBatch
     hidden: Float[Tensor, "batch length dim"]
 
 
@@ -47,9 +45,9 @@ class _Recorder:
     def __init__(self, model: MaskTransformer) -> None:
         self.model, self.passes = model, list[Pass]()
 
-    def __call__(self, ids: Tensor, modality: Tensor, coords: Tensor, valid: Tensor, document: Tensor) -> Tensor:
-        hidden: Tensor = self.model(ids, modality, coords, valid, document)
-        self.passes.append(Pass(ids, (modality, coords, valid, document), hidden.float()))
+    def __call__(self, batch: TokenBatch) -> Tensor:
+        hidden: Tensor = self.model(batch)
+        self.passes.append(Pass(batch, hidden.float()))
         return hidden
 
     def logits(self, hidden: Tensor, offset: int, size: int) -> Tensor:
@@ -62,34 +60,28 @@ class Moves:
 
     Args:
         before: Ids of the earlier pass.
-        after: Ids of the later one.
-        fields: Modality, coords, valid and document of both.
+        after: What the later one saw; the earlier one saw the same cells.
         hidden: Hidden states of the earlier pass.
         wanted: Those of the later one.
     """
 
     before: Int[Tensor, "batch length level"]
-    after: Int[Tensor, "batch length level"]
-    fields: Fields
+    after: TokenBatch
     hidden: Float[Tensor, "batch length dim"]
     wanted: Float[Tensor, "batch length dim"]
 
     def rows(self, index: Int[Tensor, " rows"] | Bool[Tensor, " batch"]) -> "Moves":
         """The chosen rows."""
-        modality, coords, valid, document = (field[index] for field in self.fields)
-        fields = modality, coords, valid, document
-        return Moves(self.before[index], self.after[index], fields, self.hidden[index], self.wanted[index])
+        return Moves(self.before[index], self.after.rows(index), self.hidden[index], self.wanted[index])
 
 
 def moves_of(passes: list[Pass]) -> Moves:
     """All rows of consecutive passes in which something was drawn; passes of other shapes (guidance went on or off) are no pair."""
-    pairs = [(old, new) for old, new in pairwise(passes) if old.ids.shape == new.ids.shape]
+    pairs = [(old, new) for old, new in pairwise(passes) if old.batch.ids.shape == new.batch.ids.shape]
     assert pairs, f"a decode of {len(passes)} passes has none after another of the same shape"
-    before, after = torch.cat([old.ids for old, _ in pairs]), torch.cat([new.ids for _, new in pairs])
-    modality, coords, valid, document = (torch.cat([new.fields[number] for _, new in pairs]) for number in range(4))
+    before, after = torch.cat([old.batch.ids for old, _ in pairs]), stack(*(new.batch for _, new in pairs))
     hidden, wanted = torch.cat([old.hidden for old, _ in pairs]), torch.cat([new.hidden for _, new in pairs])
-    moves = Moves(before, after, (modality, coords, valid, document), hidden, wanted)
-    return moves.rows((before != after).flatten(1).any(dim=1))
+    return Moves(before, after, hidden, wanted).rows((before != after.ids).flatten(1).any(dim=1))
 
 
 class ShortcutModule(L.LightningModule):
@@ -207,10 +199,8 @@ class ShortcutModule(L.LightningModule):
 
     def errors(self, moves: Moves) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """Mean squared error of the block at the valid cells, and that of the old hidden states left as they are."""
-        valid = moves.fields[2]
-        found = predicted(
-            self._generator[0].to(moves.before.device), self.block, moves.hidden, moves.before, moves.after, moves.fields
-        ).float()
+        valid, model = moves.after.valid, self._generator[0].to(moves.before.device)
+        found = predicted(model, self.block, moves.hidden, moves.before, moves.after).float()
         return (found - moves.wanted)[valid].square().mean(), (moves.hidden - moves.wanted)[valid].square().mean()
 
     def _shares(self, moves: Moves, draws: torch.Generator) -> Iterator[Moves]:

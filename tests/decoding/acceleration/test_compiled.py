@@ -1,4 +1,3 @@
-import dataclasses
 from collections.abc import Iterator
 
 import jaxtyping
@@ -33,18 +32,14 @@ def rows(count: int, words: int) -> TokenBatch:
     return pack([sample(row) for row in range(count)], SPACE)
 
 
-def asked(batch: TokenBatch) -> tuple[Tensor, ...]:
-    return tuple(getattr(batch, field.name) for field in dataclasses.fields(batch))
-
-
 def check(model: MaskTransformer, passes: CompiledPasses, shapes: list[tuple[int, int]], accuracy: float) -> None:
     before = []
     for count, words in shapes:
         batch = rows(count, words)
-        hidden = passes(*asked(batch))
+        hidden = passes(batch)
         before.append((hidden, hidden.clone()))
         with torch.no_grad():
-            expected = model(*asked(batch))
+            expected = model(batch)
             torch.testing.assert_close(hidden[batch.valid], expected[batch.valid], atol=accuracy, rtol=accuracy)
     assert all(torch.equal(now, then) for now, then in before), "an answer is not written over by a later pass"
 
@@ -69,9 +64,9 @@ def test_a_window_is_padded_with_the_rows(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("maskgen.decoding.acceleration.compiled.compiled", lambda model, mode, backend: model)
     model, batch, window = transformer(), rows(3, 6), torch.tensor([1, 0, 2])
     with torch.no_grad():
-        expected = model(*asked(batch), window=window)
-    assert not torch.allclose(expected, model(*asked(batch)), atol=1e-3)
-    torch.testing.assert_close(CompiledPasses(model, multiple=4)(*asked(batch), window=window)[batch.valid], expected[batch.valid])
+        expected = model(batch, window=window)
+    assert not torch.allclose(expected, model(batch), atol=1e-3)
+    torch.testing.assert_close(CompiledPasses(model, multiple=4)(batch, window=window)[batch.valid], expected[batch.valid])
 
 
 @pytest.mark.slow
@@ -120,5 +115,5 @@ def test_cuda_graphs_equal_the_plain_model() -> None:
     for count, words in ((1, 2), (2, 7)) * 4:
         batch = rows(count, words).to("cuda")
         with torch.no_grad():
-            expected = model(*asked(batch))
-        torch.testing.assert_close(passes(*asked(batch))[batch.valid], expected[batch.valid], atol=1e-3, rtol=1e-3)
+            expected = model(batch)
+        torch.testing.assert_close(passes(batch)[batch.valid], expected[batch.valid], atol=1e-3, rtol=1e-3)

@@ -64,16 +64,12 @@ def decode(batch: TokenBatch, steps: int = 5) -> list[TokenBatch]:
     return seen
 
 
-def asked(batch: TokenBatch) -> tuple[Tensor, ...]:
-    return tuple(getattr(batch, field.name) for field in dataclasses.fields(batch))
-
-
 @torch.no_grad()
 def naive(model: MaskTransformer, batches: list[TokenBatch], row: int, refresh: int) -> list[Tensor]:
     """Hidden states of one row over a decode, one cell after the other."""
     answers, keys, values, full = [], [], [], None
     for number, batch in enumerate(batches):
-        ids, modality, coords, valid, document = (part[row] for part in asked(batch))
+        ids, modality, coords, valid, document = (getattr(batch, field.name)[row] for field in dataclasses.fields(batch))
         x = model.embed_norm(model.embed(ids).sum(dim=1) + model.embed_modality(modality))
         if number % refresh == 0:
             full, active = ids, list(range(len(ids)))
@@ -103,7 +99,7 @@ def naive(model: MaskTransformer, batches: list[TokenBatch], row: int, refresh: 
 def test_reuse_equals_the_definition_cell_by_cell(model: MaskTransformer) -> None:
     batches = decode(guided_rows(), steps=4)
     reused = ReusedPasses(model, IMAGE, refresh=3)
-    found = [reused(*asked(batch)) for batch in batches]
+    found = [reused(batch) for batch in batches]
     for row in (0, 1, 3):
         for hidden, expected in zip(found, naive(model, batches, row, refresh=3), strict=True):
             here = batches[0].valid[row]
@@ -114,16 +110,16 @@ def test_reuse_is_an_approximation_and_refresh_1_is_none(model: MaskTransformer)
     exact, rough = ReusedPasses(model, IMAGE, refresh=1), ReusedPasses(model, IMAGE, refresh=2)
     for number, batch in enumerate(decode(guided_rows())):
         with torch.no_grad():
-            plain = model(*asked(batch))
-        assert torch.equal(exact(*asked(batch)), plain)
-        assert torch.equal(rough(*asked(batch)), plain) == (number % 2 == 0)
+            plain = model(batch)
+        assert torch.equal(exact(batch), plain)
+        assert torch.equal(rough(batch), plain) == (number % 2 == 0)
     assert exact.work == 1
 
 
 def test_work_counts_the_cells_that_were_computed(model: MaskTransformer) -> None:
     reused, batches = ReusedPasses(model, IMAGE, refresh=4), decode(pack([sample(4, 2)], SPACE), steps=2)
     for batch in batches:
-        reused(*asked(batch))
+        reused(batch)
     assert reused.work == (10 + 6 + 6) / 30, "4 text and 6 image cells, all of them blank at the full pass"
 
 
@@ -133,7 +129,7 @@ def test_a_row_is_reused_alike_alone_and_in_a_batch(model: MaskTransformer) -> N
     together, alone = ReusedPasses(model, IMAGE, refresh=4), ReusedPasses(model, IMAGE, refresh=4)
     for batch in batches:
         own = batch.alone(1)
-        torch.testing.assert_close(together(*asked(batch))[1:, : own.ids.shape[1]], alone(*asked(own)), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(together(batch)[1:, : own.ids.shape[1]], alone(own), atol=1e-5, rtol=1e-5)
 
 
 def test_named_levels_stand_over_what_the_masks_say(model: MaskTransformer) -> None:
@@ -141,8 +137,8 @@ def test_named_levels_stand_over_what_the_masks_say(model: MaskTransformer) -> N
     told, guessed = ReusedPasses(model, IMAGE, refresh=9), ReusedPasses(model, IMAGE, refresh=9)
     told.levels = [level]
     for passes in (told, guessed):
-        passes(*asked(batch))
-        passes(*asked(batch))
+        passes(batch)
+        passes(batch)
     assert told.work == (6 + 3) / 12, "a masked known cell, as in a masked null condition, hides at which level the others are"
     assert guessed.work == (6 + 1) / 12
 
@@ -152,15 +148,15 @@ def test_a_window_is_kept_and_another_one_makes_a_full_pass(model: MaskTransform
     with torch.no_grad():
         for width in (0, 1, 2):
             window = torch.tensor([width, 0, 1, width])
-            expected = model(*asked(batch), window=window)
+            expected = model(batch, window=window)
             reused = ReusedPasses(model, IMAGE, refresh=9)
-            assert torch.equal(reused(*asked(batch)), model(*asked(batch)))
-            assert torch.equal(reused(*asked(batch), window=window), expected)
-            torch.testing.assert_close(reused(*asked(batch), window=window)[batch.valid], expected[batch.valid], atol=1e-5, rtol=1e-5)
+            assert torch.equal(reused(batch), model(batch))
+            assert torch.equal(reused(batch, window=window), expected)
+            torch.testing.assert_close(reused(batch, window=window)[batch.valid], expected[batch.valid], atol=1e-5, rtol=1e-5)
             kept = PrefixPasses(blind, IMAGE)
             for seen in decode(batch, steps=2):
-                exact = blind(*asked(seen), context=batch.modality != IMAGE, window=window)
-                torch.testing.assert_close(kept(*asked(seen), window=window)[seen.valid], exact[seen.valid], atol=1e-5, rtol=1e-5)
+                exact = blind(seen, context=batch.modality != IMAGE, window=window)
+                torch.testing.assert_close(kept(seen, window=window)[seen.valid], exact[seen.valid], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("change", ["condition", "valid", "coords", "shape"])
@@ -174,14 +170,14 @@ def test_any_other_change_than_the_targets_ids_makes_a_full_pass(model: MaskTran
     }[change]
     reused = ReusedPasses(model, IMAGE, refresh=100)
     for seen in decode(batch, steps=2):
-        reused(*asked(seen))
+        reused(seen)
     with torch.no_grad():
-        assert torch.equal(reused(*asked(other)), model(*asked(other)))
+        assert torch.equal(reused(other), model(other))
 
 
 def test_what_a_call_returned_stays_as_it_was(model: MaskTransformer) -> None:
     reused = ReusedPasses(model, IMAGE, refresh=100)
-    found = [(hidden, hidden.clone()) for hidden in (reused(*asked(batch)) for batch in decode(guided_rows()))]
+    found = [(hidden, hidden.clone()) for hidden in (reused(batch) for batch in decode(guided_rows()))]
     assert all(torch.equal(now, then) for now, then in found)
 
 
@@ -226,7 +222,7 @@ def test_a_refresh_below_1_is_refused(model: MaskTransformer) -> None:
 
 @torch.no_grad()
 def unkept(model: MaskTransformer, batch: TokenBatch) -> Tensor:
-    hidden: Tensor = model(*asked(batch), context=batch.modality != IMAGE)
+    hidden: Tensor = model(batch, context=batch.modality != IMAGE)
     return hidden
 
 
@@ -246,7 +242,7 @@ def test_a_kept_prefix_equals_a_computed_one(blind: MaskTransformer) -> None:
     for start in (guided_rows(), pack([sample(1, 1)], SPACE), row):
         passes, batches = PrefixPasses(blind, IMAGE), decode(start)
         for batch in batches:
-            torch.testing.assert_close(passes(*asked(batch))[batch.valid], unkept(blind, batch)[batch.valid], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(passes(batch)[batch.valid], unkept(blind, batch)[batch.valid], atol=1e-5, rtol=1e-5)
         assert passes.work < 1
 
 
@@ -254,12 +250,12 @@ def test_another_condition_makes_another_prefix(blind: MaskTransformer) -> None:
     passes, first, other = PrefixPasses(blind, IMAGE), pack([sample(4, 2)], SPACE), pack([sample(4, 2)], SPACE)
     other.ids[0, 1, 0] = 5
     for batch in (first, other, other.hide(other.cells(TEXT)), *decode(other)):
-        torch.testing.assert_close(passes(*asked(batch))[batch.valid], unkept(blind, batch)[batch.valid], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(passes(batch)[batch.valid], unkept(blind, batch)[batch.valid], atol=1e-5, rtol=1e-5)
 
 
 def test_reuse_keeps_a_blind_condition_blind(blind: MaskTransformer) -> None:
     batch = guided_rows()
-    assert torch.equal(ReusedPasses(blind, IMAGE, refresh=2)(*asked(batch)), unkept(blind, batch))
+    assert torch.equal(ReusedPasses(blind, IMAGE, refresh=2)(batch), unkept(blind, batch))
 
 
 def test_models_are_not_mixed_up(model: MaskTransformer, blind: MaskTransformer) -> None:

@@ -49,7 +49,7 @@ def transformer(layers: int = 2) -> MaskTransformer:
 
 
 def hidden(model: MaskTransformer, batch: TokenBatch, window: Tensor | None = None) -> Tensor:
-    return model(batch.ids, batch.modality, batch.coords, batch.valid, batch.document, window=window)
+    return model(batch, window=window)
 
 
 @pytest.mark.parametrize("windows", [[1, 0, 3], [0, 2, 1], [12, 5, 0]])
@@ -138,9 +138,9 @@ def test_a_blind_condition_keeps_the_window_in_decoding_and_scoring(monkeypatch:
     seen: list[int | None] = []
     plain = PrefixPasses.__call__
 
-    def watched(self: PrefixPasses, *args: Tensor, window: Tensor | None = None) -> Tensor:
+    def watched(self: PrefixPasses, batch: TokenBatch, window: Tensor | None = None) -> Tensor:
         seen.append(None if window is None else int(window[0]))
-        return plain(self, *args, window=window)
+        return plain(self, batch, window=window)
 
     monkeypatch.setattr(PrefixPasses, "__call__", watched)
     settings = GenerationSettings(steps=(1, 1), window=(0, 2))

@@ -36,13 +36,9 @@ def sample(words: int, rows: int) -> dict[str, Tensor]:
     }
 
 
-def asked(batch: TokenBatch) -> tuple[Tensor, ...]:
-    return tuple(getattr(batch, field.name) for field in dataclasses.fields(batch))
-
-
 @torch.no_grad()
 def plain(model: MaskTransformer, batch: TokenBatch) -> Tensor:
-    hidden: Tensor = model(*asked(batch))
+    hidden: Tensor = model(batch)
     return hidden
 
 
@@ -94,7 +90,7 @@ def naive(model: MaskTransformer, batch: TokenBatch, row: int, share: float) -> 
 def test_merged_passes_equal_the_definition_row_by_row(model: MaskTransformer, share: float) -> None:
     batch = pack([sample(2, 3), sample(5, 1), sample(1, 4)], SPACE)
     both = stack(stack(batch, batch.hide(batch.cells(TEXT))), pack_rows([[sample(2, 2), sample(3, 1)]], SPACE))
-    hidden = MergedPasses(model, [IMAGE], share)(*asked(both))
+    hidden = MergedPasses(model, [IMAGE], share)(both)
     for row in range(len(both)):
         seen = both.alone(row).valid[0]
         expected = naive(model, both, row, share)
@@ -104,23 +100,23 @@ def test_merged_passes_equal_the_definition_row_by_row(model: MaskTransformer, s
 def test_share_0_changes_no_bit_and_a_share_does(model: MaskTransformer) -> None:
     batch = pack([sample(2, 3), sample(5, 2)], SPACE)
     untouched, merged = MergedPasses(model, [IMAGE], 0.0), MergedPasses(model, [IMAGE], 0.25)
-    assert torch.equal(untouched(*asked(batch)), plain(model, batch))
-    assert not torch.allclose(merged(*asked(batch)), plain(model, batch), atol=1e-2)
+    assert torch.equal(untouched(batch), plain(model, batch))
+    assert not torch.allclose(merged(batch), plain(model, batch), atol=1e-2)
     assert untouched.work == 1
     window, tall = torch.tensor([1, 2]), dataclasses.replace(batch, coords=batch.coords[..., [1, 0, 2]])
     with torch.no_grad():
-        assert torch.equal(untouched(*asked(tall), window=window), model(*asked(tall), window=window))
+        assert torch.equal(untouched(tall, window=window), model(tall, window=window))
 
 
 def test_cells_that_are_all_equal_are_merged_without_loss(model: MaskTransformer) -> None:
     batch = pack([{"image": torch.full((1, 4, 4), -1)}], SPACE)
     assert (batch.ids == MASK).all()
-    torch.testing.assert_close(MergedPasses(model, [IMAGE], 0.5)(*asked(batch)), plain(model, batch), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(MergedPasses(model, [IMAGE], 0.5)(batch), plain(model, batch), atol=1e-5, rtol=1e-5)
 
 
 def test_work_counts_the_places_of_every_block(model: MaskTransformer) -> None:
     merged = MergedPasses(model, [IMAGE], 0.25)
-    merged(*asked(pack([sample(4, 4)], SPACE)))
+    merged(pack([sample(4, 4)], SPACE))
     assert merged.work == (20 + 16 + 16) / 60
 
 
@@ -130,7 +126,7 @@ def test_a_modality_that_is_no_target_is_never_merged(model: MaskTransformer) ->
     pairs = matched(torch.ones(1, 17, 8), kinds, 0.5)
     assert not pairs.merged[batch.cells(TEXT)].any()
     assert int(pairs.merged.sum()) == 4
-    assert MergedPasses(model, [], 0.5)(*asked(batch)).allclose(plain(model, batch), atol=1e-5)
+    assert MergedPasses(model, [], 0.5)(batch).allclose(plain(model, batch), atol=1e-5)
 
 
 @pytest.mark.parametrize("share", [-0.1, 0.6, float("nan")])

@@ -94,9 +94,8 @@ def test_the_checkpoint_rebuilds_the_network_without_the_backbone(shards: str, l
     again = network_of(checkpoint["maskgen"]["transformer"], SPACE)
     again.load_state_dict(weights(checkpoint, "model."))
     batch = batches(1, 7)[0]
-    asked = batch.ids, batch.modality, batch.coords, batch.valid, batch.document
     with torch.no_grad():
-        assert torch.equal(again.eval()(*asked), trained.model.eval()(*asked))
+        assert torch.equal(again.eval()(batch), trained.model.eval()(batch))
 
 
 def test_the_same_seed_trains_the_same_network(shards: str, learned: str, tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def test_the_draw_follows_the_generator_and_its_temperature(generator: str, shar
     masked = draw_masks(plain(6), critic.segments, critic.schedule, [1.0, 0.0], 0.0, torch.Generator().manual_seed(0))
     _, codes = critic.filled(masked, torch.Generator().manual_seed(0))
     model, here, seen = critic._generator[0], masked.cells[..., 0], masked.batch
-    hidden = model(seen.ids, seen.modality, seen.coords, seen.valid, seen.document)
+    hidden = model(seen)
     assert torch.equal(codes[..., 0][here], model.logits(hidden[here], critic.segments[0].offset, 8).argmax(-1))
     assert (codes[..., 0][~here] == 0).all()
 

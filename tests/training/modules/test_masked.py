@@ -50,7 +50,7 @@ def test_two_layers_learn_eight_samples_by_heart_and_from_their_captions(shards:
 def naive(trained: MaskedTokenModule, masked: Masked, label_smoothing: float) -> list[tuple[float, bool, int, int]]:
     """Loss, correctness, row and level of every masked code, one by one."""
     seen, found = masked.batch, []
-    hidden = trained.model(seen.ids, seen.modality, seen.coords, seen.valid, seen.document)
+    hidden = trained.model(seen)
     for segment in trained.segments:
         for row, place in masked.cells[..., segment.level].nonzero().tolist():
             logits = trained.model.head.weight[segment.offset : segment.offset + segment.size] @ hidden[row, place]

@@ -53,7 +53,7 @@ def planted(config: ShortcutConfig = SMALL) -> ShortcutBlock:
 
 
 def asked(model: TokenModel, batch: TokenBatch) -> Tensor:
-    return model(batch.ids, batch.modality, batch.coords, batch.valid, batch.document)
+    return model(batch)
 
 
 def reveal(batch: TokenBatch, cells: int, seed: int) -> TokenBatch:
@@ -105,7 +105,7 @@ def test_the_block_sees_new_codes_their_place_and_how_much_is_masked(tiny_pipeli
 
     def answer(tokens: Tensor, changed: Tensor, ratio: float) -> Tensor:
         ratios = torch.full((len(blank),), ratio)
-        found: Tensor = block(hidden, tokens, changed, blank.coords, blank.valid, blank.document, ratios)
+        found: Tensor = block(hidden, tokens, changed, blank, ratios)
         return found
 
     base = answer(tokens, changed, 0.5)
@@ -164,10 +164,10 @@ def test_moves_are_consecutive_exact_passes_of_one_decode(
     shards: str, tiny_bundle: Path, tiny_pipeline: Pipeline, blank: TokenBatch
 ) -> None:
     moves = module(shards, tiny_bundle).moves(blank, torch.Generator().manual_seed(0))
-    assert bool((moves.before != moves.after).flatten(1).any(dim=1).all())
-    assert bool((moves.before[moves.before != moves.after] == MASK).all())
-    for ids, hidden in ((moves.before, moves.hidden), (moves.after, moves.wanted)):
-        torch.testing.assert_close(tiny_pipeline.model(ids, *moves.fields), hidden, rtol=1e-4, atol=1e-4)
+    assert bool((moves.before != moves.after.ids).flatten(1).any(dim=1).all())
+    assert bool((moves.before[moves.before != moves.after.ids] == MASK).all())
+    for ids, hidden in ((moves.before, moves.hidden), (moves.after.ids, moves.wanted)):
+        torch.testing.assert_close(tiny_pipeline.model(moves.after.with_ids(ids)), hidden, rtol=1e-4, atol=1e-4)
     assert len(moves.before) == 4 * 2 * len(blank), "five passes are four steps, in both views of guidance"
 
 
