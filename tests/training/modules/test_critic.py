@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 from builders.shards import empty_shards
+from builders.training import loader, trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from tests.training.tiny import loader, trainer
 
 from maskgen.io.bundle import save_bundle
 from maskgen.masking.masks import draw_masks
