@@ -16,7 +16,7 @@ import torch
 import webdataset
 from PIL import Image
 
-from maskgen.data.build.engine import run
+from maskgen.data.build.engine import run_build
 from maskgen.data.build.plan import plan_recipe
 from maskgen.data.build.recipe import ImageRecipe, Recipe
 from maskgen.data.build.token_shards import token_output
@@ -46,7 +46,7 @@ def pictures(folder: Path, count: int) -> None:
 def ours(folder: Path, out: Path, workers: int) -> None:
     """The build engine."""
     recipe = Recipe(name="jpegs", sources=({"kind": "folder", "path": str(folder)},), image=ImageRecipe(size=64), shard_samples=250)
-    run(plan_recipe(recipe, token_output(FOLDERS)), out, Processes(workers))
+    run_build(plan_recipe(recipe, token_output(FOLDERS)), out, Processes(workers))
 
 
 def plain(folder: Path, out: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from maskgen.data.build.engine import run
+from maskgen.data.build.engine import run_build
 from maskgen.data.build.plan import plan_recipe
 from maskgen.data.build.recipe import ImageRecipe, Recipe
 from maskgen.data.build.token_shards import token_output
@@ -94,7 +94,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path, shade: S
     old = Pipeline.from_pretrained(tiny_bundle)
     tokenizers = {**{one.name: old.tokenizers[one.name] for one in old.space.modalities}, "shade": shade}
     recipe = Recipe(name="walk", sources=({"kind": "folder", "path": "pictures"},), image=ImageRecipe(size=32), root=folder)
-    run(plan_recipe(recipe, token_output(tokenizers)), folder / "tokens")
+    run_build(plan_recipe(recipe, token_output(tokenizers)), folder / "tokens")
     return folder / "tokens"
 
 

@@ -11,23 +11,30 @@ from maskgen.cli.tuning_options import TrialBar, add_task, subject_of, task_of
 logger = logging.getLogger(__name__)
 
 
-def add(verbs: Any) -> None:
-    """Arguments of `compare samplers`."""
-    kinds = verbs.add_parser("compare", help="compare decoding orders on the same rows").add_subparsers(required=True, metavar="WHAT")
-    parser = kinds.add_parser("samplers", help="quality, passes and seconds of every order at several budgets; JSON and Markdown")
+def add_compare(verbs: Any) -> None:
+    """Add `compare samplers`.
+
+    Args:
+        verbs: Subparsers of the whole command.
+    """
+    kinds = verbs.add_parser("compare", help="compare samplers on the same rows").add_subparsers(required=True, metavar="WHAT")
+    parser = kinds.add_parser("samplers", help="quality, model calls and seconds of every sampler at several budgets; JSON and Markdown")
     add_task(parser, "out/compare")
     parser.add_argument(
-        "--passes", type=numbers(int), default=[4, 8, 12, 16, 32], metavar="N[,N...]", help="budgets of steps (default: 4,8,12,16,32)"
+        "--passes", type=numbers(int), default=[4, 8, 12, 16, 32], metavar="N[,N...]", help="step budgets (default: 4,8,12,16,32)"
     )
-    parser.add_argument("--samplers", type=lambda text: text.split(","), metavar="A[,B...]", help="some orders only (default: all)")
+    parser.add_argument("--samplers", type=lambda text: text.split(","), metavar="A[,B...]", help="only these samplers (default: all)")
     parser.add_argument(
-        "--config", type=Path, default=Path("configs/compare_samplers.yaml"), help="what each order is given (default: %(default)s)"
+        "--config",
+        type=Path,
+        default=Path("configs/compare_samplers.yaml"),
+        help="YAML with the options of each sampler (default: %(default)s)",
     )
-    parser.set_defaults(verb=compare_samplers)
+    parser.set_defaults(verb=_compare_samplers)
 
 
-def compare_samplers(args: argparse.Namespace) -> None:
-    """Score every order at every budget; write `compare.jsonl`, `compare.json` and `compare.md`."""
+def _compare_samplers(args: argparse.Namespace) -> None:
+    """Score every sampler at every budget; write `compare.jsonl`, `compare.json` and `compare.md`."""
     from maskgen.evaluation.tuning.compare import compare, read_defaults, write_comparison
     from maskgen.evaluation.tuning.trials import Journal
     from maskgen.sampling import by_name
@@ -42,7 +49,7 @@ def compare_samplers(args: argparse.Namespace) -> None:
     subject = subject_of(args)
     scorer, facts = task_of(args, subject)
     rows = len(scorer.keys)
-    logger.info("%d orders at %s steps, %d rows of split %s; writes to %s", len(chosen), budgets, rows, args.split, args.out)
+    logger.info("%d samplers at %s steps, %d rows of split %s; writes to %s", len(chosen), budgets, rows, subject.split, args.out)
     with TrialBar() as bar:
         journal = Journal(args.out / "compare.jsonl", facts)
         cells = compare(scorer, journal, subject.own, chosen, budgets, subject.num_levels, bar)

@@ -2,74 +2,94 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from maskgen.cli.generate_text import DEFAULT_MODEL, add_alone, any_to_any
 from maskgen.cli.options import add_machine
+from maskgen.data.corpora.demo import EMOJI_RAW, SPEECH_RAW
+
+if TYPE_CHECKING:
+    from maskgen.evaluation.any_to_any import HeldOutSentence
 
 HELD_OUT = "A"
+SPEECH_FIELDS = ("captions", "label", "phonemes", "durations", "durations_per_s")
 CANDIDATES = 20
-"""Texts of a recogniser that are rescored."""
+"""Transcripts of a recogniser that the model rescores."""
 
 
-def add_directions(kinds: Any, cache: Path) -> None:
-    """Arguments of `evaluate any`.
+def add_evaluate_any(kinds: Any, cache: Path) -> None:
+    """Add `evaluate any`.
 
     Args:
         kinds: Subparsers of `evaluate`.
-        cache: Where trained evaluators lie.
+        cache: Folder of trained evaluators.
     """
-    parser = kinds.add_parser("any", help="every direction between text, pictures and speech on held-out combinations; JSON")
-    parser.add_argument("--model", default=DEFAULT_MODEL)
+    parser = kinds.add_parser("any", help="every direction between text, images and speech, on held-out combinations; JSON")
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="folder or shipped name (default: %(default)s)")
     add_alone(parser)
     add_machine(parser)
-    parser.add_argument("--limit", type=int, default=40, help="pictures, and sentences (default: %(default)s)")
-    parser.add_argument("--only", action="append", metavar="DIRECTION", help='such as "speech > image"; several times (default: all)')
-    parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
-    parser.add_argument("--raw", type=Path, default=Path("data/emoji/build/raw"), help="raw shards of pictures (default: %(default)s)")
-    parser.add_argument("--speech", type=Path, default=Path("data/speech/build/raw"), help="raw shards of speech (default: %(default)s)")
+    parser.add_argument("--limit", type=int, default=40, help="number of images, and of sentences (default: %(default)s)")
+    parser.add_argument(
+        "--only",
+        action="append",
+        metavar="DIRECTION",
+        help='score this direction only, for example "speech > image"; repeatable (default: all)',
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first row (default: %(default)s)")
+    parser.add_argument("--raw", type=Path, default=EMOJI_RAW, help="raw shards with the fields of the emoji corpus (default: %(default)s)")
+    parser.add_argument("--speech", type=Path, default=SPEECH_RAW, help="raw shards of speech about the same labels (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("out/any"), help="folder of the report (default: %(default)s)")
-    parser.add_argument("--cache", type=Path, default=cache, help="trained evaluators (default: %(default)s)")
-    parser.set_defaults(verb=evaluate_any)
+    parser.add_argument("--cache", type=Path, default=cache, help="folder of trained evaluators (default: %(default)s)")
+    parser.set_defaults(verb=_evaluate_any)
 
 
-def evaluate_any(args: argparse.Namespace) -> None:
-    """Scores of every direction of a model, on split A."""
-    from maskgen.data.build.token_shards import timed_words
-    from maskgen.evaluation.any_to_any import DIRECTIONS, Spoken, evaluate_directions
+def _evaluate_any(args: argparse.Namespace) -> None:
+    """Score every direction of a model on split A."""
+    from maskgen.evaluation.any_to_any import DIRECTIONS, evaluate_any_to_any
     from maskgen.evaluation.image.corpus import read_corpus
     from maskgen.evaluation.speech.asr import pocketsphinx, whisper_base, whisper_tiny_english
-    from maskgen.evaluation.speech.codec import held_out_sounds
     from maskgen.evaluation.tuning.judges import picture_scores
 
     if args.limit < 1:
         raise ValueError(f"--limit must be at least 1, got {args.limit}")
     if wrong := sorted(set(args.only or ()) - set(DIRECTIONS)):
-        raise ValueError(f"found --only {', '.join(wrong)}, wanted one of {', '.join(map(repr, DIRECTIONS))}")
+        raise ValueError(f"got --only {', '.join(wrong)}, wanted one of {', '.join(map(repr, DIRECTIONS))}")
     model = any_to_any(args)
     corpora = read_corpus(args.raw)
     if HELD_OUT not in corpora:
         raise ValueError(
             f"{args.raw} has the splits {', '.join(corpora)}, wanted {HELD_OUT}, held-out combinations; build the corpus again"
         )
-    found = held_out_sounds(args.speech, HELD_OUT, model.voice.codec.sample_rate_hz, args.limit)
-    if lacking := [
-        field
-        for field in ("captions", "label", "phonemes", "durations", "durations_per_s")
-        if any(not meta.get(field) for meta, _ in found)
-    ]:
-        raise ValueError(f"rows of {args.speech} have no {' and no '.join(lacking)}; sentences about pictures are wanted, see data/speech")
-    sentences = [Spoken(meta["captions"][0], wave, meta["label"], timed_words(meta).starts_s) for meta, wave in found]
+    sentences = _sentences(args, model.voice.codec.sample_rate_hz)
     listeners: dict[str, Any] = {"whisper base": whisper_base(), "whisper tiny.en": whisper_tiny_english()}
     pictures = _about(corpora[HELD_OUT], [one.label for one in sentences])
     judge, only = picture_scores(corpora, args.cache), args.only or DIRECTIONS
     proposers = {"pocketsphinx": pocketsphinx(CANDIDATES)}
-    report = evaluate_directions(model, pictures, sentences, listeners, judge, args.out, args.seed, only, proposers)
+    report = evaluate_any_to_any(model, pictures, sentences, listeners, judge, args.out, args.seed, only, proposers)
     for name, part in report.items():
         if isinstance(part, dict):
             print(f"{name}:")
             _print(part["scores"], "  ")
     print(f"wrote {args.out / 'directions.json'}")
+
+
+def _sentences(args: argparse.Namespace, sample_rate_hz: int) -> "list[HeldOutSentence]":
+    """Held-out sentences of the speech corpus, with the label that each is about and the times of its words.
+
+    Raises:
+        ValueError: If the shards are missing, or their rows lack a field.
+    """
+    from maskgen.data.build.token_shards import timed_words
+    from maskgen.evaluation.any_to_any import HeldOutSentence
+    from maskgen.evaluation.speech.codec import held_out_sounds
+
+    rows = held_out_sounds(args.speech, HELD_OUT, sample_rate_hz, args.limit)
+    if lacking := [field for field in SPEECH_FIELDS if any(not meta.get(field) for meta, _ in rows)]:
+        raise ValueError(
+            f"rows of {args.speech} have no {' and no '.join(lacking)}; sentences about pictures with timed phonemes are wanted, "
+            "as data/speech/recipe.yaml makes them"
+        )
+    return [HeldOutSentence(meta["captions"][0], wave, meta["label"], timed_words(meta).starts_s) for meta, wave in rows]
 
 
 def _about(corpus: Any, labels: list[str]) -> Any:

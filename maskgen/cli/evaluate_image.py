@@ -1,46 +1,57 @@
-"""`maskgen evaluate ...`."""
+"""`maskgen evaluate ...`: all its kinds, and here `evaluate image` and `evaluate tokenizer`."""
 
 import argparse
 from pathlib import Path
 from typing import Any
 
 from maskgen.cli.decoding_options import add_decoding, decoded_as
-from maskgen.cli.evaluate_any import add_directions
-from maskgen.cli.evaluate_speech import add_listening
-from maskgen.cli.evaluate_text import add_text
+from maskgen.cli.evaluate_any import add_evaluate_any
+from maskgen.cli.evaluate_scores import add_evaluate_scores
+from maskgen.cli.evaluate_speech import add_evaluate_speech
+from maskgen.cli.evaluate_text import add_evaluate_text
 from maskgen.cli.options import add_machine, numbers, pipeline_of
-from maskgen.cli.score import add_evaluations
+from maskgen.data.corpora.demo import EMOJI_RAW, IMAGE_TOKENIZER
 
 
-def add(verbs: Any) -> None:
-    """Arguments of `evaluate ...`."""
+def add_evaluate(verbs: Any) -> None:
+    """Add `evaluate` and its kinds.
+
+    Args:
+        verbs: Subparsers of the whole command.
+    """
     kinds = verbs.add_parser("evaluate", help="score a model or a tokenizer").add_subparsers(required=True, metavar="WHAT")
     cache = Path("~/.cache/maskgen/evaluators").expanduser()
-    add_listening(kinds, cache)
-    add_evaluations(kinds)
-    add_text(kinds)
-    add_directions(kinds, cache)
-    image = kinds.add_parser("image", help="scores on held-out captions beside ceiling and floor; JSON and HTML")
-    image.add_argument("--model", default="emoji-64")
+    add_evaluate_speech(kinds, cache)
+    add_evaluate_scores(kinds)
+    add_evaluate_text(kinds)
+    add_evaluate_any(kinds, cache)
+    image = kinds.add_parser(
+        "image", help="score a text-to-image model on held-out captions, between an upper and a lower bound; JSON and HTML"
+    )
+    image.add_argument("--model", default="emoji-64", help="folder or shipped name (default: %(default)s)")
     add_machine(image)
     add_decoding(image)
-    image.add_argument("--seeds", type=numbers(int), default=[0, 1, 2], metavar="N,N,N", help="evaluator seeds")
-    image.set_defaults(verb=evaluate_image)
-    tokenizer = kinds.add_parser("tokenizer", help="reconstruction error, code usage, survival of codes; JSON and a sheet")
-    tokenizer.add_argument("--tokenizer", type=Path, default=Path("tokenizers/image-emoji64/bundle"))
-    tokenizer.set_defaults(verb=evaluate_tokenizer)
+    image.add_argument("--seeds", type=numbers(int), default=[0, 1, 2], metavar="N,N,N", help="seeds of the evaluators (default: 0,1,2)")
+    image.set_defaults(verb=_evaluate_image)
+    tokenizer = kinds.add_parser(
+        "tokenizer", help="reconstruction error, code usage and code stability of an image tokenizer; JSON and a contact sheet"
+    )
+    tokenizer.add_argument("--tokenizer", type=Path, default=IMAGE_TOKENIZER, help="folder of the tokenizer (default: %(default)s)")
+    tokenizer.set_defaults(verb=_evaluate_tokenizer)
     for parser, out in ((image, "out/evaluation"), (tokenizer, "out/tokenizer")):
-        parser.add_argument("--raw", type=Path, default=Path("data/emoji/build/raw"), help="raw shards (default: %(default)s)")
+        parser.add_argument(
+            "--raw", type=Path, default=EMOJI_RAW, help="raw shards with the fields of the emoji corpus (default: %(default)s)"
+        )
         parser.add_argument("--out", type=Path, default=Path(out), help="folder of the report (default: %(default)s)")
         parser.add_argument(
             "--splits", type=lambda text: text.split(","), default=["A"], help="held-out splits, for example A,B (default: A)"
         )
-        parser.add_argument("--limit", type=int, help="only this many rows a split, for a quick look")
-        parser.add_argument("--cache", type=Path, default=cache, help="trained evaluators (default: %(default)s)")
+        parser.add_argument("--limit", type=int, help="rows per split, for a quick look (default: all)")
+        parser.add_argument("--cache", type=Path, default=cache, help="folder of trained evaluators (default: %(default)s)")
 
 
-def evaluate_image(args: argparse.Namespace) -> None:
-    """Scores of a text-to-image model."""
+def _evaluate_image(args: argparse.Namespace) -> None:
+    """Score a text-to-image model."""
     from maskgen.evaluation.image.evaluate import evaluate_image_model
 
     pipeline = pipeline_of(args)
@@ -64,19 +75,19 @@ def evaluate_image(args: argparse.Namespace) -> None:
 
 def _print_scores(report: dict[str, Any]) -> None:
     """The main scores of each row set."""
-    for split, found in report["splits"].items():
-        for name, row_set in found["row_sets"].items():
+    for split, part in report["splits"].items():
+        for name, row_set in part["row_sets"].items():
             scores = row_set["scores"]["all"]
             parts = [f"{measure} {value['mean']:.3f}" for measure, value in scores.items() if isinstance(value, dict)]
             print(f"split {split} {name:>14}: {', '.join(parts)}")
 
 
-def evaluate_tokenizer(args: argparse.Namespace) -> None:
-    """What an image tokenizer loses."""
-    from maskgen.evaluation.image.tokenizer import evaluate_tokenizer as judge
-    from maskgen.pipelines.base import load_tokenizer
+def _evaluate_tokenizer(args: argparse.Namespace) -> None:
+    """Score an image tokenizer."""
+    from maskgen.evaluation.image.tokenizer import evaluate_tokenizer
+    from maskgen.tokenizers.auto import load_tokenizer
 
-    report = judge(load_tokenizer(args.tokenizer), args.raw, args.out, splits=args.splits, limit=args.limit)
+    report = evaluate_tokenizer(load_tokenizer(args.tokenizer), args.raw, args.out, splits=args.splits, limit=args.limit)
     print(f"PSNR {report['psnr_db']:.2f} dB, L1 {report['l1']:.4f}, SSIM {report['ssim']:.3f} over {report['pictures']} pictures")
-    for level, found in enumerate(report["levels"]):
-        print(f"level {level}: {found['used']:.1%} of codes used, perplexity {found['perplexity']:.0f}, {found['survival']:.1%} survive")
+    for level, scores in enumerate(report["levels"]):
+        print(f"level {level}: {scores['used']:.1%} of codes used, perplexity {scores['perplexity']:.0f}, {scores['survival']:.1%} survive")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from maskgen.cli.decoding_options import add_decoding, decoded_as
 from maskgen.cli.options import add_machine, pipeline_of
+from maskgen.data.corpora.demo import WORDNET_TOKENS
 
 if TYPE_CHECKING:
     from maskgen.evaluation.text.perplexity import TextBound
@@ -15,37 +16,52 @@ if TYPE_CHECKING:
     from maskgen.tokens.batch import Codes
 
 JUDGE_ORDER = 3
-"""Run length of the n-gram model that judges generated texts."""
+"""Order of the n-gram model that scores generated texts."""
 
 
-def add_text(kinds: Any) -> None:
-    """Arguments of `evaluate text`."""
-    parser = kinds.add_parser("text", help="perplexity bound on held-out text, and what generated text looks like; JSON")
+def add_evaluate_text(kinds: Any) -> None:
+    """Add `evaluate text`.
+
+    Args:
+        kinds: Subparsers of `evaluate`.
+    """
+    parser = kinds.add_parser("text", help="perplexity bound on held-out text, and quality of generated text; JSON")
     parser.add_argument("--model", required=True, help="folder or name of a model that has the modality text")
     add_machine(parser)
-    parser.add_argument("--shards", type=Path, default=Path("data/wordnet/build/tokens"), help="token shards (default: %(default)s)")
+    parser.add_argument("--shards", type=Path, default=WORDNET_TOKENS, help="token shards with text (default: %(default)s)")
     parser.add_argument("--split", default="validation", help="held-out split (default: %(default)s)")
-    parser.add_argument("--target", default="text", help="modality that is scored (default: %(default)s)")
-    parser.add_argument("--limit", type=int, help="only this many texts")
-    parser.add_argument("--masks", type=int, default=16, help="masks a text: quadrature over the mask rate (default: %(default)s)")
-    parser.add_argument("--batch", type=int, default=64, help="texts at once (default: %(default)s)")
-    parser.add_argument("--behind", choices=("cut", "scored"), default="cut", help="cells behind an end code (default: %(default)s)")
-    parser.add_argument("--canvas", type=int, default=0, help="cells that a text with an end code is filled to (default: its own)")
-    parser.add_argument("--samples", type=int, default=128, help="texts to generate without condition; 0 is none (default: %(default)s)")
-    parser.add_argument("--judge-texts", type=int, default=20_000, help="training texts of the n-gram judge (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--target", default="text", help="modality to score (default: %(default)s)")
+    parser.add_argument("--limit", type=int, help="number of texts (default: all)")
+    parser.add_argument(
+        "--masks", type=int, default=16, help="masks per text, the points of the quadrature over the mask rate (default: %(default)s)"
+    )
+    parser.add_argument("--batch", type=int, default=64, help="batch size (default: %(default)s)")
+    parser.add_argument(
+        "--behind",
+        choices=("cut", "scored"),
+        default="cut",
+        help="whether cells after the end code are cut off or scored (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--canvas", type=int, default=0, help="number of cells that a text with an end code is padded to (default: its own length)"
+    )
+    parser.add_argument(
+        "--samples", type=int, default=128, help="texts to generate unconditionally; 0 turns this off (default: %(default)s)"
+    )
+    parser.add_argument("--judge-texts", type=int, default=20_000, help="training texts for the n-gram judge (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the masks and of the generated texts (default: %(default)s)")
     add_decoding(parser)
     parser.add_argument("--out", type=Path, default=Path("out/text"), help="folder of the report (default: %(default)s)")
-    parser.set_defaults(verb=evaluate_text)
+    parser.set_defaults(verb=_evaluate_text)
 
 
-def evaluate_text(args: argparse.Namespace) -> None:
-    """Bound and sample quality of a text model."""
+def _evaluate_text(args: argparse.Namespace) -> None:
+    """Score a text model: perplexity bound and quality of samples."""
     from maskgen.evaluation.text.held_out import held_out_texts
     from maskgen.io.files import write_atomic
 
     if args.split == "train":
-        raise ValueError("found split train, wanted a held-out one; on what a model was trained the bound says nothing")
+        raise ValueError("got --split train, wanted a held-out one: a bound on training text says nothing about new text")
     pipeline = pipeline_of(args)
     texts = held_out_texts(str(args.shards), pipeline.space, args.target, args.split, args.limit, args.canvas)
     _check_fingerprint(pipeline, args)
@@ -53,32 +69,32 @@ def evaluate_text(args: argparse.Namespace) -> None:
     low, high = bound.perplexity_interval
     print(f"bound {bound.nats_per_token:.4f} nats a token, perplexity at most {bound.perplexity:.2f} [{low:.2f} {high:.2f}]")
     print(f"{bound.texts} texts, {bound.tokens} tokens, {bound.masks} masks each (error by masks {bound.monte_carlo_error:.4f} nats)")
-    found: dict[str, Any] = {
+    report: dict[str, Any] = {
         "model": str(args.model),
         "shards": str(args.shards),
         "split": args.split,
         "behind": args.behind,
         "canvas": args.canvas,
     }
-    found |= {"seed": args.seed, "dtype": args.dtype, "bound": bound.to_dict()}
+    report |= {"seed": args.seed, "dtype": args.dtype, "bound": bound.to_dict()}
     if args.samples:
-        found["samples"] = _samples(pipeline, texts, args)
+        report["samples"] = _samples(pipeline, texts, args)
     args.out.mkdir(parents=True, exist_ok=True)
-    write_atomic(args.out / "text.json", (json.dumps(found, indent=1) + "\n").encode())
+    write_atomic(args.out / "text.json", (json.dumps(report, indent=1) + "\n").encode())
     print(f"wrote {args.out / 'text.json'}")
 
 
 def _check_fingerprint(pipeline: "Pipeline", args: argparse.Namespace) -> None:
-    """The shards must have been made with the tokenizer of the model."""
+    """Refuse shards that another tokenizer than the model's made."""
     from maskgen.data.shards.store import ShardStore
     from maskgen.io.bundle import require_fingerprint
 
-    found = dict(ShardStore(str(args.shards)).index().fingerprints).get(args.target, "none")
-    require_fingerprint(args.target, found, pipeline.tokenizers[args.target].fingerprint, str(args.model))
+    fingerprint = dict(ShardStore(str(args.shards)).index().fingerprints).get(args.target, "none")
+    require_fingerprint(args.target, fingerprint, pipeline.tokenizers[args.target].fingerprint, str(args.model))
 
 
 def _bound(pipeline: "Pipeline", texts: "list[dict[str, Codes]]", args: argparse.Namespace) -> "TextBound":
-    """The bound over all texts, in batches of like length."""
+    """The bound over all texts, in batches of similar length."""
     import torch
 
     from maskgen.decoding.logits import model_logits
@@ -92,7 +108,7 @@ def _bound(pipeline: "Pipeline", texts: "list[dict[str, Codes]]", args: argparse
 
 
 def _samples(pipeline: "Pipeline", texts: "list[dict[str, Codes]]", args: argparse.Namespace) -> dict[str, Any]:
-    """Texts of the lengths of held-out ones, generated without condition, beside as many held-out ones."""
+    """Quality of unconditional samples with the lengths of held-out texts, compared with those texts."""
     import torch
 
     from maskgen.evaluation.text.held_out import held_out_texts
@@ -107,16 +123,16 @@ def _samples(pipeline: "Pipeline", texts: "list[dict[str, Codes]]", args: argpar
     known = held_out_texts(str(args.shards), pipeline.space, target, "train", args.judge_texts)
     judge = NGramModel((text_of(sample[target], end) for sample in known), pipeline.space.segment(target, 0).size, JUDGE_ORDER)
     sets = {"generated": made.codes, "held out": shown}
-    found: dict[str, Any] = {"settings": settings.to_dict(), "judge": f"{JUDGE_ORDER}-gram of {len(known)} training texts"}
+    report: dict[str, Any] = {"settings": settings.to_dict(), "judge": f"{JUDGE_ORDER}-gram of {len(known)} training texts"}
     for name, codes in sets.items():
         quality = text_quality([text_of(one, end) for one in codes], judge.score)
-        found[name] = quality.to_dict()
+        report[name] = quality.to_dict()
         print(f"{name:>10}: {_line(quality)}")
-    return found | {"passes": made.passes_a_row, "elapsed_s": made.elapsed_s, "texts": made.media[:16]}
+    return report | {"passes": made.passes_a_row, "elapsed_s": made.elapsed_s, "texts": made.media[:16]}
 
 
 def _line(quality: "TextQuality") -> str:
-    """The scores of a set in one line, entropy always beside perplexity."""
+    """The scores of a set in one line; perplexity never without entropy, since repetition lowers both."""
     return (
         f"entropy {quality.unigram_entropy:.2f} (of a text {quality.text_entropy:.2f}), "
         f"generative perplexity {quality.generative_perplexity:.1f}, distinct-1 {quality.distinct_1:.3f}, "

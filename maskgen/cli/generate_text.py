@@ -53,14 +53,14 @@ def _add_known(parser: argparse.ArgumentParser) -> None:
     add_decoding(parser)
 
 
-def any_to_any(args: argparse.Namespace) -> "AnyToAny":
+def any_to_any(args: argparse.Namespace, default: str = DEFAULT_MODEL) -> "AnyToAny":
     """The model that the arguments name, on the machine that they name."""
     from maskgen.io.bundle import find_model
     from maskgen.networks.durations import DurationPredictor
     from maskgen.pipelines.any_to_any import AnyToAny, Specialists
 
-    folder = find_model(args.model)
-    pipeline = pipeline_of(args)
+    folder = find_model(args.model or default)
+    pipeline = pipeline_of(args, default)
     if not (folder / "durations").is_dir():
         raise ValueError(f"{folder} holds a model that does not go every way (no folder durations); {DEFAULT_MODEL} does")
     specialists = Specialists() if args.alone else Specialists.beside(folder)

@@ -7,9 +7,13 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from maskgen.cli import compare, data, export, finetune, score, tune
-from maskgen.cli import evaluate_image as evaluate
+from maskgen.cli import export, finetune
 from maskgen.cli import generate_image as generate
+from maskgen.cli.compare import add_compare
+from maskgen.cli.data import add_data
+from maskgen.cli.evaluate_image import add_evaluate
+from maskgen.cli.score import add_score
+from maskgen.cli.tune import add_tune
 
 PASSED_ON = ("fit", "validate", "test")
 """Verbs whose arguments LightningCLI parses."""
@@ -61,10 +65,10 @@ def build_parser() -> argparse.ArgumentParser:
     for verb in PASSED_ON:
         verbs.add_parser(verb, help=f"{verb} --config X.yaml: LightningCLI", add_help=False)
     finetune.add(verbs)
-    data.add(verbs)
-    evaluate.add(verbs)
-    score.add(verbs)
-    tune.add(verbs)
-    compare.add(verbs)
+    add_data(verbs)
+    add_evaluate(verbs)
+    add_score(verbs)
+    add_tune(verbs)
+    add_compare(verbs)
     export.add(verbs)
     return parser

@@ -20,11 +20,16 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--compile", action="store_true", help="compile the model first; worth it for many pictures or sentences")
 
 
-def pipeline_of(args: argparse.Namespace) -> "Pipeline":
-    """The model that the arguments name, on the machine that they name."""
+def pipeline_of(args: argparse.Namespace, default: str = "") -> "Pipeline":
+    """The model that the arguments name, on the machine that they name.
+
+    Args:
+        args: Arguments of `add_machine`, and `model`.
+        default: Folder or shipped name to load where `--model` was not given.
+    """
     from maskgen.pipelines.base import Pipeline
 
-    return placed(Pipeline.from_pretrained(args.model), args)
+    return placed(Pipeline.from_pretrained(args.model or default), args)
 
 
 def placed(pipeline: "Pipeline", args: argparse.Namespace) -> "Pipeline":

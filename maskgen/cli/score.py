@@ -1,4 +1,4 @@
-"""`maskgen score`, `maskgen evaluate zeroshot` and `maskgen evaluate probe`."""
+"""`maskgen score`: rank captions by an image, or texts by an audio clip."""
 
 import argparse
 import json
@@ -13,56 +13,50 @@ if TYPE_CHECKING:
     from maskgen.pipelines.base import Pipeline
     from maskgen.scoring.likelihood import Ranked, ScoreSettings
 
-RAW = Path("data/emoji/build/raw")
+IMAGE_MODEL = "emoji-64"
+AUDIO_MODEL = "any-64"
 
 
-def add(verbs: Any) -> None:
-    """Arguments of `score`."""
-    parser = verbs.add_parser("score", help="rank captions by how likely they make a picture, or texts by how likely a sound says them")
-    parser.add_argument("candidates", nargs="+", metavar="TEXT", help="captions or what may be said, each in quotes")
-    parser.add_argument("--image", type=Path, help="picture that captions are judged by; letterboxed to the model's size")
+def add_score(verbs: Any) -> None:
+    """Add `score`.
+
+    Args:
+        verbs: Subparsers of the whole command.
+    """
+    parser = verbs.add_parser("score", help="rank captions by their likelihood for an image, or transcripts for an audio clip")
+    parser.add_argument("candidates", nargs="+", metavar="TEXT", help="captions or transcripts, each in quotes")
+    parser.add_argument("--image", type=Path, help="image to rank captions for; letterboxed to the model's size")
     parser.add_argument(
-        "--audio", type=Path, metavar="SOUND", help="recording that texts are judged by, in one pass; --json gives the words' times"
+        "--audio", type=Path, metavar="SOUND", help="audio file to rank transcripts for, in one model call; --json adds word times"
     )
-    parser.add_argument("--model", help="folder of a model, or the name of a shipped one (default: emoji-64, with --audio any-64)")
+    parser.add_argument("--model", help=f"folder or shipped name (default: {IMAGE_MODEL}; with --audio {AUDIO_MODEL})")
     add_machine(parser)
-    _add_estimate(parser, 16)
-    parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
-    parser.set_defaults(verb=score)
+    add_estimate(parser, 16)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.set_defaults(verb=score, alone=True)
 
 
-def add_evaluations(kinds: Any) -> None:
-    """Arguments of `evaluate zeroshot` and `evaluate probe`."""
-    zero_shot = kinds.add_parser("zeroshot", help="name held-out pictures by likelihood, beside chance; JSON")
-    zero_shot.add_argument("--candidates", type=int, default=10, help="captions of each picture, all of its style (default: %(default)s)")
-    zero_shot.add_argument("--limit", type=int, default=40, help="pictures (default: %(default)s)")
-    _add_estimate(zero_shot, 8)
-    zero_shot.set_defaults(verb=evaluate_zero_shot)
-    probe = kinds.add_parser("probe", help="linear probes on a model's features, beside pixels and an untrained model; JSON")
-    probe.add_argument("--layer", type=int, default=-1, help="blocks that are run; -1 is all (default: %(default)s)")
-    probe.add_argument("--rows", type=int, default=2000, help="training rows (default: %(default)s)")
-    probe.add_argument("--limit", type=int, default=500, help="held-out rows (default: %(default)s)")
-    probe.add_argument("--seed", type=int, default=0, help="of the untrained model (default: %(default)s)")
-    probe.set_defaults(verb=evaluate_probe)
-    for parser, out in ((zero_shot, "out/zeroshot"), (probe, "out/probe")):
-        parser.add_argument("--model", default="emoji-64")
-        add_machine(parser)
-        parser.add_argument("--split", default="A", help="held-out split (default: %(default)s)")
-        parser.add_argument("--raw", type=Path, default=RAW, help="raw shards (default: %(default)s)")
-        parser.add_argument("--out", type=Path, default=Path(out), help="folder of the report (default: %(default)s)")
+def add_estimate(parser: argparse.ArgumentParser, samples: int) -> None:
+    """Add the arguments that set how the likelihood of an image is estimated.
 
-
-def _add_estimate(parser: argparse.ArgumentParser, samples: int) -> None:
-    """How a likelihood of pictures is estimated."""
+    Args:
+        parser: Parser of a verb.
+        samples: Default of `--samples`.
+    """
     parser.set_defaults(samples_by_default=samples)
-    parser.add_argument("--estimator", choices=("elbo", "pseudo"), default="elbo", help="docs/scores.md tells them apart")
-    parser.add_argument("--samples", type=int, default=samples, help="masks a level of elbo, an even number (default: %(default)s)")
-    parser.add_argument("--folds", type=int, help="parts of pseudo; by default one code at a time")
-    parser.add_argument("--levels", type=numbers(int), metavar="N[,N...]", help="levels that are scored (default: all)")
-    parser.add_argument("--seed", type=int, default=0, help="of the masks, the same for all captions (default: %(default)s)")
+    parser.add_argument("--estimator", choices=("elbo", "pseudo"), default="elbo", help="docs/scores.md describes both")
+    parser.add_argument("--samples", type=int, default=samples, help="masks per level for elbo, an even number (default: %(default)s)")
+    parser.add_argument("--folds", type=int, help="parts for pseudo (default: one code at a time)")
+    parser.add_argument("--levels", type=numbers(int), metavar="N[,N...]", help="levels to score (default: all)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the masks, the same for all captions (default: %(default)s)")
 
 
-def _estimate(args: argparse.Namespace) -> "ScoreSettings":
+def estimate_of(args: argparse.Namespace) -> "ScoreSettings":
+    """The estimator that the arguments of `add_estimate` describe.
+
+    Raises:
+        ValueError: If a setting is out of range.
+    """
     from maskgen.scoring.likelihood import ScoreSettings
 
     levels = None if args.levels is None else args.levels if isinstance(args.levels, list) else [args.levels]
@@ -70,61 +64,64 @@ def _estimate(args: argparse.Namespace) -> "ScoreSettings":
 
 
 def score(args: argparse.Namespace) -> None:
-    """Captions ranked by a picture, or texts by a sound."""
+    """Rank captions by an image, or transcripts by an audio clip."""
     if (args.image is None) == (args.audio is None):
-        raise ValueError(f"found {'neither' if args.image is None else 'both'} of --image and --audio, wanted one to judge the texts by")
+        raise ValueError(f"got {'neither' if args.image is None else 'both'} of --image and --audio; give one to rank the texts for")
     if args.audio is not None:
-        _score_said(args)
-        return
+        _score_audio(args)
+    else:
+        _score_image(args)
+
+
+def _score_image(args: argparse.Namespace) -> None:
+    """Captions ranked by an image."""
     from maskgen.io.images import read_picture
 
-    args.model = args.model or "emoji-64"
-    settings, picture = _estimate(args), read_picture(args.image)
-    pipeline = pipeline_of(args)
+    settings, picture = estimate_of(args), read_picture(args.image)
+    pipeline = pipeline_of(args, IMAGE_MODEL)
     picture = _fitted(picture, pipeline)
     captions = [{"text": pipeline.text_codes(text)["text"]} for text in args.candidates]
-    found = pipeline.classify({"image": picture}, captions, "image", settings=settings)
+    ranking = pipeline.classify({"image": picture}, captions, "image", settings=settings)
     if args.json:
-        print(json.dumps([_entry(one, args.candidates) for one in found], indent=2))
+        print(json.dumps([_entry(one, args.candidates) for one in ranking], indent=2))
         return
     print(" probability   log-likelihood   a code   caption")
-    for one in found:
+    for one in ranking:
         total = f"{one.score.total:.1f} ± {one.score.standard_error:.1f}"
         print(f"{one.probability:12.4f} {total:>16} {one.score.mean:8.3f}   {args.candidates[one.place]}")
-    print(f"nats over {sum(found[0].score.codes)} codes, {found[0].score.passes} passes a caption")
+    print(f"nats over {sum(ranking[0].score.codes)} codes, {ranking[0].score.passes} model calls per caption")
 
 
-def _score_said(args: argparse.Namespace) -> None:
-    """Texts ranked by a recording."""
-    from maskgen.cli.generate_text import DEFAULT_MODEL, any_to_any
+def _score_audio(args: argparse.Namespace) -> None:
+    """Transcripts ranked by an audio clip."""
+    from maskgen.cli.generate_text import any_to_any
     from maskgen.io.audio import read_sound
 
     usual = {"estimator": "elbo", "samples": args.samples_by_default, "folds": None, "levels": None, "seed": 0}
     if changed := [name for name, value in usual.items() if getattr(args, name) != value]:
-        raise ValueError(f"--{changed[0]} is for --image: what is said is judged in one pass, without random masks")
+        raise ValueError(f"--{changed[0]} is for --image: transcripts are scored in one model call, without random masks")
     sound = read_sound(args.audio)
-    args.model, args.alone = args.model or DEFAULT_MODEL, True
-    found = any_to_any(args).which(sound, args.candidates)
+    ranking = any_to_any(args, AUDIO_MODEL).which(sound, args.candidates)
     if args.json:
-        print(json.dumps([_said(one, args.candidates) for one in found], indent=2, ensure_ascii=False))
+        print(json.dumps([_audio_entry(one, args.candidates) for one in ranking], indent=2, ensure_ascii=False))
         return
     print(" probability   log-likelihood   text")
-    for one in found:
+    for one in ranking:
         print(f"{one.probability:12.4f} {one.score.total:>16.1f}   {args.candidates[one.place]}")
-    print(f"nats over {found[0].score.codes[0]} slots, one pass for all")
+    print(f"nats over {ranking[0].score.codes[0]} slots, one pass for all")
 
 
-def _said(one: "Ranked", texts: list[str]) -> dict[str, Any]:
-    """A ranked text as plain data; one that does not fit into the sound has neither likelihood nor times."""
-    said, entry = one.candidate["transcript"], {"text": texts[one.place], "probability": one.probability}
-    if said is None:  # JSON has no -inf
+def _audio_entry(one: "Ranked", texts: list[str]) -> dict[str, Any]:
+    """A ranked transcript as plain data; one that does not fit into the clip has neither likelihood nor times."""
+    transcript, entry = one.candidate["transcript"], {"text": texts[one.place], "probability": one.probability}
+    if transcript is None:  # JSON has no -inf
         return {**entry, "log_likelihood": None, "words": None}
-    words = [{"start_s": round(start, 3), "word": word} for word, start in zip(said.words, said.starts_s, strict=True)]
+    words = [{"start_s": round(start, 3), "word": word} for word, start in zip(transcript.words, transcript.starts_s, strict=True)]
     return {**entry, "log_likelihood": one.score.total, "words": words}
 
 
 def _fitted(picture: "Image.Image", pipeline: "Pipeline") -> "Image.Image":
-    """The picture at the model's size, letterboxed where it has another."""
+    """The image at the model's size, letterboxed if needed."""
     from maskgen.io.letterbox import letterbox
     from maskgen.tokenizers.image import ImageTokenizer
 
@@ -133,7 +130,7 @@ def _fitted(picture: "Image.Image", pipeline: "Pipeline") -> "Image.Image":
 
 
 def _entry(one: "Ranked", captions: list[str]) -> dict[str, Any]:
-    """A ranked caption as plain data; a standard error that is not known is null."""
+    """A ranked caption as plain data; an unknown standard error is null."""
     error = one.score.standard_error
     return {
         "caption": captions[one.place],
@@ -144,62 +141,3 @@ def _entry(one: "Ranked", captions: list[str]) -> dict[str, Any]:
         "codes": list(one.score.codes),
         "passes": one.score.passes,
     }
-
-
-def evaluate_zero_shot(args: argparse.Namespace) -> None:
-    """Zero-shot classification of held-out pictures."""
-    from dataclasses import asdict
-
-    from maskgen.evaluation.image.zero_shot import evaluate_zero_shot as judge
-
-    settings = _estimate(args)
-    pipeline = pipeline_of(args)
-
-    def totals(picture: Any, captions: Any) -> list[float]:
-        (codes,) = pipeline.tokenizers["image"].encode([picture])
-        rows = [{"image": codes, **pipeline.text_codes(text)} for text in captions]
-        return [one.total for one in pipeline.score(rows, "image", settings=settings)]
-
-    facts = {"model": str(args.model), "dtype": args.dtype, "settings": asdict(settings)}
-    report = judge(args.raw, args.out, totals, args.split, args.limit, args.candidates, facts)
-    told = f"{report['pictures']} pictures of split {report['split']}, {report['candidates']} captions each"
-    tops = ", ".join(f"top-{n} {report[f'top_{n}']:.3f} (chance {report[f'top_{n}_chance']:.3f})" for n in (1, 5))
-    tone = "" if report["tone"] is None else f", tone {report['tone']:.3f} (chance {report['tone_chance']:.3f})"
-    print(f"{told}: {tops}{tone}; {report['elapsed_s']:.0f} s")
-    print(f"wrote {args.out / 'zeroshot.json'}")
-
-
-def evaluate_probe(args: argparse.Namespace) -> None:
-    """Linear probes on the features of a model and of the same one untrained."""
-    from maskgen.evaluation.image.linear_probe import evaluate_probe as judge
-
-    pipeline = pipeline_of(args)
-
-    def features(of: "Pipeline") -> Any:
-        import torch
-
-        return lambda pictures: torch.stack([row["image"] for row in of.embed([{"image": one} for one in pictures], args.layer)])
-
-    facts = {"model": str(args.model), "dtype": args.dtype, "layer": args.layer, "seed": args.seed}
-    kinds = {"model": features(pipeline), "untrained": features(_untrained(pipeline, args.seed))}
-    report = judge(args.raw, args.out, kinds, args.split, args.rows, args.limit, facts)
-    for name, found in report["attributes"].items():
-        parts = [f"{kind} {found[kind]['accuracy']:.3f}" for kind in (*kinds, "pixels")]
-        print(f"{name:>8} ({found['classes']} classes, {found['held_out']} rows): {', '.join(parts)}, commonest {found['commonest']:.3f}")
-    print(f"wrote {args.out / 'probe.json'} ({report['elapsed_s']:.0f} s)")
-
-
-def _untrained(pipeline: "Pipeline", seed: int) -> "Pipeline":
-    """The same pipeline around a transformer of the same sizes with random weights."""
-    from dataclasses import asdict
-
-    import torch
-
-    from maskgen.networks.auto import network_of
-    from maskgen.pipelines.base import Pipeline
-
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = network_of(asdict(pipeline.model.config), pipeline.space)
-    weight = pipeline.model.embed.weight
-    return Pipeline(model, pipeline.space, pipeline.tokenizers).to(weight.device, weight.dtype)

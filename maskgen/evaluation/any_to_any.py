@@ -2,25 +2,24 @@
 
 import json
 import logging
-import re
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any
 
 from PIL import Image
 
 from maskgen.evaluation.image.corpus import Corpus, Row
-from maskgen.evaluation.image.pixels import to_pictures
+from maskgen.evaluation.image.emoji_captions import caption_scores
+from maskgen.evaluation.image.pixels import from_rgb_bytes
 from maskgen.evaluation.speech.asr import normalised, text_errors
 from maskgen.io.audio import Waveform
 from maskgen.io.files import write_atomic
+from maskgen.pipelines.any_to_any import AnyOutput, AnyToAny
 
 logger = logging.getLogger(__name__)
-TONE = "(?:light|medium-light|medium|medium-dark|dark)"
-CAPTION = re.compile(rf"(?P<subject>.*?)(?: (?:with|and) (?P<tone>{TONE}(?: and {TONE})?) skin)?(?:, (?P<style>\w+) style)?")
 BLANK = Image.new("RGB", (64, 64), "white")
 """Stands for a picture beside a recording in which no word was heard."""
 DIRECTIONS = ("image > text", "speech > text", "image > speech", "speech > image", "text > image, speech")
@@ -29,36 +28,8 @@ Propose = Callable[[Waveform], Sequence[str]]
 Look = Callable[[Sequence[Row], Sequence[Image.Image]], Mapping[str, float]]
 
 
-@runtime_checkable
-class AnyModel(Protocol):
-    """What is asked of a model; `maskgen.pipelines.any_to_any.AnyToAny` is one."""
-
-    def __call__(
-        self,
-        targets: Sequence[str],
-        *,
-        text: str | None = None,
-        image: Image.Image | None = None,
-        sound: Waveform | None = None,
-        directly: bool = False,
-        seed: int = 0,
-    ) -> Any:
-        """Something with `text`, `image` and `speech`."""
-
-    def which(self, sound: Waveform, texts: Sequence[str]) -> Sequence[Any]:
-        """The texts, likeliest first: `place` in the list, and `candidate["transcript"]` with `starts_s`."""
-
-
-class CaptionParts(NamedTuple):
-    """What a caption of the corpus says."""
-
-    subject: str
-    tone: str | None
-    style: str | None
-
-
 @dataclass(frozen=True)
-class Spoken:
+class HeldOutSentence:
     """A held-out sentence of the speech corpus.
 
     Args:
@@ -72,38 +43,6 @@ class Spoken:
     wave: Waveform
     label: str
     starts_s: tuple[float, ...] | None = None
-
-
-def parts_of(caption: str) -> CaptionParts:
-    """Subject, skin tone and style of a caption; what a caption does not say is None."""
-    found = CAPTION.fullmatch(caption.strip().lower())
-    return CaptionParts(caption.strip().lower(), None, None) if found is None else CaptionParts(**found.groupdict())
-
-
-def caption_scores(wanted: Sequence[str], found: Sequence[str]) -> dict[str, float | int | None]:
-    """Share of captions whose parts are right.
-
-    Args:
-        wanted: The pictures' own captions.
-        found: What a model says of them.
-
-    Returns:
-        Shares in [0, 1]: `exact`, `subject`, `tone` (of pictures with one; None without any), `style`, `subject_and_tone`; and `rows`.
-    """
-    pairs = [(parts_of(left), parts_of(right)) for left, right in zip(wanted, found, strict=True)]
-    toned = [(left, right) for left, right in pairs if left.tone is not None]
-
-    def share(hits: Sequence[bool]) -> float | None:
-        return sum(hits) / len(hits) if hits else None
-
-    return {
-        "rows": len(pairs),
-        "exact": share([left == right for left, right in pairs]),
-        "subject": share([left.subject == right.subject for left, right in pairs]),
-        "tone": share([left.tone == right.tone for left, right in toned]),
-        "style": share([left.style == right.style for left, right in pairs]),
-        "subject_and_tone": share([left[:2] == right[:2] for left, right in pairs]),
-    }
 
 
 def error_rate(wanted: Sequence[str], heard: Sequence[str]) -> dict[str, float]:
@@ -129,10 +68,10 @@ def nearest_label(heard: str, labels: Sequence[str]) -> str:
     return max(labels, key=score)
 
 
-def evaluate_directions(
-    model: AnyModel,
+def evaluate_any_to_any(
+    model: AnyToAny,
     pictures: Corpus,
-    sentences: Sequence[Spoken],
+    sentences: Sequence[HeldOutSentence],
     listeners: Mapping[str, Hear],
     look: Look,
     out: Path,
@@ -180,9 +119,9 @@ def evaluate_directions(
     return report
 
 
-def _captions(model: AnyModel, pictures: Corpus, seed: int) -> tuple[dict[str, Any], list[str]]:
+def _captions(model: AnyToAny, pictures: Corpus, seed: int) -> tuple[dict[str, Any], list[str]]:
     """Captions of held-out pictures."""
-    images = to_pictures(pictures.pixels)
+    images = from_rgb_bytes(pictures.pixels)
     said = [model(["text"], image=image, seed=seed + place).text or "" for place, image in enumerate(images)]
     wanted = [row.caption for row in pictures.rows]
     rows = [{"key": row.key, "caption": row.caption, "said": text} for row, text in zip(pictures.rows, said, strict=True)]
@@ -190,7 +129,7 @@ def _captions(model: AnyModel, pictures: Corpus, seed: int) -> tuple[dict[str, A
 
 
 def _transcripts(
-    model: AnyModel, sentences: Sequence[Spoken], listeners: Mapping[str, Hear], proposers: Mapping[str, Propose], seed: int
+    model: AnyToAny, sentences: Sequence[HeldOutSentence], listeners: Mapping[str, Hear], proposers: Mapping[str, Propose], seed: int
 ) -> dict[str, Any]:
     """Transcripts of held-out speech, beside those of others; candidates of others rescored; each sentence told from all others."""
     wanted = [one.text for one in sentences]
@@ -211,7 +150,7 @@ def _transcripts(
     return {"scores": scores, "rows": rows}
 
 
-def _times(model: AnyModel, sentences: Sequence[Spoken]) -> dict[str, float]:
+def _times(model: AnyToAny, sentences: Sequence[HeldOutSentence]) -> dict[str, float]:
     """How far the beginnings of words that are known to be said are from the true ones; empty where those are not known."""
     errors: list[float] = []
     for one in sentences:
@@ -226,20 +165,20 @@ def _times(model: AnyModel, sentences: Sequence[Spoken]) -> dict[str, float]:
     }
 
 
-def _rescored(model: AnyModel, sound: Waveform, texts: Sequence[str]) -> str:
+def _rescored(model: AnyToAny, sound: Waveform, texts: Sequence[str]) -> str:
     """The candidate that the model finds likeliest; the recogniser's first where there is no word in any."""
     said = [text for text in texts if normalised(text)]
     return said[model.which(sound, said)[0].place] if said else texts[0]
 
 
-def _described(model: AnyModel, pictures: Corpus, captions: Sequence[str], hear: Hear, seed: int) -> dict[str, Any]:
+def _described(model: AnyToAny, pictures: Corpus, captions: Sequence[str], hear: Hear, seed: int) -> dict[str, Any]:
     """Pictures spoken of: does the speech say the caption, and is what it says right?"""
     heard = []
-    for place, image in enumerate(to_pictures(pictures.pixels)):
+    for place, image in enumerate(from_rgb_bytes(pictures.pixels)):
         if normalised(captions[place]):
-            heard.append(hear(model(["speech"], image=image, seed=seed + place).speech.waves[0]))
+            heard.append(hear(_wave(model(["speech"], image=image, seed=seed + place))))
         else:
-            heard.append("")  # without a caption there is nothing to speak
+            heard.append("")  # a model can't describe an image aloud without a caption
     labels = sorted({row.label for row in pictures.rows})
     right = [nearest_label(text, labels) == row.label for text, row in zip(heard, pictures.rows, strict=True)]
     scores = {
@@ -249,7 +188,13 @@ def _described(model: AnyModel, pictures: Corpus, captions: Sequence[str], hear:
     return {"scores": scores, "labels": len(labels), "rows": [{"caption": a, "heard": b} for a, b in zip(captions, heard, strict=True)]}
 
 
-def _drawn(model: AnyModel, rows: Sequence[Row], sentences: Sequence[Spoken], look: Look, seed: int) -> dict[str, Any]:
+def _wave(made: AnyOutput) -> Waveform:
+    """The speech that was asked for."""
+    assert made.speech is not None, "speech was asked for"
+    return made.speech.waves[0]
+
+
+def _drawn(model: AnyToAny, rows: Sequence[Row], sentences: Sequence[HeldOutSentence], look: Look, seed: int) -> dict[str, Any]:
     """Pictures of held-out speech: from the sound, from the words heard, both with the style as text beside them, and from the caption."""
     of_label = {row.label: row for row in rows}
     chosen = [one for one in sentences if one.label in of_label]
@@ -269,7 +214,7 @@ def _drawn(model: AnyModel, rows: Sequence[Row], sentences: Sequence[Spoken], lo
     return {"scores": {name: dict(look(wanted, images)) for name, images in ways.items()}, "rows": len(chosen)}
 
 
-def _picture_of(model: AnyModel, heard: str, seed: int) -> Any:
+def _picture_of(model: AnyToAny, heard: str, seed: int) -> Any:
     """The picture of words that were heard; a blank one where they are too long for a caption."""
     try:
         return model(["image"], text=heard, seed=seed).image
@@ -278,15 +223,14 @@ def _picture_of(model: AnyModel, heard: str, seed: int) -> Any:
         return BLANK
 
 
-def _joint(model: AnyModel, rows: Sequence[Row], hear: Hear, look: Look, seed: int) -> dict[str, Any]:
+def _joint(model: AnyToAny, rows: Sequence[Row], hear: Hear, look: Look, seed: int) -> dict[str, Any]:
     """A caption as picture and speech at once: is each right, and do they agree?"""
     images, heard = [], []
     for place, row in enumerate(rows):
         made = model(["image", "speech"], text=row.caption, seed=seed + place)
-        assert made.speech is not None, "speech was asked for"
-        assert made.image is not None, "a picture was asked for"
+        assert made.image is not None, "an image was asked for"
         images.append(made.image)
-        heard.append(hear(made.speech.waves[0]))
+        heard.append(hear(_wave(made)))
     labels = sorted({row.label for row in rows})
     by_label, meant = {row.label: row for row in rows}, [nearest_label(text, labels) for text in heard]
     agreed = look(

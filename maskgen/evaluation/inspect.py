@@ -73,7 +73,7 @@ def inspect_shards(
         rows = ShardRows(lambda entry: folder / entry.name, index.of(split))
         chosen = some(rows, range(count), limit)
         census = take_census(rows, chosen, index)
-        report["splits"][split] = summary(census, index)
+        report["splits"][split] = census_summary(census, index)
         parts += [f"<h2>{text(split)}: {count:,} samples</h2>", _census_html(report["splits"][split])]
         parts += [show(rows, row, index, tokenizers or {}) for row in some(rows, chosen, shown)]
     out.mkdir(parents=True, exist_ok=True)
@@ -141,7 +141,7 @@ def _count_codes(census: Census, name: str, kind: Kind, array: np.ndarray) -> No
         census.codes.setdefault((name, level), []).append(np.asarray(codes).ravel())
 
 
-def summary(census: Census, index: Index) -> dict[str, Any]:
+def census_summary(census: Census, index: Index) -> dict[str, Any]:
     """The counts as plain data."""
     sizes = {modality.name: modality.codebook_size for modality in _modalities(index)}
     usage = {

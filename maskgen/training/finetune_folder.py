@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 
-from maskgen.data.build.engine import run
+from maskgen.data.build.engine import run_build
 from maskgen.data.build.plan import Plan, plan_recipe
 from maskgen.data.build.recipe import AudioRecipe, ImageRecipe, Recipe
 from maskgen.data.build.token_shards import token_output
@@ -92,7 +92,7 @@ def finetune(
         shutil.rmtree(work / "checkpoints", ignore_errors=True)
         for path in work.glob("*.json"):
             path.unlink()
-    index = run(plan, work / "tokens", restart=restart, report=report)
+    index = run_build(plan, work / "tokens", restart=restart, report=report)
     if not index.counts.get("train"):
         raise ValueError(f"no sample of {folder} is left to train on; hold fewer out, or see {work / 'tokens' / 'rejects.jsonl'}")
     start = _start(base, model, target, tokenizers)

@@ -7,7 +7,7 @@ from PIL import Image
 from maskgen.data.shards.format import json_bytes, png_bytes, write_shard
 from maskgen.data.shards.manifest import Index, write_index
 from maskgen.evaluation.image.corpus import Row
-from maskgen.evaluation.image.pixels import to_pixels
+from maskgen.evaluation.image.pixels import to_rgb_bytes
 
 
 def row(subject: int, tone: int, style: str) -> Row:
@@ -25,7 +25,7 @@ def write_toned(folder: Path) -> Path:
     """The rows as raw shards, training and split A alike; the colour of a picture is the number of its row."""
     members = []
     for number, one in enumerate(ROWS):
-        picture = to_pixels([Image.new("RGB", (64, 64), (number, 0, 0))])[0].permute(1, 2, 0).numpy()
+        picture = to_rgb_bytes([Image.new("RGB", (64, 64), (number, 0, 0))])[0].permute(1, 2, 0).numpy()
         info = {"label": one.label, "captions": [one.caption], "style": one.style, "tone": one.tone, "group": one.group}
         members.append((one.key, {"png": png_bytes(picture), "json": json_bytes(info)}))
     shards = [write_shard(folder / f"{split}-000000.tar", split, members) for split in ("train", "A")]

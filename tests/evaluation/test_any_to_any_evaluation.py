@@ -17,15 +17,14 @@ from maskgen.data.corpora.emoji_captions import captions
 from maskgen.evaluation.any_to_any import (
     BLANK,
     DIRECTIONS,
-    CaptionParts,
-    Spoken,
-    caption_scores,
-    evaluate_directions,
+    HeldOutSentence,
+    evaluate_any_to_any,
     nearest_label,
-    parts_of,
 )
 from maskgen.evaluation.image.corpus import Corpus, Row
+from maskgen.evaluation.image.emoji_captions import CaptionParts, caption_scores, parts_of
 from maskgen.io.audio import Waveform
+from maskgen.pipelines.any_to_any import AnyToAny
 
 LABELS = [
     "woman astronaut: dark skin tone",
@@ -64,7 +63,7 @@ def test_the_nearest_label_shares_most_words_and_silence_has_none() -> None:
     assert nearest_label("...", ["heart"]) == ""
 
 
-class Planted:
+class Planted(AnyToAny):
     """Says given captions of pictures, hears given words in sounds, and draws a picture that tells who asked."""
 
     def __init__(self, said: Sequence[str], heard: str) -> None:
@@ -100,9 +99,9 @@ def report_of(
         return {"rows": float(len(wanted))}
 
     pictures = Corpus(rows, torch.zeros(2, 3, 8, 8, dtype=torch.uint8))
-    sentences = [Spoken("This is a cat.", WAVE, "cat", (0.1, 0.25, 0.3, 0.9))]
+    sentences = [HeldOutSentence("This is a cat.", WAVE, "cat", (0.1, 0.25, 0.3, 0.9))]
     proposers = {"another": lambda _: ["", "this is a dog", "this is a cat", "..."]}
-    report = evaluate_directions(model, pictures, sentences, {"listener": lambda _: heard}, look, tmp_path / "out", 0, only, proposers)
+    report = evaluate_any_to_any(model, pictures, sentences, {"listener": lambda _: heard}, look, tmp_path / "out", 0, only, proposers)
     assert json.loads((tmp_path / "out/directions.json").read_text()) == report
     return report, seen
 

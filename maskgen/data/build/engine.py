@@ -43,7 +43,9 @@ class TooManyRejects(ValueError):
     exit_code = 3
 
 
-def run(plan: Plan, out: Path, runner: Runner = in_process, restart: bool = False, report: Callable[[int], None] | None = None) -> Index:
+def run_build(
+    plan: Plan, out: Path, runner: Runner = in_process, restart: bool = False, report: Callable[[int], None] | None = None
+) -> Index:
     """Builds what is planned, or what an earlier start of the same plan left to do.
 
     Killed at any moment and started again, it ends with the bytes of an unbroken build.

@@ -13,7 +13,7 @@ from maskgen.version import __version__
 
 
 @dataclass(frozen=True)
-class Decoded:
+class DecodedSample:
     """One sample, ready to be written.
 
     Args:
@@ -50,11 +50,11 @@ class Origin(ABC):
     """Where the samples of a shard come from; a small picklable handle."""
 
     @abstractmethod
-    def samples(self, kinds: frozenset[str]) -> Iterator[Decoded | Reject]:
+    def samples(self, kinds: frozenset[str]) -> Iterator[DecodedSample | Reject]:
         """The samples, with media of the given kinds only."""
 
 
-class Output(ABC):
+class ShardOutput(ABC):
     """What is written of a sample; a small picklable handle.
 
     Attributes:
@@ -72,11 +72,11 @@ class Output(ABC):
     facts: Mapping[str, Any]
 
     @abstractmethod
-    def written(self, samples: Iterable[Decoded]) -> Iterator[Written]:
+    def written(self, samples: Iterable[DecodedSample]) -> Iterator[Written]:
         """Members of each sample, in the order given."""
 
     @abstractmethod
-    def placed(self, worker: int) -> "Output":
+    def placed(self, worker: int) -> "ShardOutput":
         """The same output for one of several workers, each on a device of its own if there are several."""
 
 
@@ -97,7 +97,7 @@ class ShardJob:
     name: str
     split: str
     origin: Origin
-    output: Output
+    output: ShardOutput
     plan: str
 
     def placed(self, worker: int) -> "ShardJob":
@@ -114,7 +114,7 @@ class Tally:
     tokens: Counter[str] = field(default_factory=Counter)
     resampled: int = 0
 
-    def kept(self, samples: Iterable[Decoded | Reject]) -> Iterator[Decoded]:
+    def kept(self, samples: Iterable[DecodedSample | Reject]) -> Iterator[DecodedSample]:
         """The samples that are good."""
         for sample in samples:
             if isinstance(sample, Reject):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy
 import PIL
 
-from maskgen.data.build.job import Origin, Output, ShardJob
+from maskgen.data.build.job import Origin, ShardJob, ShardOutput
 from maskgen.data.build.readers import RESERVED, ItemOrigin, MediaSettings, RawShardOrigin, crop_key
 from maskgen.data.build.recipe import DEFAULT_SPLIT, Recipe
 from maskgen.data.shards.manifest import read_index
@@ -63,7 +63,7 @@ class Plan:
     """
 
     shards: tuple[PlannedShard, ...]
-    output: Output
+    output: ShardOutput
     facts: Mapping[str, Any]
     about: Mapping[str, Any]
     max_bad: float = 0.0
@@ -85,7 +85,7 @@ class Plan:
             yield ShardJob(folder=folder, name=shard.name, split=shard.split, origin=shard.origin, output=self.output, plan=self.hash)
 
 
-def plan_recipe(recipe: Recipe, output: Output) -> Plan:
+def plan_recipe(recipe: Recipe, output: ShardOutput) -> Plan:
     """Lists the sources of a recipe and spreads their samples over shards; no medium is decoded.
 
     Args:
@@ -114,7 +114,7 @@ def plan_recipe(recipe: Recipe, output: Output) -> Plan:
     return Plan(shards, output, {**_software(output), "recipe": plain}, about, recipe.max_bad)
 
 
-def plan_tokens(raw_folder: Path, output: Output) -> Plan:
+def plan_tokens(raw_folder: Path, output: ShardOutput) -> Plan:
     """One token shard for each raw shard, under the same name.
 
     Args:
@@ -135,7 +135,7 @@ def plan_tokens(raw_folder: Path, output: Output) -> Plan:
     return Plan(shards, output, _software(output), about)
 
 
-def _software(output: Output) -> dict[str, Any]:
+def _software(output: ShardOutput) -> dict[str, Any]:
     """What every build depends on; another Pillow may compress or scale pictures otherwise."""
     return {
         "format": PLAN_FORMAT,
@@ -167,7 +167,7 @@ def _named_items(listings: Sequence[Iterator[Item]], names: Sequence[str]) -> It
             yield (item if key == item.key else dataclasses.replace(item, key=key)), name
 
 
-def _check_settings(recipe: Recipe, items: Sequence[Named], output: Output) -> None:
+def _check_settings(recipe: Recipe, items: Sequence[Named], output: ShardOutput) -> None:
     """Refuses media without settings, and says what of the items is not written.
 
     Raises:

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from maskgen.data.build.job import Decoded, Output, Written
+from maskgen.data.build.job import DecodedSample, ShardOutput, Written
 from maskgen.data.shards.format import json_bytes, png_bytes
 from maskgen.io.audio import Waveform, sixteen_bits
 
 
 @dataclass(frozen=True)
-class RawOutput(Output):
+class RawOutput(ShardOutput):
     """Lossless media: png, 16-bit flac and json."""
 
     kind: str = "raw"
@@ -22,7 +22,7 @@ class RawOutput(Output):
     space: Mapping[str, Any] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
 
-    def written(self, samples: Iterable[Decoded]) -> Iterator[Written]:
+    def written(self, samples: Iterable[DecodedSample]) -> Iterator[Written]:
         """Members of each sample."""
         for sample in samples:
             members = {"json": json_bytes(sample.meta)}

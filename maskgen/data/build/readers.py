@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from maskgen.data.build.job import Decoded, Origin, Reject
+from maskgen.data.build.job import DecodedSample, Origin, Reject
 from maskgen.data.build.recipe import AudioRecipe, ImageRecipe
 from maskgen.data.shards.format import Sample, read_split_shard
 from maskgen.data.shards.manifest import ShardEntry
@@ -44,7 +44,7 @@ class ItemOrigin(Origin):
     split: str
     settings: MediaSettings
 
-    def samples(self, kinds: frozenset[str]) -> Iterator[Decoded | Reject]:
+    def samples(self, kinds: frozenset[str]) -> Iterator[DecodedSample | Reject]:
         """Decodes each item; a bad one gives its reason."""
         for item, source in self.items:
             if not kinds & set(item.parts):
@@ -55,7 +55,7 @@ class ItemOrigin(Origin):
             except BadMedia as error:
                 yield Reject(item.key, str(error))
 
-    def _decoded(self, item: Item, source: str, kinds: frozenset[str]) -> list[Decoded]:
+    def _decoded(self, item: Item, source: str, kinds: frozenset[str]) -> list[DecodedSample]:
         """The samples of one item: one, or one a crop. All of its media are decoded before the first is handed on."""
         limits = self.settings.limits
         content = {kind: part.read(limits.max_bytes) for kind, part in item.parts.items() if kind in kinds or kind == "text"}
@@ -68,11 +68,11 @@ class ItemOrigin(Origin):
             media["audio"], resampled = self._audio(content["audio"])
             meta |= _audio_facts(media["audio"])
         if "image" not in content:
-            return [Decoded(item.key, meta, media, resampled)]
+            return [DecodedSample(item.key, meta, media, resampled)]
         pictures = [{**media, "image": picture} for picture in self._pictures(content["image"])]
         if len(pictures) == 1:
-            return [Decoded(item.key, meta, pictures[0], resampled)]
-        return [Decoded(crop_key(item.key, n), {**meta, "crop": n}, found, resampled) for n, found in enumerate(pictures, start=1)]
+            return [DecodedSample(item.key, meta, pictures[0], resampled)]
+        return [DecodedSample(crop_key(item.key, n), {**meta, "crop": n}, found, resampled) for n, found in enumerate(pictures, start=1)]
 
     def _pictures(self, content: bytes) -> list[Image.Image]:
         """The crops of a picture."""
@@ -110,10 +110,10 @@ class RawShardOrigin(Origin):
     folder: Path
     entry: ShardEntry
 
-    def samples(self, kinds: frozenset[str]) -> Iterator[Decoded | Reject]:
+    def samples(self, kinds: frozenset[str]) -> Iterator[DecodedSample | Reject]:
         """Reads the shard; what it holds was checked when it was built."""
         for key, sample in read_split_shard(self.folder, self.entry):
-            yield Decoded(key, sample["json"], _raw_media(sample, kinds))
+            yield DecodedSample(key, sample["json"], _raw_media(sample, kinds))
 
 
 def _raw_media(sample: Sample, kinds: frozenset[str]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from maskgen.data.build.job import Decoded, Output, Written
+from maskgen.data.build.job import DecodedSample, ShardOutput, Written
 from maskgen.data.shards.format import json_bytes, npy_bytes
 from maskgen.tokenizers.attribute import AttributeTokenizer
 from maskgen.tokenizers.audio_base import SoundTokenizer
@@ -26,7 +26,7 @@ BATCH_SIZE = 64
 
 
 @dataclass(frozen=True)
-class TokenOutput(Output):
+class TokenOutput(ShardOutput):
     """Codes of every modality that a sample has; `token_output` makes it.
 
     Args:
@@ -48,7 +48,7 @@ class TokenOutput(Output):
     device: str
     kind: str = "tokens"
 
-    def written(self, samples: Iterable[Decoded]) -> Iterator[Written]:
+    def written(self, samples: Iterable[DecodedSample]) -> Iterator[Written]:
         """Members of each sample.
 
         Raises:
@@ -128,12 +128,12 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _encoded(batch: Sequence[Decoded], tokenizers: Mapping[str, Tokenizer]) -> Iterator[Written]:
+def _encoded(batch: Sequence[DecodedSample], tokenizers: Mapping[str, Tokenizer]) -> Iterator[Written]:
     """Members of a batch of samples; each has the modalities whose media it has."""
     members: list[dict[str, bytes]] = [{"json": json_bytes(sample.meta)} for sample in batch]
     tokens: list[dict[str, int]] = [{} for _ in batch]
     frames_per_s = next((found.frames_per_s for found in tokenizers.values() if isinstance(found, SoundTokenizer)), None)
-    media = [media_of(sample, frames_per_s) for sample in batch]
+    media = [tokenizer_inputs(sample, frames_per_s) for sample in batch]
     for name, tokenizer in tokenizers.items():
         rows = [row for row, found in enumerate(media) if tokenizer.kind in found]
         with torch.inference_mode():
@@ -144,7 +144,7 @@ def _encoded(batch: Sequence[Decoded], tokenizers: Mapping[str, Tokenizer]) -> I
         yield Written(sample.key, found, counts)
 
 
-def media_of(sample: Decoded, frames_per_s: float | None) -> dict[str, Any]:
+def tokenizer_inputs(sample: DecodedSample, frames_per_s: float | None) -> dict[str, Any]:
     """What each kind of tokenizer gets of a sample: its media, and its json for attributes and for phonemes that were timed.
 
     Args:
@@ -200,7 +200,9 @@ def _phones(media: Sequence[Any], tokenizer: Tokenizer) -> list[np.ndarray]:
     assert isinstance(tokenizer, PhonemeTokenizer), "phonemes have a tokenizer of their own"
     arrays = []
     for row in media:
-        frames = rescaled([int(count) for count in row["durations"].split()], float(row["durations_per_s"]), float(row["frames_per_s"]))
+        frames = rescaled_durations(
+            [int(count) for count in row["durations"].split()], float(row["durations_per_s"]), float(row["frames_per_s"])
+        )
         arrays.append(tokenizer.codes_of(row["phonemes"], frames).numpy().astype(np.int16))
     return arrays
 
@@ -230,7 +232,7 @@ def timed_words(row: Mapping[str, Any]) -> Transcript:
     return Transcript(tuple(words), tuple(starts_s), float(ends_s[-1]))
 
 
-def rescaled(durations: Sequence[int], old_per_s: float, new_per_s: float) -> list[int]:
+def rescaled_durations(durations: Sequence[int], old_per_s: float, new_per_s: float) -> list[int]:
     """Durations in frames of another rate; every boundary moves by at most half a frame.
 
     Args:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from maskgen.data.build.engine import run
+from maskgen.data.build.engine import run_build
 from maskgen.data.build.plan import plan_tokens
 from maskgen.data.build.token_shards import BATCH_SIZE, token_output
 from maskgen.data.build.workers import Runner, in_process
@@ -60,4 +60,4 @@ def tokenize(
     Raises:
         ValueError: If raw shards are damaged or `out` holds another build.
     """
-    return run(plan_tokens(raw_folder, token_output(tokenizers, batch_size, device)), out, runner, restart, report)
+    return run_build(plan_tokens(raw_folder, token_output(tokenizers, batch_size, device)), out, runner, restart, report)

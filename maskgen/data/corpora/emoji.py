@@ -17,7 +17,7 @@ import yaml
 
 from maskgen.data.corpora import npm
 from maskgen.data.corpora.emoji_captions import captions
-from maskgen.data.corpora.emoji_drawings import Drawing, Source, code_points, drawings, render
+from maskgen.data.corpora.emoji_drawings import Drawing, DrawingSource, code_points, drawings, render_drawing
 from maskgen.data.corpora.emoji_splits import HeldOut, concept_of, held_out
 from maskgen.data.shards.format import json_bytes, png_bytes, write_shard
 from maskgen.data.shards.manifest import Index, write_index
@@ -47,8 +47,8 @@ class EmojiRecipe:
     shard_rows: int
     licence: str
     captions: Mapping[str, str]
-    styles: Mapping[str, Source]
-    other_domain: Mapping[str, Source] = field(default_factory=dict)
+    styles: Mapping[str, DrawingSource]
+    other_domain: Mapping[str, DrawingSource] = field(default_factory=dict)
     sample: Sequence[str] = ()
 
     def __post_init__(self) -> None:
@@ -56,7 +56,7 @@ class EmojiRecipe:
             raise ValueError(f"size must lie in [8, 1024] and shard_rows be at least 1, got {self.size} and {self.shard_rows}")
 
 
-def read_recipe(path: Path) -> EmojiRecipe:
+def read_emoji_recipe(path: Path) -> EmojiRecipe:
     """Reads recipe.yaml.
 
     Raises:
@@ -65,7 +65,7 @@ def read_recipe(path: Path) -> EmojiRecipe:
     plain = yaml.safe_load(path.read_text(encoding="utf-8"))
     try:
         for name in ("styles", "other_domain"):
-            plain[name] = {style: Source(**values) for style, values in plain.get(name, {}).items()}
+            plain[name] = {style: DrawingSource(**values) for style, values in plain.get(name, {}).items()}
         return EmojiRecipe(**plain)
     except TypeError as error:
         raise ValueError(f"{path}: {error}; the keys are those of EmojiRecipe and Source") from error
@@ -104,7 +104,7 @@ def read_emoji(tarball: Path) -> list[Emoji]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class EmojiRow:
     """One picture to come: key, drawing, metadata and split."""
 
     key: str
@@ -112,7 +112,7 @@ class Row:
     meta: dict[str, Any]
 
 
-def rows_of(recipe: EmojiRecipe, downloads: Path) -> tuple[list[Row], HeldOut]:
+def rows_of(recipe: EmojiRecipe, downloads: Path) -> tuple[list[EmojiRow], HeldOut]:
     """All rows of the recipe, each in one split, and what is held out.
 
     Args:
@@ -132,7 +132,9 @@ def rows_of(recipe: EmojiRecipe, downloads: Path) -> tuple[list[Row], HeldOut]:
             if e.hexcode in found[style]:
                 split = held.split_of(e.base, e.tone, source.family) if style in recipe.styles else "E"
                 rows.append(
-                    Row(key=f"{style}-{e.hexcode.lower()}", drawing=found[style][e.hexcode], meta=_meta(e, style, source.family, split))
+                    EmojiRow(
+                        key=f"{style}-{e.hexcode.lower()}", drawing=found[style][e.hexcode], meta=_meta(e, style, source.family, split)
+                    )
                 )
     return rows, held
 
@@ -155,23 +157,23 @@ def _meta(emoji: Emoji, style: str, family: str, split: str) -> dict[str, Any]:
     }
 
 
-def pictures(rows: list[Row], size: int, processes: int | None = None) -> Iterator[np.ndarray]:
+def pictures(rows: list[EmojiRow], size: int, processes: int | None = None) -> Iterator[np.ndarray]:
     """Pixels of every row in order, one process per core; with one process they are drawn here."""
     jobs = [row.drawing for row in rows]
     if processes == 1:
-        yield from (render(job, size) for job in jobs)
+        yield from (render_drawing(job, size) for job in jobs)
         return
     with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(render, jobs, [size] * len(jobs), chunksize=32)
+        yield from pool.map(render_drawing, jobs, [size] * len(jobs), chunksize=32)
 
 
-def without_twins(rows: list[Row], pixels: Iterable[np.ndarray]) -> Iterator[tuple[Row, np.ndarray, str]]:
+def without_twins(rows: list[EmojiRow], pixels: Iterable[np.ndarray]) -> Iterator[tuple[EmojiRow, np.ndarray, str]]:
     """Row, pixels and their sha256; of equal pictures in one style only the one with the shortest label stays.
 
     The shortest, because many an island flies the flag of its country.
     """
     pictures = [(row, picture, hashlib.sha256(picture.tobytes()).hexdigest()) for row, picture in zip(rows, pixels, strict=True)]
-    kept: dict[tuple[str, str], Row] = {}
+    kept: dict[tuple[str, str], EmojiRow] = {}
     for row, _, digest in sorted(pictures, key=lambda item: len(item[0].meta["label"])):
         kept.setdefault((row.meta["style"], digest), row)
     return (item for item in pictures if kept[item[0].meta["style"], item[2]] is item[0])
@@ -191,7 +193,7 @@ def build_emoji(recipe_path: Path, build: Path | None = None, processes: int | N
     Raises:
         ValueError: If a package cannot be had or the recipe is wrong.
     """
-    recipe, build = read_recipe(recipe_path), build or recipe_path.parent / "build"
+    recipe, build = read_emoji_recipe(recipe_path), build or recipe_path.parent / "build"
     rows, held = rows_of(recipe, build / "downloads")
     logger.info("rendering %d pictures of %d styles at %d px into %s", len(rows), len(recipe.styles), recipe.size, build / "raw")
     kept: list[Kept] = []
@@ -207,7 +209,7 @@ def build_emoji(recipe_path: Path, build: Path | None = None, processes: int | N
 class Kept(NamedTuple):
     """A row that is written: with the sha256 of its RGB bytes and its shard members."""
 
-    row: Row
+    row: EmojiRow
     digest: str
     members: dict[str, bytes]
 

@@ -91,7 +91,7 @@ def with_article(text: str) -> str:
     return f"{'an' if vowel else 'a'} {text}"
 
 
-def shuffled(tags: Sequence[str], key: str) -> list[str]:
+def shuffled_tags(tags: Sequence[str], key: str) -> list[str]:
     """Tags in an order that depends on the key alone."""
     return sorted(tags, key=lambda tag: hashlib.sha256(f"{key}:{tag}".encode()).hexdigest())
 
@@ -112,7 +112,7 @@ def captions(label: str, style: str, tags: Sequence[str], key: str) -> list[str]
     full, styled = with_article(bare), f"{style} style"
     found = [f"{full}, {styled}", full, f"{styled} {full}", bare, f"{bare}, {styled}"]
     words = set(re.findall(r"[\w-]+", bare))
-    extra = shuffled([tag.lower() for tag in tags if not set(tag.lower().split()) <= words], key)
+    extra = shuffled_tags([tag.lower() for tag in tags if not set(tag.lower().split()) <= words], key)
     if extra:
         found += [f"{full}, {styled}, {', '.join(extra[:2])}", f"{', '.join(extra[-2:])}, {full}, {styled}"]
     return list(dict.fromkeys(found))

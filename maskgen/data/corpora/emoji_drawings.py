@@ -22,7 +22,7 @@ Length = int | float
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class DrawingSource:
     """One style of the recipe.
 
     Args:
@@ -62,7 +62,7 @@ def code_points(text: str) -> str:
     return "-".join(part.zfill(4) for part in parts if part != "FE0F")
 
 
-def drawings(styles: Mapping[str, Source], style: str, folder: Path) -> dict[str, Drawing]:
+def drawings(styles: Mapping[str, DrawingSource], style: str, folder: Path) -> dict[str, Drawing]:
     """Every drawing of a style by code points.
 
     Args:
@@ -111,7 +111,7 @@ def _drawing(icons: Mapping[str, Any], name: str) -> Drawing:
     return Drawing(body=icon["body"], box=box, flipped=flipped)
 
 
-def render(drawing: Drawing, size: int) -> UInt8[np.ndarray, "rows columns 3"]:
+def render_drawing(drawing: Drawing, size: int) -> UInt8[np.ndarray, "rows columns 3"]:
     """Pixels of a drawing, its long side filling the square, the rest white.
 
     Args:
@@ -121,7 +121,7 @@ def render(drawing: Drawing, size: int) -> UInt8[np.ndarray, "rows columns 3"]:
     Returns:
         RGB pixels, rows = columns = size.
     """
-    return letterbox(drawing.raster, size) if drawing.raster else rasterise(drawing, size)
+    return letterboxed_raster(drawing.raster, size) if drawing.raster else rasterise(drawing, size)
 
 
 def rasterise(drawing: Drawing, size: int) -> UInt8[np.ndarray, "rows columns 3"]:
@@ -141,7 +141,7 @@ def rasterise(drawing: Drawing, size: int) -> UInt8[np.ndarray, "rows columns 3"
     return np.asarray(Image.open(io.BytesIO(bytes(png)), formats=["PNG"]).convert("RGB"))
 
 
-def letterbox(raster: bytes, size: int) -> UInt8[np.ndarray, "rows columns 3"]:
+def letterboxed_raster(raster: bytes, size: int) -> UInt8[np.ndarray, "rows columns 3"]:
     """A raster file on white, shrunk or grown by Lanczos after blending, so no dark fringe of hidden colour appears."""
     picture = Image.open(io.BytesIO(raster), formats=["WEBP", "PNG"]).convert("RGBA")
     side = max(picture.size)

@@ -55,7 +55,7 @@ def gender_of(base: str) -> str:
     return "" if man == woman else "man" if man else "woman"
 
 
-def digest(rule: str, concept: str) -> int:
+def concept_digest(rule: str, concept: str) -> int:
     """Integer from the sha256 of a rule's letter and a concept."""
     return int.from_bytes(hashlib.sha256(f"{rule}:{concept}".encode()).digest()[:8], "big")
 
@@ -125,10 +125,12 @@ def held_out(rows: Iterable[tuple[str, int, str]]) -> HeldOut:
     roles = {concept for concept, seen in genders.items() if seen >= {"man", "woman"} and concept != "person"}
     with_tones = {concept_of(base) for base, seen in tones.items() if seen != {0}}
     return HeldOut(
-        tone={base: digest("A", concept_of(base)) % 5 + 1 for base in toned},
-        gender={c: ("man", "woman")[digest("B", c) // 6 % 2] for c in roles if digest("B", c) % 6 == 0},
+        tone={base: concept_digest("A", concept_of(base)) % 5 + 1 for base in toned},
+        gender={c: ("man", "woman")[concept_digest("B", c) // 6 % 2] for c in roles if concept_digest("B", c) % 6 == 0},
         family={
-            c: FAMILIES[digest("C", c) // 20 % 3] for c, seen in families.items() if seen == set(FAMILIES) and digest("C", c) % 20 == 0
+            c: FAMILIES[concept_digest("C", c) // 20 % 3]
+            for c, seen in families.items()
+            if seen == set(FAMILIES) and concept_digest("C", c) % 20 == 0
         },
-        concepts=frozenset(c for c in families if c not in with_tones and digest("D", c) % 33 == 0),
+        concepts=frozenset(c for c in families if c not in with_tones and concept_digest("D", c) % 33 == 0),
     )

@@ -78,7 +78,7 @@ def read_phone_recipe(path: Path) -> PhoneRecipe:
         raise ValueError(f"{path}: {error}; the keys are those of PhoneRecipe") from error
 
 
-def teacher() -> Any:
+def phoneme_teacher() -> Any:
     """The teacher's voice, of which only `phonemize` is used.
 
     Raises:
@@ -157,7 +157,7 @@ def build_phoneme_tokenizer(recipe_path: Path) -> PhonemeTokenizer:
         ValueError: If the recipe is wrong, the texts give too few sentences, or the teacher's package is missing.
     """
     recipe, home = read_phone_recipe(recipe_path), recipe_path.parent
-    voice, entries = teacher(), read_lexicons(recipe.lexicons)
+    voice, entries = phoneme_teacher(), read_lexicons(recipe.lexicons)
     texts = sorted(set(example_sentences(further_texts(home / name for name in recipe.texts))))
     random.Random(0).shuffle(texts)
     wanted = recipe.held_out + recipe.sentences

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from maskgen.data.build.plan import Plan
 from maskgen.data.build.readers import ItemOrigin
-from maskgen.data.sources.handles import BadPart, Part
+from maskgen.data.sources.handles import BadPart, MediaPart
 from maskgen.data.sources.items import Attribute, Item
 from maskgen.data.sources.media import decode_text
 from maskgen.io.audio import decode_audio, fit_audio
@@ -61,7 +61,7 @@ def _durations(folder: Path) -> DurationPredictor:
 
 
 @dataclass(frozen=True)
-class RecordedPart(Part):
+class RecordedPart(MediaPart):
     """A recording that says what a text says.
 
     Args:
@@ -70,12 +70,12 @@ class RecordedPart(Part):
         timing: How it gets timed.
     """
 
-    sound: Part
-    text: Part
+    sound: MediaPart
+    text: MediaPart
     timing: Timing
 
     def read(self, limit: int) -> bytes:
-        """See `Part`."""
+        """See `MediaPart`."""
         return self.sound.read(limit)
 
     def facts(self) -> Mapping[str, Attribute]:

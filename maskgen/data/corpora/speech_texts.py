@@ -52,7 +52,7 @@ class SpeechTexts:
     out: str = "sentences.jsonl.gz"
 
 
-def digest(text: str) -> str:
+def text_digest(text: str) -> str:
     """A number of the text that looks random, in hex."""
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -66,7 +66,7 @@ def caption_rows(folder: Path) -> Iterator[Row]:
             label, caption = sample["json"]["label"], sample["json"]["captions"][1]
             if label not in seen:
                 seen.add(label)
-                key = digest(f"emoji {label}")
+                key = text_digest(f"emoji {label}")
                 said = CARRIER if split != "train" else TEMPLATES[int(key[:8], 16) % len(TEMPLATES)]
                 text = said.format(caption)
                 yield {"key": f"e{key[:12]}", "text": text[0].upper() + text[1:], "split": split, "label": label}
@@ -88,7 +88,7 @@ def wordnet_sentences(folder: Path, fewest: int, most: int) -> list[str]:
                 if fewest <= len(sentence.split()) <= most and PLAIN.fullmatch(sentence):
                     ending = "" if sentence[-1] in ".!?" else "."
                     found.add(sentence[0].upper() + sentence[1:] + ending)
-    return sorted(found, key=digest)
+    return sorted(found, key=text_digest)
 
 
 def write_speech_texts(recipe_path: Path) -> Path:
@@ -107,7 +107,7 @@ def write_speech_texts(recipe_path: Path) -> Path:
     rows = list(caption_rows(home / recipe.emoji))
     sentences = wordnet_sentences(home / recipe.wordnet, *recipe.words)
     for number, text in enumerate(sentences[: recipe.held_out + recipe.sentences]):
-        rows.append({"key": f"w{digest(text)[:12]}", "text": text, "split": "test" if number < recipe.held_out else "train"})
+        rows.append({"key": f"w{text_digest(text)[:12]}", "text": text, "split": "test" if number < recipe.held_out else "train"})
     path = home / recipe.out
     write_sentences(sorted(rows, key=lambda row: str(row["key"])), path)
     logger.info("wrote %d sentences to %s (of %d in WordNet)", len(rows), path, len(sentences))

@@ -7,7 +7,7 @@ from dataclasses import KW_ONLY, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from maskgen.data.sources.handles import BadPart, FilePart, InlinePart, Part, TarPart, inside, size_of
+from maskgen.data.sources.handles import BadPart, FilePart, InlinePart, MediaPart, TarPart, inside, size_of
 from maskgen.data.sources.huggingface import HuggingFaceSource
 from maskgen.data.sources.items import Item, Keys, Source, identity_of
 from maskgen.data.sources.pairing import ENDINGS, listed, paired
@@ -24,7 +24,7 @@ __all__ = [
     "InlinePart",
     "Item",
     "LinesSource",
-    "Part",
+    "MediaPart",
     "Source",
     "SpokenSource",
     "TableSource",

@@ -8,7 +8,7 @@ from pathlib import Path
 from maskgen.io.limits import BadMedia
 
 
-class Part(ABC):
+class MediaPart(ABC):
     """A handle on the undecoded bytes of one modality of one item: small, picklable, safe to hold by the million."""
 
     @abstractmethod
@@ -28,18 +28,18 @@ class Part(ABC):
 
 
 @dataclass(frozen=True)
-class FilePart(Part):
+class FilePart(MediaPart):
     """A whole file."""
 
     path: Path
 
     def read(self, limit: int) -> bytes:
-        """See `Part`; what is no regular file (any longer) is refused, so that a pipe cannot block."""
+        """See `MediaPart`; what is no regular file (any longer) is refused, so that a pipe cannot block."""
         return _read_slice(self.path, 0, None, limit)
 
 
 @dataclass(frozen=True)
-class TarPart(Part):
+class TarPart(MediaPart):
     """A member of an uncompressed tar: `size` bytes from `offset`."""
 
     path: Path
@@ -47,34 +47,34 @@ class TarPart(Part):
     size: int
 
     def read(self, limit: int) -> bytes:
-        """See `Part`."""
+        """See `MediaPart`."""
         return _read_slice(self.path, self.offset, self.size, limit)
 
 
 @dataclass(frozen=True)
-class InlinePart(Part):
+class InlinePart(MediaPart):
     """Bytes that the listing already holds, such as a cell with a caption."""
 
     content: bytes
 
     def read(self, limit: int) -> bytes:
-        """See `Part`."""
+        """See `MediaPart`."""
         return within(self.content, limit)
 
 
 @dataclass(frozen=True)
-class JoinedPart(Part):
+class JoinedPart(MediaPart):
     """Texts of several places, as the lines of one."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[MediaPart, ...]
 
     def read(self, limit: int) -> bytes:
-        """See `Part`."""
+        """See `MediaPart`."""
         return within(b"\n".join(part.read(limit) for part in self.parts), limit)
 
 
 @dataclass(frozen=True)
-class BadPart(Part):
+class BadPart(MediaPart):
     """A part of which the listing already saw that it cannot be used; it says so when it is read, as any other."""
 
     reason: str
@@ -130,7 +130,7 @@ def inside(root: Path, name: str) -> FilePart | BadPart:
         return BadPart(f"{name[:80]!r} is no path")
 
 
-def size_of(part: Part) -> int:
+def size_of(part: MediaPart) -> int:
     """Bytes of a file or inline part, for identities; -1 of any other."""
     if isinstance(part, FilePart):
         return part.path.stat().st_size

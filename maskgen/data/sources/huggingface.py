@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from maskgen.data.sources.handles import Part
+from maskgen.data.sources.handles import MediaPart
 from maskgen.data.sources.items import Item, Keys, Source
 from maskgen.data.sources.parquet import cell_bytes, filled, light_cells
 from maskgen.data.sources.tables import Columns, check_columns, row_item
@@ -21,7 +21,7 @@ ROWS_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
-class HubPart(Part):
+class HubPart(MediaPart):
     """A cell of a media column."""
 
     path: str
@@ -31,7 +31,7 @@ class HubPart(Part):
     row: int
 
     def read(self, limit: int) -> bytes:
-        """See `Part`."""
+        """See `MediaPart`."""
         table = _load(self.path, self.subset)[self.split].select_columns(self.column)[self.row : self.row + 1]
         return cell_bytes(table.column(self.column)[0].as_py(), _media_root(self.path), limit)
 
@@ -103,7 +103,7 @@ class HuggingFaceSource(Source):
                 media = self._media(split, start + place, {kind for kind in there if there[kind][place]})
                 yield replace(row_item(key, _spelled(cells, classes), media, self.columns, version), split=split)
 
-    def _media(self, split: str | None, row: int, kinds: set[str]) -> dict[str, Part]:
+    def _media(self, split: str | None, row: int, kinds: set[str]) -> dict[str, MediaPart]:
         """Handles on the filled media cells of a row."""
         return {kind: HubPart(self.path, self.subset, split, name, row) for kind, name in self.columns.media.items() if kind in kinds}
 

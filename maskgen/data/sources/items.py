@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from maskgen.data.sources.handles import InlinePart, Part
+from maskgen.data.sources.handles import InlinePart, MediaPart
 from maskgen.io.limits import BadMedia
 
 KEY = re.compile(r"[a-z0-9][a-z0-9_-]*")
@@ -37,7 +37,7 @@ class Item:
     """
 
     key: str
-    parts: Mapping[str, Part]
+    parts: Mapping[str, MediaPart]
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
     split: str | None = None
     identity: str
@@ -126,7 +126,7 @@ def parse_object(content: bytes) -> dict[str, Any]:
     return value
 
 
-def read_record(content: bytes) -> Record:
+def record_of(content: bytes) -> Record:
     """Sorts the fields of a JSON object; lists and objects other than the captions are left out.
 
     Raises:
@@ -134,7 +134,7 @@ def read_record(content: bytes) -> Record:
     """
     fields = parse_object(content)
     texts = [text for name in TEXT_FIELDS for text in texts_of(fields.pop(name, None), name)]
-    split = split_of(fields.pop("split", None))
+    split = checked_split(fields.pop("split", None))
     plain = {name: attribute_of(value, name) for name, value in fields.items() if isinstance(value, str | int | float)}
     return Record(texts=texts, attributes=plain, split=split)
 
@@ -152,7 +152,7 @@ def texts_of(value: object, name: str) -> list[str]:
     return texts
 
 
-def split_of(value: object) -> str | None:
+def checked_split(value: object) -> str | None:
     """The name of a split, which becomes part of a file name.
 
     Raises:

@@ -5,8 +5,8 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from maskgen.data.sources.handles import BadPart, JoinedPart, Part
-from maskgen.data.sources.items import LARGEST_RECORD_BYTES, Item, identity_of, read_record, text_part
+from maskgen.data.sources.handles import BadPart, JoinedPart, MediaPart
+from maskgen.data.sources.items import LARGEST_RECORD_BYTES, Item, identity_of, record_of, text_part
 from maskgen.io.limits import BadMedia
 
 logger = logging.getLogger(__name__)
@@ -20,7 +20,7 @@ ENDINGS: Mapping[str, str] = {
     "json": "record",
 }
 """Ending to what a file is; files of other endings are never opened."""
-Member = tuple[str, Part]
+Member = tuple[str, MediaPart]
 """Ending and handle."""
 
 
@@ -35,7 +35,7 @@ def paired(key: str, members: Sequence[Member], identity: str) -> Item | None:
     Returns:
         None if there is nothing but a JSON object without texts.
     """
-    parts: dict[str, Part] = {}
+    parts: dict[str, MediaPart] = {}
     for ending, part in members:
         kind = ENDINGS[ending]
         parts[kind] = BadPart(f"two files are its {kind}, wanted one") if kind in parts else part
@@ -44,7 +44,7 @@ def paired(key: str, members: Sequence[Member], identity: str) -> Item | None:
         return Item(key=key, parts=parts, identity=identity)
     try:
         content = record.read(LARGEST_RECORD_BYTES)
-        found = read_record(content)
+        found = record_of(content)
     except BadMedia as error:
         return Item(key=key, parts=dict.fromkeys(parts or ["text"], BadPart(f"its JSON: {error}")), identity=identity)
     if found.texts:

@@ -8,12 +8,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from maskgen.data.sources.handles import Part, inside, within
+from maskgen.data.sources.handles import MediaPart, inside, within
 from maskgen.io.limits import BadMedia
 
 LARGEST_GROUP_BYTES = 2 * 2**30
 ROWS_AT_ONCE = 1024
-Cells = tuple[dict[str, Any] | BadMedia, dict[str, Part]]
+Cells = tuple[dict[str, Any] | BadMedia, dict[str, MediaPart]]
 """Plain values by column, and handles on media by modality."""
 
 
@@ -60,7 +60,7 @@ def cell_bytes(value: object, root: Path, limit: int) -> bytes:
 
 
 @dataclass(frozen=True)
-class ParquetPart(Part):
+class ParquetPart(MediaPart):
     """A cell of a media column; `root` is where a path in it starts. Neighbours are read together and kept."""
 
     path: Path
@@ -70,7 +70,7 @@ class ParquetPart(Part):
     root: Path
 
     def read(self, limit: int) -> bytes:
-        """See `Part`."""
+        """See `MediaPart`."""
         try:
             value = _column(self.path, self.column, self.group)[self.row].as_py()
         except ValueError as error:
@@ -119,7 +119,7 @@ def parquet_rows(path: Path, root: Path, names: Sequence[str], media: Mapping[st
             _check_group(path, file.metadata.row_group(group), names)
             there = {kind: _present(file, group, name) for kind, name in heavy.items()}
             for row, cells in enumerate(_light_rows(file, group, light)):
-                parts: dict[str, Part] = {k: ParquetPart(path, heavy[k], group, row, root) for k in heavy if there[k][row]}
+                parts: dict[str, MediaPart] = {k: ParquetPart(path, heavy[k], group, row, root) for k in heavy if there[k][row]}
                 paths = {} if isinstance(cells, BadMedia) else {kind: cells[name] for kind, name in media.items() if kind not in heavy}
                 parts.update({kind: inside(root, path) for kind, path in paths.items() if path})
                 yield cells, parts

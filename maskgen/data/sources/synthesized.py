@@ -9,24 +9,24 @@ from dataclasses import KW_ONLY, dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from maskgen.data.sources.handles import Part, within
+from maskgen.data.sources.handles import MediaPart, within
 from maskgen.data.sources.items import Attribute, Item, Source, identity_of, text_part
-from maskgen.data.sources.teachers import Spoken, teacher
+from maskgen.data.sources.teachers import TeacherSpeech, load_teacher
 
 SPEEDS = (0.85, 1.0, 1.0, 1.0, 1.0, 1.2)
 """Paces that the sentences of a source take in turn, by the hash of their key."""
 
 
 @lru_cache(maxsize=2)
-def _said(name: str, text: str, speed: float, seed: int) -> Spoken:
+def _said(name: str, text: str, speed: float, seed: int) -> TeacherSpeech:
     """A sentence; kept, because its sound and its facts are asked for one after the other."""
-    speaker = teacher(name)
-    spoken: Spoken = speaker.speak(speaker.phonemes(text), speed, seed)
+    speaker = load_teacher(name)
+    spoken: TeacherSpeech = speaker.speak(speaker.phonemes(text), speed, seed)
     return spoken
 
 
 @dataclass(frozen=True)
-class SpokenPart(Part):
+class SpokenPart(MediaPart):
     """A sentence as sound: 16-bit WAV bytes.
 
     Args:
@@ -42,7 +42,7 @@ class SpokenPart(Part):
     seed: int
 
     def read(self, limit: int) -> bytes:
-        """See `Part`."""
+        """See `MediaPart`."""
         import soundfile
 
         wave = _said(self.teacher, self.text, self.speed, self.seed).wave

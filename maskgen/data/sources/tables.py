@@ -8,8 +8,19 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
-from maskgen.data.sources.handles import BadPart, Part, inside, size_of
-from maskgen.data.sources.items import Attribute, Item, Keys, Source, attribute_of, identity_of, parse_object, split_of, text_part, texts_of
+from maskgen.data.sources.handles import BadPart, MediaPart, inside, size_of
+from maskgen.data.sources.items import (
+    Attribute,
+    Item,
+    Keys,
+    Source,
+    attribute_of,
+    checked_split,
+    identity_of,
+    parse_object,
+    text_part,
+    texts_of,
+)
 from maskgen.data.sources.parquet import Cells, parquet_columns, parquet_rows
 from maskgen.io.limits import BadMedia
 
@@ -61,7 +72,7 @@ class Columns:
         return {kind: name for kind, name in (("image", self.image), ("audio", self.audio)) if name}
 
 
-def row_item(key: str, row: Row | BadMedia, media: Mapping[str, Part], columns: Columns, facts: Sequence[object]) -> Item:
+def row_item(key: str, row: Row | BadMedia, media: Mapping[str, MediaPart], columns: Columns, facts: Sequence[object]) -> Item:
     """One row as an item.
 
     Args:
@@ -82,10 +93,10 @@ def row_item(key: str, row: Row | BadMedia, media: Mapping[str, Part], columns: 
             raise row
         texts = [text for text in texts_of(cells.get(columns.text or ""), "text") if text]
         attributes = _attributes(cells, columns.attributes)
-        split = split_of(cells.get(columns.split or "") or None)
+        split = checked_split(cells.get(columns.split or "") or None)
     except BadMedia as error:
         return Item(key=key, parts=dict.fromkeys(media or ["text"], BadPart(str(error))), identity=identity)
-    parts: dict[str, Part] = {**media, "text": text_part(texts)} if texts else dict(media)
+    parts: dict[str, MediaPart] = {**media, "text": text_part(texts)} if texts else dict(media)
     parts = parts or {"text": BadPart("a row without text, picture or sound")}
     return Item(key=key, parts=parts, attributes=attributes, split=split, identity=identity)
 
@@ -163,7 +174,7 @@ class TableSource(Source):
             yield row, {kind: path_part(root, value) for kind, value in found.items()}
 
 
-def path_part(root: Path, value: object) -> Part:
+def path_part(root: Path, value: object) -> MediaPart:
     """Handle on the file that a cell names."""
     return inside(root, value) if isinstance(value, str) else BadPart(f"a cell holds {type(value).__name__}, wanted a path")
 

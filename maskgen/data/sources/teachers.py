@@ -20,7 +20,7 @@ HIBARI_FRAMES_PER_S = 40
 
 
 @dataclass(frozen=True, eq=False)
-class Spoken:
+class TeacherSpeech:
     """What a teacher said.
 
     Args:
@@ -67,7 +67,7 @@ class Hibari:
         """Phonemes of a sentence, or of several with a space between."""
         return " ".join(self._voice.phonemize(text))
 
-    def speak(self, phonemes: str, speed: float, seed: int) -> Spoken:
+    def speak(self, phonemes: str, speed: float, seed: int) -> TeacherSpeech:
         """Says phonemes; the same seed gives the same samples on one machine.
 
         Args:
@@ -82,14 +82,14 @@ class Hibari:
         *parts, durations = self._session.run(None, {"ids": ids, "speed": np.asarray([speed], np.float32)})
         samples: Float[np.ndarray, " samples"] = dsp.synth(*(part[0] for part in parts), np.random.default_rng(seed))
         wave = Waveform(samples=samples[None].clip(-1, 1), sample_rate_hz=dsp.SR)
-        return Spoken(wave, known, [int(frames) for frames in durations.reshape(-1)], HIBARI_FRAMES_PER_S)
+        return TeacherSpeech(wave, known, [int(frames) for frames in durations.reshape(-1)], HIBARI_FRAMES_PER_S)
 
 
 TEACHERS: dict[str, Any] = {"hibari": Hibari}
 
 
 @cache
-def teacher(name: str) -> Any:
+def load_teacher(name: str) -> Any:
     """The teacher of that name, loaded once a process.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Rows of the raw shards as the evaluators use them: pictures, labels, captions, styles and tones."""
+"""The emoji corpus as its evaluators use it: images, labels, captions, styles and skin tones of the raw shards."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from maskgen.data.shards.format import read_split
 from maskgen.data.shards.manifest import Index, read_index
-from maskgen.evaluation.image.pixels import to_pixels
+from maskgen.evaluation.image.pixels import to_rgb_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,7 @@ def _read_split(folder: Path, index: Index, split: str) -> Corpus:
     for key, sample in read_split(folder, index, split):
         rows.append(_row(key, sample["json"]))
         pictures.append(Image.fromarray(sample["png"]))
-    return Corpus(rows, to_pixels(pictures))
+    return Corpus(rows, to_rgb_bytes(pictures))
 
 
 def _row(key: str, info: Mapping[str, Any]) -> Row:

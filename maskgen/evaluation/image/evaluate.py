@@ -15,11 +15,11 @@ from maskgen.evaluation.image.baselines import copy_index, shuffled
 from maskgen.evaluation.image.corpus import Corpus, Row, read_corpus
 from maskgen.evaluation.image.features import image_features
 from maskgen.evaluation.image.frechet import Basis, frechet_distance, principal
-from maskgen.evaluation.image.judges import Panel, Verdict, load_panel
+from maskgen.evaluation.image.judges import ImageVerdict, Panel, load_panel
 from maskgen.evaluation.image.nearest import Nearest, nearest_features, nearest_pixels, nearest_scores, thumbnails
-from maskgen.evaluation.image.pixels import to_pictures, to_pixels
-from maskgen.evaluation.image.report import ReportRow, write_report
-from maskgen.evaluation.image.scores import right, summary
+from maskgen.evaluation.image.pixels import from_rgb_bytes, to_rgb_bytes
+from maskgen.evaluation.image.report import ReportRow, write_image_report
+from maskgen.evaluation.image.scores import right, score_summary
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class Judged:
 
     pixels: UInt8[Tensor, "batch channels rows columns"]
     features: Float[Tensor, "batch dim"]
-    verdicts: list[Verdict]
+    verdicts: list[ImageVerdict]
     pixel: Nearest
     feature: Nearest
 
@@ -156,7 +156,7 @@ def evaluate_image_model(
         shown[split] = _shown(real.limited(pictures), real, judged, references)
     report["drawing_s"] = round(drawing_s, 1)
     report["judging_s"] = round(time.monotonic() - started - drawing_s, 1)
-    write_report(out, report, shown)
+    write_image_report(out, report, shown)
     logger.info(
         "wrote %s and report.html after %.0f s of drawing and %.0f s of judging", out / "report.json", drawing_s, report["judging_s"]
     )
@@ -177,16 +177,16 @@ def _candidates(
     """Pictures of the tokenizer and of the model for each row."""
     found = {}
     if reconstruct is not None:
-        originals = to_pictures(real.pixels)
+        originals = from_rgb_bytes(real.pixels)
         parts = [reconstruct(originals[start : start + BATCH_SIZE]) for start in range(0, len(originals), BATCH_SIZE)]
-        found["reconstruction"] = to_pixels([picture for part in parts for picture in part])
+        found["reconstruction"] = to_rgb_bytes([picture for part in parts for picture in part])
     if generate is not None:
         parts = []
         for start in range(0, len(real.rows), BATCH_SIZE):
             rows = real.rows[start : start + BATCH_SIZE]
             parts.append(generate([row.caption for row in rows], [int(row.hash[:8], 16) for row in rows]))
             logger.info("drew %d of %d", start + len(rows), len(real.rows))
-        found["generated"] = to_pixels([picture for part in parts for picture in part])
+        found["generated"] = to_rgb_bytes([picture for part in parts for picture in part])
     return found
 
 
@@ -206,7 +206,7 @@ def _row_set(found: Judged, real: Judged, rows: list[Row], references: Reference
         "feature": _nearest_scores(found.feature, real.feature),
     }
     distance = _distance(references.basis(found.features), references.basis(real.features))
-    return {"scores": summary(marks, rows), "fd_efflite0": distance, "nearest_training_image": nearest}
+    return {"scores": score_summary(marks, rows), "fd_efflite0": distance, "nearest_training_image": nearest}
 
 
 def _nearest_scores(found: Nearest, real: Nearest) -> dict[str, float]:
@@ -241,7 +241,7 @@ def _shown(chosen: Corpus, real: Corpus, judged: Mapping[str, Judged], reference
         found.append(
             ReportRow(
                 caption=row.caption,
-                pictures={name: to_pictures(part[None])[0] for name, part in pixels.items()},
+                pictures={name: from_rgb_bytes(part[None])[0] for name, part in pixels.items()},
                 right={name: None if mark[place].isnan() else bool(mark[place]) for name, mark in marks.items()},
                 taken_for=_taken_for(verdict, place, references.panel),
                 nearest=f"{references.training.rows[near].caption} ({float(judge_of.pixel.distance[place]):.3f})",
@@ -250,6 +250,6 @@ def _shown(chosen: Corpus, real: Corpus, judged: Mapping[str, Judged], reference
     return found
 
 
-def _taken_for(verdict: Verdict, place: int, panel: Panel) -> str:
+def _taken_for(verdict: ImageVerdict, place: int, panel: Panel) -> str:
     """What a judge reads from a picture."""
     return f"{panel.labels[int(verdict.label[place])]}, tone {int(verdict.tone[place])}, {panel.styles[int(verdict.style[place])]}"

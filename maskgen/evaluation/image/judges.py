@@ -9,7 +9,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from maskgen.evaluation.cache import cached, digest
-from maskgen.evaluation.image import retrieval, style, tone
+from maskgen.evaluation.image import emoji_style, emoji_tone, retrieval
 from maskgen.evaluation.image.corpus import Corpus, Row
 from maskgen.evaluation.image.features import IMAGE_VERSION, IMAGE_WIDTH, TEXT_VERSION, image_features, text_features
 from maskgen.evaluation.image.probe import Probe
@@ -26,7 +26,7 @@ class Judge:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ImageVerdict:
     """What one judge says of every picture of a row set."""
 
     rank: Int[Tensor, " batch"]
@@ -55,16 +55,16 @@ class Panel:
 
     def verdicts(
         self, rows: Sequence[Row], pixels: UInt8[Tensor, "batch channels rows columns"], features: Float[Tensor, "batch dim"]
-    ) -> list[Verdict]:
+    ) -> list[ImageVerdict]:
         """What each judge says of these pictures, each beside its row."""
         place = {label: index for index, label in enumerate(self.labels)}
         target = torch.tensor([place[row.label] for row in rows])
-        histograms = tone.colour_histogram(pixels)
+        histograms = emoji_tone.colour_histogram(pixels)
         found = []
         for judge in self.judges:
             rank, label = retrieval.retrieval_ranks(judge.heads, features, self.gallery, target)
-            tones = tone.predicted_tone(judge.tone, histograms)
-            found.append(Verdict(rank, label, tones, judge.style.predict(style.style_inputs(features, histograms))))
+            tones = emoji_tone.predicted_tone(judge.tone, histograms)
+            found.append(ImageVerdict(rank, label, tones, judge.style.predict(emoji_style.style_inputs(features, histograms))))
         return found
 
 
@@ -99,9 +99,9 @@ def _judge(training: Corpus, styles: list[str], seed: int, key: str, cache: Path
 
     heads = retrieval.RetrievalHeads()
     heads.load_state_dict(part("retrieval", retrieval.VERSION, lambda: _heads(training, seed, cache)))
-    tones, strokes = Probe(tone.BINS, tone.TONES), Probe(IMAGE_WIDTH + tone.BINS, len(styles))
-    tones.load_state_dict(part("tone", tone.VERSION, lambda: _tone(training, seed)))
-    strokes.load_state_dict(part("style", style.VERSION, lambda: _style(training, styles, seed, cache)))
+    tones, strokes = Probe(emoji_tone.BINS, emoji_tone.TONES), Probe(IMAGE_WIDTH + emoji_tone.BINS, len(styles))
+    tones.load_state_dict(part("tone", emoji_tone.VERSION, lambda: _tone(training, seed)))
+    strokes.load_state_dict(part("style", emoji_style.VERSION, lambda: _style(training, styles, seed, cache)))
     return Judge(seed, heads.eval(), tones.eval(), strokes.eval())
 
 
@@ -116,11 +116,11 @@ def _heads(training: Corpus, seed: int, cache: Path | None) -> retrieval.Retriev
 def _tone(training: Corpus, seed: int) -> Probe:
     """Tone probe of a seed, on toned rows."""
     toned = training.pick([place for place, row in enumerate(training.rows) if row.tone])
-    return tone.train_tone(tone.colour_histogram(toned.pixels), torch.tensor([row.tone for row in toned.rows]), seed)
+    return emoji_tone.train_tone(emoji_tone.colour_histogram(toned.pixels), torch.tensor([row.tone for row in toned.rows]), seed)
 
 
 def _style(training: Corpus, styles: list[str], seed: int, cache: Path | None) -> Probe:
     """Style probe of a seed."""
     target = torch.tensor([styles.index(row.style) for row in training.rows])
-    inputs = style.style_inputs(image_features(training.pixels, cache), tone.colour_histogram(training.pixels))
-    return style.train_style(inputs, target, len(styles), seed)
+    inputs = emoji_style.style_inputs(image_features(training.pixels, cache), emoji_tone.colour_histogram(training.pixels))
+    return emoji_style.train_style(inputs, target, len(styles), seed)

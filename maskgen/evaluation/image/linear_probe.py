@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from maskgen.evaluation.image.corpus import Corpus, Row, read_corpus
-from maskgen.evaluation.image.pixels import to_pictures
+from maskgen.evaluation.image.pixels import from_rgb_bytes
 from maskgen.evaluation.image.retrieval import Standardise
 
 logger = logging.getLogger(__name__)
@@ -137,7 +137,7 @@ def read_attributes(
     return found
 
 
-def thumbnails(pixels: UInt8[Tensor, "batch channels rows columns"]) -> Float[Tensor, "batch dim"]:
+def pixel_features(pixels: UInt8[Tensor, "batch channels rows columns"]) -> Float[Tensor, "batch dim"]:
     """Pictures averaged down to THUMBNAIL pixels a side, in [0, 1]: the features of the probe on raw pixels."""
     return nn.functional.adaptive_avg_pool2d(pixels.float() / 255, THUMBNAIL).flatten(1)
 
@@ -176,7 +176,7 @@ def evaluate_probe(
     training, testing, started_s = corpora["train"].limited(rows), corpora[split].limited(limit), time.perf_counter()
     logger.info("linear probes: %d training rows, %d rows of split %s; writes %s", len(training.rows), len(testing.rows), split, out)
     found = {name: (_of(kind, training), _of(kind, testing)) for name, kind in features.items()}
-    found["pixels"] = (thumbnails(training.pixels), thumbnails(testing.pixels))
+    found["pixels"] = (pixel_features(training.pixels), pixel_features(testing.pixels))
     report = {**(facts or {}), "split": split, "attributes": read_attributes(found, training.rows, testing.rows)}
     report["elapsed_s"] = time.perf_counter() - started_s
     out.mkdir(parents=True, exist_ok=True)
@@ -186,4 +186,4 @@ def evaluate_probe(
 
 def _of(features: Features, corpus: Corpus) -> Float[Tensor, "batch dim"]:
     """Features of a corpus's pictures."""
-    return features(to_pictures(corpus.pixels))
+    return features(from_rgb_bytes(corpus.pixels))

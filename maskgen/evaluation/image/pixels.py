@@ -12,7 +12,7 @@ from torch import Tensor
 SIZE = 64
 
 
-def to_pixels(pictures: Sequence[Image.Image], size: int = SIZE) -> UInt8[Tensor, "batch channels rows columns"]:
+def to_rgb_bytes(pictures: Sequence[Image.Image], size: int = SIZE) -> UInt8[Tensor, "batch channels rows columns"]:
     """Pictures of any size as one tensor of RGB bytes.
 
     Every row set of an evaluation passes through here, so a model of 128 pixels is judged at the same size as the real pictures.
@@ -31,6 +31,6 @@ def to_pixels(pictures: Sequence[Image.Image], size: int = SIZE) -> UInt8[Tensor
     return rearrange(torch.from_numpy(stacked), "batch rows columns channels -> batch channels rows columns").contiguous()
 
 
-def to_pictures(pixels: UInt8[Tensor, "batch channels rows columns"]) -> list[Image.Image]:
+def from_rgb_bytes(pixels: UInt8[Tensor, "batch channels rows columns"]) -> list[Image.Image]:
     """The RGB pictures of a tensor of bytes."""
     return [Image.fromarray(array) for array in rearrange(pixels, "batch channels rows columns -> batch rows columns channels").numpy()]

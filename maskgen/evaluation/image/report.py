@@ -53,7 +53,7 @@ class ReportRow:
     nearest: str
 
 
-def write_report(out: Path, report: Mapping[str, Any], shown: Mapping[str, Sequence[ReportRow]]) -> None:
+def write_image_report(out: Path, report: Mapping[str, Any], shown: Mapping[str, Sequence[ReportRow]]) -> None:
     """Write `report.json` and `report.html`.
 
     Args:
@@ -63,10 +63,10 @@ def write_report(out: Path, report: Mapping[str, Any], shown: Mapping[str, Seque
     """
     out.mkdir(parents=True, exist_ok=True)
     (out / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    (out / "report.html").write_text(render(report, shown), encoding="utf-8")
+    (out / "report.html").write_text(render_image_report(report, shown), encoding="utf-8")
 
 
-def render(report: Mapping[str, Any], shown: Mapping[str, Sequence[ReportRow]]) -> str:
+def render_image_report(report: Mapping[str, Any], shown: Mapping[str, Sequence[ReportRow]]) -> str:
     """The page."""
     about = report["evaluators"]
     facts = (

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from maskgen.evaluation.image.corpus import Row
-from maskgen.evaluation.image.judges import Verdict
+from maskgen.evaluation.image.judges import ImageVerdict
 
 Right = dict[str, Float[Tensor, " batch"]]
 MEASURES = ("recall_at_1", "recall_at_5", "tone", "style", "all_right")
@@ -19,7 +19,7 @@ GROUPINGS: Mapping[str, Callable[[Row], str]] = {
 }
 
 
-def right(verdict: Verdict, rows: Sequence[Row], styles: Sequence[str]) -> Right:
+def right(verdict: ImageVerdict, rows: Sequence[Row], styles: Sequence[str]) -> Right:
     """For each measure 1 where a picture is right, 0 where it is wrong, NaN where the measure does not apply (tone of an untoned row).
 
     `all_right` asks for recall at 5, style and, where there is one, tone at once: the retrieval features hardly see tone, so a picture of
@@ -38,7 +38,7 @@ def right(verdict: Verdict, rows: Sequence[Row], styles: Sequence[str]) -> Right
     }
 
 
-def summary(judged: Sequence[Right], rows: Sequence[Row]) -> dict[str, Any]:
+def score_summary(judged: Sequence[Right], rows: Sequence[Row]) -> dict[str, Any]:
     """All scores of a row set.
 
     Args:

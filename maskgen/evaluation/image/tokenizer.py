@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from maskgen.evaluation.image.corpus import read_corpus
-from maskgen.evaluation.image.pixels import to_pictures, to_pixels
+from maskgen.evaluation.image.pixels import from_rgb_bytes, to_rgb_bytes
 from maskgen.tokenizers.base import Tokenizer
 from maskgen.tokens.batch import Codes
 
@@ -63,7 +63,7 @@ def evaluate_tokenizer(
     missing = [split for split in splits if split not in corpora]
     if missing or not splits:
         raise ValueError(f"found split(s) {missing or 'none'}, wanted some of {sorted(corpora)}")
-    pictures = [picture for split in splits for picture in to_pictures(corpora[split].limited(limit).pixels)]
+    pictures = [picture for split in splits for picture in from_rgb_bytes(corpora[split].limited(limit).pixels)]
     trip = round_trip(tokenizer, pictures, batch_size)
     report = {"format": 1, "fingerprint": tokenizer.fingerprint, "splits": list(splits), **tokenizer_scores(tokenizer, pictures, trip)}
     out.mkdir(parents=True, exist_ok=True)
@@ -104,7 +104,7 @@ def tokenizer_scores(tokenizer: Tokenizer, pictures: Sequence[Image.Image], trip
         `levels`: for each `used` (share of the codebook), `perplexity`, `survival` (share of codes equal after decode and re-encode).
     """
     size = trip.decoded[0].size[0]
-    found = {"pictures": len(pictures), "size": size, **_errors(to_pixels(pictures, size), to_pixels(trip.decoded, size))}
+    found = {"pictures": len(pictures), "size": size, **_errors(to_rgb_bytes(pictures, size), to_rgb_bytes(trip.decoded, size))}
     levels = [
         {
             **code_usage(torch.stack([codes[level].flatten() for codes in trip.codes]), tokenizer.codebook_size),

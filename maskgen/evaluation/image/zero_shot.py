@@ -12,7 +12,7 @@ from PIL import Image
 
 from maskgen.data.corpora.emoji_captions import TONES
 from maskgen.evaluation.image.corpus import Corpus, Row, read_corpus
-from maskgen.evaluation.image.pixels import to_pictures
+from maskgen.evaluation.image.pixels import from_rgb_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ def evaluate_zero_shot(
 def _named(corpus: Corpus, rows: Sequence[Row], totals: Totals, candidates: int) -> list[dict[str, Any]]:
     """What was found of each picture."""
     found = []
-    for row, picture in zip(corpus.rows, to_pictures(corpus.pixels), strict=True):
+    for row, picture in zip(corpus.rows, from_rgb_bytes(corpus.pixels), strict=True):
         captions = rival_captions(row, rows, candidates)
         scores = totals(picture, captions)
         one = {"key": row.key, "caption": row.caption, "rank": own_rank(scores, captions.index(row.caption))}

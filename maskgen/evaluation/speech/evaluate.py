@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from maskgen.evaluation.speech.asr import normalised, text_errors
-from maskgen.evaluation.speech.judges import JUDGES, VERSION, SpeechPanel, Verdict, check_sound, seconds_of
+from maskgen.evaluation.speech.judges import JUDGES, VERSION, SpeechPanel, SpeechVerdict, check_sound, seconds_of
 from maskgen.evaluation.speech.report import write_speech_report
 from maskgen.evaluation.speech.scores import BOOTSTRAP_SEED, RESAMPLES, over_seeds, scores
 from maskgen.evaluation.speech.speaker_similarity import similarity
@@ -118,7 +118,7 @@ def evaluate_speech(
     return report
 
 
-def judge_row(row: SpeechRow, verdict: Verdict, targets: Sequence[Float[Tensor, " dim"]], elapsed_s: float | None) -> dict[str, Any]:
+def judge_row(row: SpeechRow, verdict: SpeechVerdict, targets: Sequence[Float[Tensor, " dim"]], elapsed_s: float | None) -> dict[str, Any]:
     """What is reported of one sound.
 
     Args:

@@ -35,7 +35,7 @@ VERSION = "whisper-base d01c3014 beam 5, tiny.en 1a5afae0 greedy, fp32; resembly
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Verdict:
+class SpeechVerdict:
     """What the judges find of one sound; None where a judge was not asked.
 
     Args:
@@ -83,7 +83,7 @@ class SpeechPanel:
         for name in self.judges:
             self._load(name)
 
-    def __call__(self, wave: Waveform) -> Verdict:
+    def __call__(self, wave: Waveform) -> SpeechVerdict:
         """What the judges find of a sound.
 
         Args:
@@ -96,7 +96,7 @@ class SpeechPanel:
         check_sound(wave)
         found = self._findings(wave)
         voice, opinion = found.get("speaker"), found.get("dnsmos")
-        return Verdict(
+        return SpeechVerdict(
             seconds=seconds_of(wave),
             transcripts={name: found[name] for name in self.judges if name.startswith("whisper")},
             voice=None if voice is None else torch.tensor(voice),

@@ -52,10 +52,10 @@ def write_speech_report(out: Path, report: Mapping[str, Any], waves: Mapping[str
     """
     out.mkdir(parents=True, exist_ok=True)
     write_atomic(out / "report.json", (json.dumps(report, indent=2) + "\n").encode())
-    write_atomic(out / "report.html", render(report, waves, playable).encode())
+    write_atomic(out / "report.html", render_speech_report(report, waves, playable).encode())
 
 
-def render(report: Mapping[str, Any], waves: Mapping[str, Sequence[Waveform]], playable: Sequence[int]) -> str:
+def render_speech_report(report: Mapping[str, Any], waves: Mapping[str, Sequence[Waveform]], playable: Sequence[int]) -> str:
     """The page.
 
     Args:

@@ -9,8 +9,8 @@ from PIL import Image
 from maskgen.evaluation.image.corpus import Corpus, Row
 from maskgen.evaluation.image.features import image_features
 from maskgen.evaluation.image.judges import load_panel
-from maskgen.evaluation.image.pixels import to_pixels
-from maskgen.evaluation.image.scores import right, summary
+from maskgen.evaluation.image.pixels import to_rgb_bytes
+from maskgen.evaluation.image.scores import right, score_summary
 from maskgen.evaluation.speech.asr import text_errors
 from maskgen.evaluation.speech.judges import SpeechPanel
 from maskgen.evaluation.tuning.tasks import JudgePictures, Listen
@@ -30,7 +30,7 @@ def retrieval_judge(corpora: dict[str, Corpus], seeds: Sequence[int], cache: Pat
     panel = load_panel(corpora, seeds, cache)
 
     def judge(rows: Sequence[Row], pictures: Sequence[Image.Image]) -> list[float]:
-        pixels = to_pixels(list(pictures))
+        pixels = to_rgb_bytes(list(pictures))
         ranks = torch.stack([verdict.rank for verdict in panel.verdicts(rows, pixels, image_features(pixels))])
         return [float(one) for one in (1 / (ranks.double() + 1)).mean(dim=0)]
 
@@ -53,8 +53,8 @@ def picture_scores(
     panel = load_panel(corpora, seeds, cache)
 
     def look(rows: Sequence[Row], pictures: Sequence[Image.Image]) -> dict[str, float]:
-        pixels = to_pixels(list(pictures))
-        found = summary([right(one, rows, panel.styles) for one in panel.verdicts(rows, pixels, image_features(pixels))], rows)
+        pixels = to_rgb_bytes(list(pictures))
+        found = score_summary([right(one, rows, panel.styles) for one in panel.verdicts(rows, pixels, image_features(pixels))], rows)
         return {name: value["mean"] for name, value in found["all"].items() if value is not None}
 
     return look

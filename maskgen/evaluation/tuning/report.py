@@ -43,11 +43,11 @@ def write_tune_report(out: Path, tuned: Tuned, facts: Mapping[str, Any], measure
         "settings": tuned.second[tuned.chosen].settings.to_dict(),
     }
     write_atomic(out / "pareto.json", (json.dumps(report, indent=2) + "\n").encode())
-    write_atomic(out / "report.html", render(tuned, facts, measure).encode())
+    write_atomic(out / "report.html", render_tune_report(tuned, facts, measure).encode())
     return report
 
 
-def render(tuned: Tuned, facts: Mapping[str, Any], measure: str) -> str:
+def render_tune_report(tuned: Tuned, facts: Mapping[str, Any], measure: str) -> str:
     """The page."""
     about = ", ".join(f"{name} {value}" for name, value in facts.items())
     first, second = len(tuned.first[0].rows), len(tuned.second[0].rows)

@@ -175,7 +175,7 @@ class Sentence:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Spoken:
+class SpeechTake:
     """A sentence said: its sound, its passes (the mean where it was spoken as several rows), seconds in model and sampler."""
 
     wave: Waveform
@@ -183,7 +183,7 @@ class Spoken:
     elapsed_s: float
 
 
-Speak = Callable[[Sentence, int, GenerationSettings], Spoken]
+Speak = Callable[[Sentence, int, GenerationSettings], SpeechTake]
 Listen = Callable[[str, Waveform], TextErrors]
 
 

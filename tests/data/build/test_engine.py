@@ -21,8 +21,8 @@ import yaml
 from builders.dots import RECIPE, corpus, planned, recipe_file
 
 from maskgen.cli.main import main
-from maskgen.data.build.engine import PLAN_FILE, REJECTS_FILE, TooManyRejects, run
-from maskgen.data.build.job import Decoded, Origin, Reject, ShardJob
+from maskgen.data.build.engine import PLAN_FILE, REJECTS_FILE, TooManyRejects, run_build
+from maskgen.data.build.job import DecodedSample, Origin, Reject, ShardJob
 from maskgen.data.build.plan import plan_recipe, split_of
 from maskgen.data.build.readers import ItemOrigin
 from maskgen.data.build.recipe import read_recipe
@@ -50,7 +50,7 @@ def dots(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def unbroken(dots: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its unbroken build; read only."""
     out = tmp_path_factory.mktemp("unbroken") / "out"
-    run(planned(dots), out)
+    run_build(planned(dots), out)
     return out
 
 
@@ -147,7 +147,7 @@ def alive(process: str) -> bool:
 
 @pytest.mark.parametrize("workers", [2, 3])
 def test_the_number_of_workers_does_not_change_a_byte(dots: Path, unbroken: Path, tmp_path: Path, workers: int) -> None:
-    run(planned(dots), tmp_path, Processes(workers))
+    run_build(planned(dots), tmp_path, Processes(workers))
     assert content(tmp_path) == content(unbroken)
 
 
@@ -162,7 +162,7 @@ def bundles(tmp_path: Path, tiny_text: TextTokenizer, tiny_image: ImageTokenizer
 def tokens_do_not_depend_on(workers: Sequence[int], folder: Path, bundles: dict[str, Path]) -> None:
     recipe = corpus(folder / "corpus", 30, bad=(3,), image={"size": 32})
     for number in workers:
-        run(plan_recipe(read_recipe(recipe), token_output(bundles)), folder / f"out-{number}", Processes(number))
+        run_build(plan_recipe(read_recipe(recipe), token_output(bundles)), folder / f"out-{number}", Processes(number))
     assert all(content(folder / f"out-{number}") == content(folder / f"out-{workers[0]}") for number in workers)
 
 
@@ -177,8 +177,8 @@ def test_the_number_of_workers_does_not_change_a_token(tmp_path: Path, bundles: 
 
 def test_tokens_of_a_recipe_are_the_tokens_of_its_raw_shards(tmp_path: Path, bundles: dict[str, Path]) -> None:
     recipe = corpus(tmp_path / "corpus", 20, bad=(), image={"size": 32, "fit": "crop", "crops": 2})
-    raw = run(planned(recipe), tmp_path / "raw")
-    direct = run(plan_recipe(read_recipe(recipe), token_output(bundles)), tmp_path / "direct")
+    raw = run_build(planned(recipe), tmp_path / "raw")
+    direct = run_build(plan_recipe(read_recipe(recipe), token_output(bundles)), tmp_path / "direct")
     staged = tokenize(tmp_path / "raw", tmp_path / "staged", bundles)
     assert [replace(one, sha256="") for one in direct.shards] == [replace(one, sha256="") for one in staged.shards]
     assert [one.sha256 for one in direct.shards] == [one.sha256 for one in staged.shards]
@@ -248,7 +248,7 @@ def test_a_split_is_a_share_of_the_keys_that_other_samples_do_not_move() -> None
 def test_crops_of_a_picture_share_its_split_and_a_split_of_the_source_wins(tmp_path: Path) -> None:
     recipe = corpus(tmp_path, 20, bad=(), image={"size": 8, "fit": "crop", "crops": 3}, splits={"validation": 0.5})
     (tmp_path / "pictures" / "dot-004.json").write_text('{"split": "held-out", "label": "four"}')
-    index = run(planned(recipe), tmp_path / "out")
+    index = run_build(planned(recipe), tmp_path / "out")
     found = {key: (split, sample["json"]) for split, key, sample in rows(tmp_path / "out", index)}
     assert len(found) == 60
     assert all(found[f"{key[:-1]}{number}"][0] == split for key, (split, _) in found.items() for number in (1, 2, 3))
@@ -261,7 +261,7 @@ def test_keys_ascend_though_another_picture_comes_between_a_picture_and_its_crop
     recipe = corpus(tmp_path, 2, bad=(), image={"size": 8, "fit": "crop", "crops": 2}, splits={})
     for ending in (".png", ".txt"):
         (tmp_path / "pictures" / f"dot-001{ending}").rename(tmp_path / "pictures" / f"dot-000-b{ending}")
-    run(planned(recipe), tmp_path / "out")
+    run_build(planned(recipe), tmp_path / "out")
     assert [key for key, _ in read_shard(tmp_path / "out" / "train-000000.tar")] == [
         "dot-000-b-c1",
         "dot-000-b-c2",
@@ -274,7 +274,7 @@ def test_two_sources_may_have_the_same_names_and_their_weights_are_kept(tmp_path
     corpus(tmp_path / "a", 5, bad=())
     corpus(tmp_path / "b", 5, bad=())
     sources = [{"kind": "folder", "path": f"{name}/pictures", "weight": weight} for name, weight in (("a", 1.0), ("b", 3.0))]
-    index = run(planned(recipe_file(tmp_path, sources=sources, splits={})), tmp_path / "out")
+    index = run_build(planned(recipe_file(tmp_path, sources=sources, splits={})), tmp_path / "out")
     assert index.counts == {"train": 10}
     assert index.about["sources"] == {"pictures": {"weight": 1.0}, "pictures-2": {"weight": 3.0}}
     found = [(key, sample["json"]["source"]) for _, key, sample in rows(tmp_path / "out", index)]
@@ -291,7 +291,7 @@ def test_audio_is_kept_in_16_bits_and_resampling_is_counted(tmp_path: Path, capl
     soundfile.write(tmp_path / "sounds" / "other.wav", wave, 16000, subtype="PCM_16")
     changes = {"sources": [{"kind": "folder", "path": "sounds"}], "audio": {"sample_rate_hz": 8000}, "splits": {}}
     with caplog.at_level("INFO"):
-        run(planned(recipe_file(tmp_path, **changes)), tmp_path / "out")
+        run_build(planned(recipe_file(tmp_path, **changes)), tmp_path / "out")
     assert "1 resampled" in caplog.text
     found = dict(read_shard(tmp_path / "out" / "train-000000.tar"))
     assert np.array_equal(found["same"]["flac"][0], soundfile.read(tmp_path / "sounds" / "same.wav", dtype="float32")[0])
@@ -305,7 +305,7 @@ def test_audio_is_kept_in_16_bits_and_resampling_is_counted(tmp_path: Path, capl
 def test_only_what_is_whole_and_of_this_plan_is_trusted(dots: Path, unbroken: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     plan = planned(dots)
-    run(plan, out)
+    run_build(plan, out)
     lines = (out / MANIFEST_FILE).read_text().splitlines()
     names = [json.loads(line)["name"] for line in lines]
     foreign = lines[1].replace(plan.hash, "0" * 64)
@@ -315,14 +315,14 @@ def test_only_what_is_whole_and_of_this_plan_is_trusted(dots: Path, unbroken: Pa
     (out / names[3]).unlink()
     (out / f".{names[4]}.123.tmp").write_bytes(b"half")
     done: list[str] = []
-    run(plan, out, recording(done))
+    run_build(plan, out, recording(done))
     assert sorted(done) == sorted([names[0], names[1], names[3], names[-1]])
     assert content(out) == content(unbroken)
 
 
 def test_a_torn_line_does_not_swallow_the_next(dots: Path, tmp_path: Path) -> None:
     plan, calls = planned(dots), iter([None, KeyboardInterrupt])
-    run(plan, tmp_path)
+    run_build(plan, tmp_path)
     kept = (tmp_path / MANIFEST_FILE).read_text().splitlines()[:3]
     (tmp_path / MANIFEST_FILE).write_text("\n".join([*kept[:2], kept[2][:50]]))
 
@@ -331,16 +331,16 @@ def test_a_torn_line_does_not_swallow_the_next(dots: Path, tmp_path: Path) -> No
             raise error
 
     with pytest.raises(KeyboardInterrupt):
-        run(plan, tmp_path, report=stop)
+        run_build(plan, tmp_path, report=stop)
     done: list[str] = []
-    run(plan, tmp_path, recording(done))
+    run_build(plan, tmp_path, recording(done))
     assert len(done) == len(plan.shards) - 3
 
 
 def test_a_finished_build_is_left_as_it_is(unbroken: Path, dots: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in unbroken.glob("*.tar")} | {"index": (unbroken / "index.json").stat().st_mtime_ns}
     done: list[str] = []
-    run(planned(dots), unbroken, recording(done))
+    run_build(planned(dots), unbroken, recording(done))
     assert done == []
     assert before == {path: path.stat().st_mtime_ns for path in unbroken.glob("*.tar")} | {
         "index": (unbroken / "index.json").stat().st_mtime_ns
@@ -361,44 +361,44 @@ def test_a_finished_build_is_left_as_it_is(unbroken: Path, dots: Path) -> None:
 def test_another_plan_is_refused_and_nothing_is_touched(tmp_path: Path, change: dict[str, Any], sentence: str) -> None:
     recipe = corpus(tmp_path, 8, bad=())
     out = tmp_path / "out"
-    run(planned(recipe), out)
+    run_build(planned(recipe), out)
     before = content(out)
     with pytest.raises(ValueError, match=f"holds a build of another plan: {sentence}; give another --out, empty"):
-        run(planned(recipe_file(tmp_path, **change)), out)
+        run_build(planned(recipe_file(tmp_path, **change)), out)
     assert content(out) == before
 
 
 def test_changed_samples_are_another_plan_and_restart_removes_shards_only(tmp_path: Path) -> None:
     recipe, out = corpus(tmp_path, 30, bad=()), tmp_path / "out"
-    run(planned(recipe), out)
+    run_build(planned(recipe), out)
     (out / "notes.txt").write_text("mine")
     for number in range(20):
         (tmp_path / "pictures" / f"dot-{number:03d}.png").unlink()
     with pytest.raises(ValueError, match="the samples of its sources have changed"):
-        run(planned(recipe), out)
-    index = run(planned(recipe), out, restart=True)
+        run_build(planned(recipe), out)
+    index = run_build(planned(recipe), out, restart=True)
     assert {path.name for path in out.glob("*.tar")} == {entry.name for entry in index.shards}
     assert (out / "notes.txt").read_text() == "mine"
 
 
 def test_a_folder_of_other_shards_or_with_a_damaged_plan_is_refused(tmp_path: Path) -> None:
     recipe, out = corpus(tmp_path, 8, bad=()), tmp_path / "out"
-    run(planned(recipe), out)
+    run_build(planned(recipe), out)
     (out / PLAN_FILE).write_text("{")
     with pytest.raises(ValueError, match=r"plan.json is damaged .* --restart"):
-        run(planned(recipe), out)
+        run_build(planned(recipe), out)
     (out / PLAN_FILE).unlink()
     with pytest.raises(ValueError, match=r"holds manifest.jsonl but no plan.json.* --restart"):
-        run(planned(recipe), out)
+        run_build(planned(recipe), out)
 
 
 def test_two_builds_into_one_folder_are_refused(dots: Path, tmp_path: Path) -> None:
     def second(jobs: Sequence[ShardJob]) -> Lines:
         with pytest.raises(ValueError, match="another process is building into"):
-            run(planned(dots), tmp_path)
+            run_build(planned(dots), tmp_path)
         yield from in_process(jobs)
 
-    run(planned(dots), tmp_path, second)
+    run_build(planned(dots), tmp_path, second)
 
 
 @dataclass(frozen=True)
@@ -408,7 +408,7 @@ class Dying(Origin):
     bomb: Path
     origin: Origin
 
-    def samples(self, kinds: frozenset[str]) -> Iterator[Decoded | Reject]:
+    def samples(self, kinds: frozenset[str]) -> Iterator[DecodedSample | Reject]:
         if self.bomb.exists():
             os.kill(os.getpid(), signal.SIGKILL)
         yield from self.origin.samples(kinds)
@@ -419,12 +419,12 @@ def test_a_worker_that_dies_is_named_by_its_shard_and_the_rest_goes_on(dots: Pat
     bomb.touch()
     shards = tuple(replace(one, origin=Dying(bomb, one.origin)) if number == 4 else one for number, one in enumerate(plan.shards))
     with pytest.raises(ChildProcessError, match=rf"the worker that built {shards[4].name} died.*run it again"):
-        run(replace(plan, shards=shards), tmp_path / "out", Processes(2))
+        run_build(replace(plan, shards=shards), tmp_path / "out", Processes(2))
     kept = lines_of(tmp_path / "out")
     assert 1 <= kept < len(shards)
     bomb.unlink()
     done: list[str] = []
-    run(replace(plan, shards=shards), tmp_path / "out", recording(done))
+    run_build(replace(plan, shards=shards), tmp_path / "out", recording(done))
     assert len(done) == len(shards) - kept
     assert content(tmp_path / "out") == content(unbroken)
 
@@ -441,7 +441,7 @@ def test_ctrl_c_leaves_a_folder_that_goes_on(dots: Path, unbroken: Path, tmp_pat
     assert "run the same command to go on" in said.decode()
     assert "Traceback" not in said.decode()
     done: list[str] = []
-    run(planned(recipe), out, recording(done))
+    run_build(planned(recipe), out, recording(done))
     assert 0 < len(done) < len(planned(recipe).shards)
 
 
@@ -490,10 +490,10 @@ def test_too_many_bad_samples_stop_the_build_with_code_3_and_raising_max_bad_goe
 
 def test_as_many_bad_samples_as_allowed_are_no_error(tmp_path: Path) -> None:
     recipe = corpus(tmp_path, 20, bad=(3, 4), max_bad=0.1)
-    assert sum(run(planned(recipe), tmp_path / "out").counts.values()) == 18
+    assert sum(run_build(planned(recipe), tmp_path / "out").counts.values()) == 18
     (tmp_path / "pictures" / "dot-005.png").write_bytes(b"")
     with pytest.raises(TooManyRejects, match="3 of 20"):
-        run(planned(recipe), tmp_path / "out", restart=True)
+        run_build(planned(recipe), tmp_path / "out", restart=True)
 
 
 # Recipes

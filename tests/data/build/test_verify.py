@@ -12,7 +12,7 @@ import pytest
 from builders.dots import corpus, planned
 
 from maskgen.cli.main import main
-from maskgen.data.build.engine import PLAN_FILE, REJECTS_FILE, run
+from maskgen.data.build.engine import PLAN_FILE, REJECTS_FILE, run_build
 from maskgen.data.build.verify import verify
 from maskgen.data.shards.format import json_bytes, write_shard
 from maskgen.data.shards.manifest import INDEX_FILE, MANIFEST_FILE, Index, read_index, write_index
@@ -24,7 +24,7 @@ SAMPLE = Path(__file__).parents[3] / "data" / "emoji" / "sample"
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small build; read only."""
     folder = tmp_path_factory.mktemp("verify")
-    run(planned(corpus(folder, count=9, bad=(3,), image={"size": 8}, shard_samples=4)), folder / "out")
+    run_build(planned(corpus(folder, count=9, bad=(3,), image={"size": 8}, shard_samples=4)), folder / "out")
     return folder / "out"
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from maskgen.data.corpora import npm
 from maskgen.data.corpora.emoji import build_emoji
 from maskgen.data.corpora.emoji_captions import captions, natural, with_article
-from maskgen.data.corpora.emoji_drawings import Drawing, code_points, letterbox, rasterise, render
+from maskgen.data.corpora.emoji_drawings import Drawing, code_points, letterboxed_raster, rasterise, render_drawing
 from maskgen.data.corpora.emoji_splits import HeldOut, concept_of, gender_of, held_out
 from maskgen.data.shards.format import Sample, read_split
 from maskgen.data.shards.manifest import read_index
@@ -157,7 +157,7 @@ def test_articles_never_change_the_words(text: str) -> None:
 def test_letterbox_centres_and_never_stretches() -> None:
     stream = io.BytesIO()
     Image.new("RGBA", (40, 20), (255, 0, 0, 255)).save(stream, format="PNG")
-    red = (letterbox(stream.getvalue(), 32) == (255, 0, 0)).all(axis=-1)
+    red = (letterboxed_raster(stream.getvalue(), 32) == (255, 0, 0)).all(axis=-1)
     assert red.any(axis=1).sum() in range(13, 17)
     assert red.any(axis=0).all()
     svg = rasterise(Drawing(body='<rect width="36" height="18" fill="#f00"/>', box=(0, 0, 36, 18)), 64)
@@ -170,12 +170,12 @@ def test_letterbox_centres_and_never_stretches() -> None:
 def test_transparent_colour_leaves_no_fringe() -> None:
     stream = io.BytesIO()
     Image.new("RGBA", (256, 256), (0, 0, 0, 0)).save(stream, format="WEBP", lossless=True, exact=True)
-    assert (letterbox(stream.getvalue(), 64) == 255).all()
+    assert (letterboxed_raster(stream.getvalue(), 64) == 255).all()
 
 
 def test_a_flip_mirrors_inside_the_view_box() -> None:
     body = '<rect x="2" width="10" height="32" fill="#00f"/>'
-    plain, mirrored = (render(Drawing(body=body, box=(2, 0, 30, 32), flipped=flip), 64) for flip in (False, True))
+    plain, mirrored = (render_drawing(Drawing(body=body, box=(2, 0, 30, 32), flipped=flip), 64) for flip in (False, True))
     assert (plain == mirrored[:, ::-1]).mean() > 0.99
     assert (plain != mirrored).any()
 

@@ -24,7 +24,7 @@ from maskgen.data.sources.folder import (
     FolderSource,
     HuggingFaceSource,
     InlinePart,
-    Part,
+    MediaPart,
     Source,
     TableSource,
     WebDatasetSource,
@@ -384,7 +384,7 @@ def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
 
 
 def test_parts_are_small_and_read_no_more_than_the_limit(tmp_path: Path) -> None:
-    parts: list[Part] = [InlinePart(b"12345"), next(FolderSource(write(tmp_path, {"a.png": b"12345"})).items()).parts["image"]]
+    parts: list[MediaPart] = [InlinePart(b"12345"), next(FolderSource(write(tmp_path, {"a.png": b"12345"})).items()).parts["image"]]
     parts.append(next(WebDatasetSource(tar(tmp_path / "a.tar", {"a.png": b"12345"})).items()).parts["image"])
     for part in parts:
         assert part.read(5) == b"12345"

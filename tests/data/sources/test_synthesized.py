@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from maskgen.autoencoders.audio import AudioAutoencoder, AudioAutoencoderConfig
 from maskgen.autoencoders.quantizers import ResidualQuantizer
-from maskgen.data.build.engine import run
+from maskgen.data.build.engine import run_build
 from maskgen.data.build.plan import plan_recipe
 from maskgen.data.build.raw_shards import RawOutput
 from maskgen.data.build.recipe import recipe_from
-from maskgen.data.build.token_shards import rescaled
+from maskgen.data.build.token_shards import rescaled_durations
 from maskgen.data.build.tokenize import tokenize
 from maskgen.data.build.workers import in_process
 from maskgen.data.corpora.speech_texts import wordnet_sentences
@@ -22,7 +22,7 @@ from maskgen.data.loading.timed_phonemes import TimedPhonemes
 from maskgen.data.loading.token_data import RawSounds, TokenData
 from maskgen.data.sources import teachers
 from maskgen.data.sources.synthesized import read_sentences, write_sentences
-from maskgen.data.sources.teachers import Spoken
+from maskgen.data.sources.teachers import TeacherSpeech
 from maskgen.io.audio import Waveform
 from maskgen.tokenizers.attribute import AttributeTokenizer
 from maskgen.tokenizers.audio import AudioTokenizer
@@ -38,10 +38,10 @@ class Beeper:
     def phonemes(self, text: str) -> str:
         return "".join(letter for letter in text.lower() if letter in "abdefhiklmnopstuvwz ")
 
-    def speak(self, phonemes: str, speed: float, seed: int) -> Spoken:
+    def speak(self, phonemes: str, speed: float, seed: int) -> TeacherSpeech:
         durations = [3, *[2 if speed <= 1 else 1 for _ in phonemes], 2]
         samples = np.random.default_rng(seed).standard_normal((1, sum(durations) * 600)).astype(np.float32) * 0.05
-        return Spoken(Waveform(samples=samples.clip(-1, 1), sample_rate_hz=24_000), phonemes, durations, 40)
+        return TeacherSpeech(Waveform(samples=samples.clip(-1, 1), sample_rate_hz=24_000), phonemes, durations, 40)
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def raw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_sentences(rows, tmp_path / "sentences.jsonl.gz")
     source = {"kind": "spoken", "path": "sentences.jsonl.gz", "teacher": "beeper", "speaker": "robot"}
     recipe = recipe_from({"name": "speech", "sources": [source], "audio": {"sample_rate_hz": 16_000}}, tmp_path)
-    run(plan_recipe(recipe, RawOutput()), tmp_path / "raw", in_process, False, lambda samples: None)
+    run_build(plan_recipe(recipe, RawOutput()), tmp_path / "raw", in_process, False, lambda samples: None)
     return tmp_path / "raw"
 
 
@@ -106,7 +106,7 @@ def test_durations_are_learned_at_the_speakers_own_pace(raw: Path, tmp_path: Pat
 
 @given(frames=st.lists(st.integers(0, 40), min_size=1, max_size=30), new=st.floats(10, 100))
 def test_rescaled_durations_never_drift(frames: list[int], new: float) -> None:
-    found = rescaled(frames, 40.0, new)
+    found = rescaled_durations(frames, 40.0, new)
     for end in range(1, len(frames) + 1):
         assert abs(sum(found[:end]) - sum(frames[:end]) * new / 40.0) <= 0.5 + 1e-6
     assert min(found) >= 0

@@ -18,8 +18,8 @@ from maskgen.evaluation.image import evaluate as image
 from maskgen.evaluation.image.corpus import Corpus, read_corpus
 from maskgen.evaluation.image.evaluate import evaluate_image_model
 from maskgen.evaluation.image.frechet import principal
-from maskgen.evaluation.image.judges import Verdict
-from maskgen.evaluation.image.scores import right, summary
+from maskgen.evaluation.image.judges import ImageVerdict
+from maskgen.evaluation.image.scores import right, score_summary
 
 SKIN = [(247, 222, 206), (243, 210, 162), (213, 171, 136), (175, 126, 87), (124, 83, 62)]
 HELD_OUT = {(subject, subject % 5 + 1) for subject in range(6)}
@@ -124,7 +124,7 @@ def test_a_second_evaluation_reads_the_judges_and_says_the_same(
     raw: Path, evaluated: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, first = evaluated
-    for module, name in ((judges.retrieval, "train_retrieval"), (judges.tone, "train_tone"), (judges.style, "train_style")):
+    for module, name in ((judges.retrieval, "train_retrieval"), (judges.emoji_tone, "train_tone"), (judges.emoji_style, "train_style")):
         monkeypatch.setattr(module, name, lambda *arguments: pytest.fail("a judge was trained twice"))
     assert _evaluated(raw, out)["splits"] == first["splits"]
 
@@ -161,9 +161,9 @@ def test_a_model_that_drops_a_picture_is_refused(raw: Path, evaluated: tuple[Pat
 def test_scores_count_each_measure_over_the_rows_where_it_applies(raw: Path) -> None:
     rows = [row for row in read_corpus(raw)["A"].rows if row.style == "plain"][:4]
     tones = torch.tensor([row.tone for row in rows])
-    verdict = Verdict(torch.tensor([0, 3, 5, 0]), torch.zeros(4, dtype=torch.long), tones.clone(), torch.tensor([0, 0, 0, 1]))
+    verdict = ImageVerdict(torch.tensor([0, 3, 5, 0]), torch.zeros(4, dtype=torch.long), tones.clone(), torch.tensor([0, 0, 0, 1]))
     verdict.tone[1] += 1
-    table = summary([right(verdict, rows, ["plain", "striped"])], rows)
+    table = score_summary([right(verdict, rows, ["plain", "striped"])], rows)
     means = {name: score["mean"] for name, score in table["all"].items()}
     assert means == {"recall_at_1": 0.5, "recall_at_5": 0.75, "tone": 0.75, "style": 0.75, "all_right": 0.25}
     assert table["by_tone"][str(int(tones[0]))]["all_right"]["rows"] == 1

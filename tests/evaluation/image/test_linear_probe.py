@@ -7,7 +7,15 @@ import pytest
 import torch
 from builders.toned_rows import row
 
-from maskgen.evaluation.image.linear_probe import accuracy, choose_penalty, evaluate_probe, fit_probe, read_attributes, subject, thumbnails
+from maskgen.evaluation.image.linear_probe import (
+    accuracy,
+    choose_penalty,
+    evaluate_probe,
+    fit_probe,
+    pixel_features,
+    read_attributes,
+    subject,
+)
 
 
 def planted(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -70,7 +78,7 @@ def test_a_subject_is_the_label_without_its_tone() -> None:
 def test_thumbnails_are_averages() -> None:
     pixels = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
     pixels[:, 0, :4, :2] = 255
-    small = thumbnails(pixels)
+    small = pixel_features(pixels)
     assert small.shape == (1, 3 * 16 * 16)
     assert float(small[0, 0]) == pytest.approx(0.5)
     assert float(small.sum()) == pytest.approx(0.5)

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from maskgen.evaluation.image.emoji_style import style_inputs, train_style
+from maskgen.evaluation.image.emoji_tone import colour_histogram, predicted_tone, train_tone
 from maskgen.evaluation.image.retrieval import RetrievalHeads, retrieval_ranks, train_retrieval
-from maskgen.evaluation.image.style import style_inputs, train_style
-from maskgen.evaluation.image.tone import colour_histogram, predicted_tone, train_tone
 
 FACES = torch.tensor([[247, 222, 206], [243, 210, 162], [213, 171, 136], [175, 126, 87], [124, 83, 62]], dtype=torch.uint8)
 

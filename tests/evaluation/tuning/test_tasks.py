@@ -24,8 +24,8 @@ from maskgen.evaluation.tuning.tasks import (
     ImageTask,
     RowScore,
     Sentence,
+    SpeechTake,
     SpeechTask,
-    Spoken,
     TaskScorer,
     TextTask,
     half_unknown,
@@ -100,8 +100,8 @@ def test_speech_quality_is_one_minus_the_word_error_rate_over_all_words() -> Non
     def listen(text: str, _: Waveform) -> TextErrors:
         return TextErrors(word_edits=edits[text], words=len(text.split()), character_edits=0, characters=1)
 
-    def speak(row: Sentence, seed: int, settings: GenerationSettings) -> Spoken:
-        return Spoken(wave=wave, passes=float(seed % 7), elapsed_s=2.0)
+    def speak(row: Sentence, seed: int, settings: GenerationSettings) -> SpeechTake:
+        return SpeechTake(wave=wave, passes=float(seed % 7), elapsed_s=2.0)
 
     task = SpeechTask([Sentence(key=text, text=text, speaker="s") for text in edits], speak, listen)
     scored = task.score(OWN, [0, 1, 2])

@@ -1,4 +1,4 @@
-"""Skin tone from colour alone: a 512-bin histogram and a small probe."""
+"""Judge of the emoji corpus: skin tone from a 512-bin colour histogram and a small probe."""
 
 import torch
 from einops import rearrange

@@ -1,4 +1,4 @@
-"""Drawing style from EfficientNet-Lite0 features and the colour histogram together."""
+"""Judge of the emoji corpus: drawing style from EfficientNet-Lite0 features and the colour histogram together."""
 
 import torch
 from jaxtyping import Float, Int
