@@ -12,8 +12,10 @@ from maskgen.cli import generate_image as generate
 from maskgen.cli.compare import add_compare
 from maskgen.cli.data import add_data
 from maskgen.cli.evaluate_image import add_evaluate
+from maskgen.cli.new import add_new
 from maskgen.cli.score import add_score
 from maskgen.cli.tune import add_tune
+from maskgen.version import __version__
 
 PASSED_ON = ("fit", "validate", "test")
 """Verbs whose arguments LightningCLI parses."""
@@ -60,6 +62,7 @@ def _parsed(given: list[str]) -> argparse.Namespace:
 def build_parser() -> argparse.ArgumentParser:
     """All verbs and their arguments."""
     parser = argparse.ArgumentParser(prog="maskgen", description="Masked generative transformers over text, image and audio tokens.")
+    parser.add_argument("--version", action="version", version=f"maskgen {__version__}")
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
     generate.add(verbs)
     for verb in PASSED_ON:
@@ -71,4 +74,5 @@ def build_parser() -> argparse.ArgumentParser:
     add_tune(verbs)
     add_compare(verbs)
     export.add(verbs)
+    add_new(verbs)
     return parser

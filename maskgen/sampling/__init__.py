@@ -6,7 +6,7 @@ import pkgutil
 
 from maskgen.sampling.base import Sampler
 
-SHARED = ("base", "draw")
+SHARED = ("base", "contract", "draw")
 """Files of this folder that hold no sampler."""
 
 

@@ -14,11 +14,12 @@ from jsonargparse import ArgumentParser
 from torch import Tensor
 
 from maskgen.masking.schedule import Cosine, Linear, masked_after
-from maskgen.sampling import by_name, names
+from maskgen.sampling import by_name, contract, names
 from maskgen.sampling.ancestral import AncestralSampler
 from maskgen.sampling.base import Decision, DrawFn, Sampler, State, StepFn, ranked
 from maskgen.sampling.blocks import BlockSampler
 from maskgen.sampling.confidence import ConfidenceSampler
+from maskgen.sampling.contract import IMAGE, SPACE, contextual, picture
 from maskgen.sampling.critic import CriticSampler
 from maskgen.sampling.entropy import EntropySampler
 from maskgen.sampling.frequency import FrequencySampler
@@ -26,17 +27,9 @@ from maskgen.sampling.halton import HaltonSampler
 from maskgen.sampling.remdm import ReMDMSampler
 from maskgen.sampling.spans import SpanSampler
 from maskgen.sampling.zigzag import ZigzagSampler
-from maskgen.tokens.batch import TokenBatch, pack, unpack
-from maskgen.tokens.space import MASK, Modality, Segment, TokenSpace
+from maskgen.tokens.batch import TokenBatch, pack
+from maskgen.tokens.space import MASK, Segment
 
-SPACE = TokenSpace(
-    [
-        Modality(name="text", kind="text", num_levels=1, codebook_size=11),
-        Modality(name="image", kind="image", num_levels=1, codebook_size=16),
-        Modality(name="audio", kind="audio", num_levels=3, codebook_size=8),
-    ]
-)
-IMAGE = SPACE.segment("image", 0)
 Kind = Callable[..., Sampler]
 
 
@@ -54,22 +47,6 @@ def every_other(batch: TokenBatch, segment: Segment) -> Tensor:
 def blocks(steps: int = 12, **options: Any) -> Sampler:
     """As many blocks of 64 cells as there are steps."""
     return BlockSampler(steps=steps, block_size=-(-64 // steps), inner=EntropySampler(**options), **options)
-
-
-def picture(rows: int, columns: int, unknown: int, seed: int = 0) -> dict[str, Tensor]:
-    """A caption and a picture with that many unknown cells at random places."""
-    generator = torch.Generator().manual_seed(seed)
-    codes = torch.randint(16, (1, rows, columns), generator=generator)
-    codes.view(-1)[torch.randperm(rows * columns, generator=generator)[:unknown]] = -1
-    return {"text": torch.randint(11, (1, 1 + seed % 4), generator=generator), "image": codes}
-
-
-def contextual(batch: TokenBatch, cells: Tensor, segment: Segment, progress: float) -> Tensor:
-    """Logits that depend on the place of a cell, on progress and on all that its row knows; whole numbers, so sums are exact."""
-    context = (batch.ids.sum(dim=2) * batch.valid).sum(dim=1, keepdim=True).expand_as(cells)[cells]
-    time, row, column = batch.coords[cells].unbind(dim=1)
-    keys = (context * 31 + time * 7 + row * 13 + column * 17 + round(progress * 100))[:, None]
-    return ((keys + torch.arange(segment.size) * 5) * 2654435761 % 1013).float() / 300
 
 
 KINDS: dict[str, Kind] = {
@@ -96,126 +73,47 @@ every_plain_kind = pytest.mark.parametrize("kind", [KINDS[name] for name in plai
 """Orders that take nothing back and ask the model exactly once a step."""
 
 
-def oracle(answer: TokenBatch) -> Callable[..., Tensor]:
-    """A model that knows the answer."""
-
-    def logits_fn(batch: TokenBatch, cells: Tensor, segment: Segment, progress: float) -> Tensor:
-        codes = answer.ids[..., segment.level][cells] - segment.offset
-        return 60.0 * torch.nn.functional.one_hot(codes, segment.size).float()
-
-    return logits_fn
-
-
-def blank(batch: TokenBatch, segment: Segment) -> TokenBatch:
-    ids = batch.ids.clone()
-    ids[..., segment.level][batch.cells(segment.index)] = MASK
-    return batch.with_ids(ids)
-
-
 @every_kind
 @pytest.mark.parametrize("options", [{}, {"temperature": 0.0}, {"top_k": 3, "top_p": 0.9}], ids=str)
 def test_an_oracle_is_followed(kind: Kind, options: dict[str, float]) -> None:
-    answer = pack([picture(8, 8, 0, 1), picture(5, 9, 0, 2)], SPACE)
-    filled, _ = kind(steps=6, **options).sample(oracle(answer), blank(answer, IMAGE), IMAGE, seeded(0, 1))
-    assert torch.equal(filled.ids, answer.ids)
+    contract.follows_an_oracle(kind, **options)
 
 
 @every_kind
 def test_known_cells_return_and_nothing_of_the_caller_s_is_edited(kind: Kind) -> None:
-    batch = pack([picture(8, 8, 30, 1), picture(4, 4, 16, 2)], SPACE)
-    before = {field.name: getattr(batch, field.name).clone() for field in dataclasses.fields(batch)}
-    handed: list[tuple[Tensor, Tensor]] = []
-
-    sampler = kind(steps=5)
-
-    def logits_fn(current: TokenBatch, cells: Tensor, segment: Segment, progress: float) -> Tensor:
-        assert (batch.ids[..., 0][cells] == MASK).all(), "only what was unknown at the start is asked for"
-        assert sampler.revokes or (current.ids[..., 0][cells] == MASK).all()
-        logits = contextual(current, cells, segment, progress)
-        handed.append((logits, logits.clone()))
-        return logits
-
-    filled, _ = sampler.sample(logits_fn, batch, IMAGE, seeded(0, 1))
-    assert all(torch.equal(getattr(batch, name), value) for name, value in before.items())
-    assert all(torch.equal(logits, copy) for logits, copy in handed)
-    target = batch.cells(IMAGE.index) & (batch.ids[..., 0] == MASK)
-    assert torch.equal(filled.ids[~target], batch.ids[~target])
-    written = filled.ids[..., 0][target]
-    assert ((written >= IMAGE.offset) & (written < IMAGE.offset + IMAGE.size)).all()
+    contract.returns_known_cells(kind)
 
 
 @every_kind
 @pytest.mark.parametrize("steps", [1, 7, 12])
 def test_uneven_rows_equal_their_solo_runs_bit_for_bit_in_any_order(kind: Kind, steps: int) -> None:
-    samples = [picture(8, 8, 0, 1), picture(8, 8, 1, 2), picture(3, 5, 5, 3), picture(8, 8, 64, 4)]
-    sampler = kind(steps=steps)
-    filled, trajectory = sampler.sample(contextual, pack(samples, SPACE), IMAGE, seeded(10, 11, 12, 13))
-    together = unpack(filled, SPACE)
-    order = [2, 0, 3, 1]
-    shuffled = unpack(
-        sampler.sample(contextual, pack([samples[row] for row in order], SPACE), IMAGE, seeded(*(10 + row for row in order)))[0], SPACE
-    )
-    for row, sample in enumerate(samples):
-        solo, own = sampler.sample(contextual, pack([sample], SPACE), IMAGE, seeded(10 + row))
-        length, taken = solo.ids.shape[1], len(own.codes)
-        assert torch.equal(together[row]["image"], unpack(solo, SPACE)[0]["image"])
-        assert torch.equal(together[row]["image"], shuffled[order.index(row)]["image"])
-        assert torch.equal(trajectory.codes[:taken, row, :length], own.codes[:, 0])
-        assert torch.equal(trajectory.logprobs[:taken, row, :length], own.logprobs[:, 0])
+    contract.gives_a_row_the_same_alone_and_in_any_batch(kind, steps)
 
 
 @every_kind
 def test_the_seed_decides(kind: Kind) -> None:
-    batch = pack([picture(8, 8, 64, 1)] * 3, SPACE)
-    filled, _ = kind(steps=4).sample(contextual, batch, IMAGE, seeded(5, 6, 5))
-    assert torch.equal(filled.ids[0], filled.ids[2])
-    assert not torch.equal(filled.ids[0], filled.ids[1])
+    contract.is_decided_by_the_seed(kind)
 
 
 @every_kind
 @pytest.mark.parametrize("level", [0, 1, 2])
 def test_levels_are_decoded_alone(kind: Kind, level: int) -> None:
-    codes = torch.randint(8, (3, 12), generator=seeded(0)[0])
-    answer = pack([{"text": torch.tensor([[3, 4]]), "audio": codes}], SPACE)
-    start = codes.clone()
-    start[level:] = -1
-    segment = SPACE.segment("audio", level)
-    batch = pack([{"text": torch.tensor([[3, 4]]), "audio": start}], SPACE)
-    filled, trajectory = kind(steps=5).sample(oracle(answer), batch, segment, seeded(0))
-    expected = start.clone()
-    expected[level] = codes[level]
-    assert torch.equal(unpack(filled, SPACE)[0]["audio"], expected)
-    assert torch.equal(trajectory.codes[-1, 0, 2:], codes[level])
+    contract.decodes_one_level(kind, level)
 
 
 @every_kind
 def test_nothing_masked_never_calls_the_model(kind: Kind) -> None:
-    def never(*_: object) -> Tensor:
-        raise AssertionError("there is nothing to predict")
-
-    batch = pack([picture(3, 3, 0)], SPACE)
-    filled, trajectory = kind().sample(never, batch, IMAGE, seeded(0))
-    assert torch.equal(filled.ids, batch.ids)
-    assert trajectory.codes.shape == trajectory.changed.shape == (0, *batch.modality.shape)
+    contract.asks_nothing_where_nothing_is_unknown(kind)
 
 
 @every_kind
 def test_only_the_wanted_modality_is_filled(kind: Kind) -> None:
-    sample = {"text": torch.tensor([[1, -1, 2]]), "image": torch.full((1, 2, 3), -1)}
-    filled, _ = kind(steps=2).sample(contextual, pack([sample], SPACE), IMAGE, seeded(0))
-    result = unpack(filled, SPACE)[0]
-    assert torch.equal(result["text"], sample["text"])
-    assert (result["image"] >= 0).all()
+    contract.fills_only_the_wanted_modality(kind)
 
 
 @every_kind
 def test_hidden_and_padding_cells_are_never_filled(kind: Kind) -> None:
-    batch = pack([picture(2, 2, 4, 1), picture(4, 4, 16, 1)], SPACE)
-    hidden = torch.zeros_like(batch.valid)
-    hidden[1, -3:] = True
-    filled, _ = kind(steps=3).sample(contextual, batch.hide(hidden), IMAGE, seeded(0, 1))
-    assert torch.equal(filled.ids[hidden | ~batch.valid], batch.ids[hidden | ~batch.valid])
-    assert (filled.ids[batch.valid & ~hidden] != MASK).all()
+    contract.leaves_hidden_and_padding_cells(kind)
 
 
 @settings(deadline=None, max_examples=120)

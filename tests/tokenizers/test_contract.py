@@ -3,8 +3,7 @@
 import importlib.util
 import io
 import itertools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +11,23 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 from maskgen.autoencoders.audio import AudioAutoencoder, AudioAutoencoderConfig
 from maskgen.autoencoders.image import ImageAutoencoder, ImageAutoencoderConfig
 from maskgen.autoencoders.quantizers import BinaryQuantizer, FiniteScalarQuantizer, Quantizer, ResidualQuantizer, VectorQuantizer
 from maskgen.io.audio import Waveform, fit_audio
-from maskgen.io.bundle import WEIGHTS_FILE, save_bundle
+from maskgen.tokenizers import contract
 from maskgen.tokenizers.audio import AudioTokenizer
 from maskgen.tokenizers.audio_base import SoundTokenizer
 from maskgen.tokenizers.base import Tokenizer
+from maskgen.tokenizers.contract import Case, same_codes, same_media
 from maskgen.tokenizers.diffusers_vq import DiffusersVQTokenizer
 from maskgen.tokenizers.encodec import EncodecConfig, EncodecNetwork, EncodecTokenizer
 from maskgen.tokenizers.image import ImageTokenizer
 from maskgen.tokenizers.text import TextTokenizer, train_bpe
 from maskgen.tokenizers.transformers_codec import TransformersCodecTokenizer
 from maskgen.tokenizers.transformers_text import TransformersTextTokenizer
-from maskgen.tokens.batch import UNKNOWN, pack, unpack
-from maskgen.tokens.space import TokenSpace
 
 TINY = ImageAutoencoderConfig(patch=2, encoder_channels=(16, 16), decoder_channels=(16, 16), encoder_blocks=1, decoder_blocks=1)
 
@@ -203,25 +201,6 @@ def _change(network: nn.Module, change: float) -> None:
     weight[(0,) * weight.ndim] += change
 
 
-@dataclass(frozen=True)
-class Case:
-    """A tokenizer under test.
-
-    Args:
-        make: Builds it, always the same; with a number other than 0 one weight (or merge) differs.
-        reload: Reads its bundle.
-        media: Media of mixed sizes, some alike.
-        ending: File ending of a lossless file.
-        damaged: Bytes of a file that no tokenizer should read.
-    """
-
-    make: Callable[[float], Tokenizer]
-    reload: Callable[[Path], Tokenizer]
-    media: Callable[[], list[Any]]
-    ending: str = ".png"
-    damaged: bytes = b"\x89PNG\r\n\x1a\n no picture"
-
-
 FLAC = (".flac", b"fLaC no sound")
 CASES = {
     "text": Case(text_tokenizer, TextTokenizer.from_bundle, texts, ".txt", b"caf\xe9"),
@@ -261,28 +240,9 @@ def codec(request: pytest.FixtureRequest) -> SoundTokenizer:
     return made
 
 
-def same_media(first: Sequence[Any], second: Sequence[Any]) -> bool:
-    return len(first) == len(second) and all(map(same_medium, first, second))
-
-
-def same_medium(first: Any, second: Any) -> bool:
-    if isinstance(first, Waveform):
-        return first.sample_rate_hz == second.sample_rate_hz and np.array_equal(first.samples, second.samples)
-    return np.array_equal(np.asarray(first), np.asarray(second))
-
-
-def same_codes(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
-    return len(first) == len(second) and all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-
-
-def test_codes_are_what_levels_and_codebook_size_say(case: Case, tokenizer: Tokenizer) -> None:
+def test_codes_are_what_levels_and_codebook_size_say(case: Case, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    contract.gives_codes_in_range(case, tmp_path)
     codes = tokenizer.encode(case.media())
-    assert len(codes) == len(case.media())
-    for grid in codes:
-        assert grid.dtype == torch.long
-        assert grid.device.type == "cpu"
-        assert grid.shape[0] == tokenizer.num_levels
-        assert bool(((grid >= 0) & (grid < tokenizer.codebook_size)).all())
     assert len(torch.cat([grid.flatten() for grid in codes]).unique()) > 5
 
 
@@ -310,100 +270,49 @@ def test_decoding_gives_media_of_the_same_size(case: Case, tokenizer: Tokenizer)
         assert {picture.mode for picture in found} == {"RGB"}
 
 
-def test_a_batch_of_mixed_sizes_equals_one_by_one_in_order(case: Case, tokenizer: Tokenizer) -> None:
-    media = case.media()
-    codes = tokenizer.encode(media)
-    assert same_codes(codes, [tokenizer.encode([one])[0] for one in media])
-    assert same_codes(codes[::-1], tokenizer.encode(media[::-1]))
-    assert same_media(tokenizer.decode(codes), [tokenizer.decode([grid])[0] for grid in codes])
+def test_a_batch_of_mixed_sizes_equals_one_by_one_in_order(case: Case, tmp_path: Path) -> None:
+    contract.is_the_same_alone_and_in_a_batch(case, tmp_path)
 
 
-def test_nothing_gives_nothing(tokenizer: Tokenizer) -> None:
-    assert tokenizer.encode([]) == []
-    assert tokenizer.decode([]) == []
+def test_nothing_gives_nothing(case: Case, tmp_path: Path) -> None:
+    contract.gives_nothing_for_nothing(case, tmp_path)
 
 
-def test_encoding_and_decoding_leave_their_input_alone(case: Case, tokenizer: Tokenizer) -> None:
-    media = case.media()
-    codes = tokenizer.encode(media)
-    copies = [grid.clone() for grid in codes]
-    tokenizer.decode(codes)
-    assert same_media(media, case.media())
-    assert same_codes(codes, copies)
+def test_encoding_and_decoding_leave_their_input_alone(case: Case, tmp_path: Path) -> None:
+    contract.leaves_its_input_alone(case, tmp_path)
 
 
-def test_codes_fit_their_place_in_a_token_space(case: Case, tokenizer: Tokenizer) -> None:
-    modality = tokenizer.modality("mine")
-    assert (modality.name, modality.kind) == ("mine", tokenizer.kind)
-    space = TokenSpace([modality])
-    codes = [grid for grid in tokenizer.encode(case.media()) if grid.numel()]
-    back = unpack(pack([{"mine": grid} for grid in codes], space), space)
-    assert same_codes(codes, [sample["mine"] for sample in back])
+def test_codes_fit_their_place_in_a_token_space(case: Case, tmp_path: Path) -> None:
+    contract.fits_its_place_in_a_token_space(case, tmp_path)
 
 
-@pytest.mark.parametrize("code", [UNKNOWN, "size"])
-def test_unknown_and_foreign_codes_are_refused(case: Case, tokenizer: Tokenizer, code: int | str) -> None:
-    grid = tokenizer.encode(case.media()[:1])[0]
-    grid.view(-1)[0] = tokenizer.codebook_size if code == "size" else code
-    with pytest.raises(ValueError, match=rf"codes must lie in \[0, {tokenizer.codebook_size}\)"):
-        tokenizer.decode([grid])
+@pytest.mark.parametrize("check", [contract.refuses_unknown_codes, contract.refuses_foreign_codes], ids=["unknown", "size"])
+def test_unknown_and_foreign_codes_are_refused(case: Case, check: Callable[[Case, Path], None], tmp_path: Path) -> None:
+    check(case, tmp_path)
 
 
-def test_grids_of_another_shape_are_refused(case: Case, tokenizer: Tokenizer) -> None:
-    grid = tokenizer.encode(case.media()[:1])[0]
-    for other in (grid[0], grid[None], grid.repeat(tokenizer.num_levels + 1, *[1] * (grid.ndim - 1))):
-        with pytest.raises(ValueError, match="codes have shape"):
-            tokenizer.decode([other])
+def test_grids_of_another_shape_are_refused(case: Case, tmp_path: Path) -> None:
+    contract.refuses_grids_of_another_shape(case, tmp_path)
 
 
-def test_the_fingerprint_is_stable_and_tells_one_changed_weight(case: Case, tokenizer: Tokenizer) -> None:
-    assert tokenizer.fingerprint == tokenizer.fingerprint == case.make(0.0).fingerprint
-    assert tokenizer.fingerprint != case.make(1e-3).fingerprint
+def test_the_fingerprint_is_stable_and_tells_one_changed_weight(case: Case, tmp_path: Path) -> None:
+    contract.has_a_fingerprint_that_tells_every_change(case, tmp_path)
 
 
 def test_a_saved_tokenizer_comes_back(case: Case, tmp_path: Path) -> None:
-    tokenizer = case.make(0.0)
-    codes = tokenizer.encode(case.media())
-    saved = tokenizer.save(tmp_path / "bundle")
-    loaded = case.reload(tmp_path / "bundle")
-    assert loaded.fingerprint == saved == tokenizer.fingerprint
-    assert (loaded.num_levels, loaded.codebook_size) == (tokenizer.num_levels, tokenizer.codebook_size)
-    assert same_codes(loaded.encode(case.media()), codes)
-    assert same_media(loaded.decode(codes), tokenizer.decode(codes))
-    assert loaded.save(tmp_path / "again") == saved
-    assert case.make(1e-3).save(tmp_path / "other") != saved
+    contract.comes_back_from_its_bundle(case, tmp_path)
 
 
-def test_a_missing_damaged_or_foreign_bundle_is_refused(case: Case, tokenizer: Tokenizer, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no bundle in"):
-        case.reload(tmp_path)
-    tokenizer.save(tmp_path)
-    largest = tmp_path / (WEIGHTS_FILE if (tmp_path / WEIGHTS_FILE).exists() else "tokenizer.json")
-    content = bytearray(largest.read_bytes())
-    content[-9] ^= 1
-    largest.write_bytes(content)
-    with pytest.raises(ValueError, match="is damaged"):
-        case.reload(tmp_path)
-    save_bundle(tmp_path, "house", {}, {})
-    with pytest.raises(ValueError, match="holds a bundle of kind"):
-        case.reload(tmp_path)
+def test_a_missing_damaged_or_foreign_bundle_is_refused(case: Case, tmp_path: Path) -> None:
+    contract.refuses_other_bundles(case, tmp_path)
 
 
-def test_media_survive_a_file(case: Case, tokenizer: Tokenizer, tmp_path: Path) -> None:
-    for number, one in enumerate(case.media()):
-        path = tmp_path / f"{number}{case.ending}"
-        tokenizer.write(one, path)
-        assert same_media([tokenizer.read(path)], [one])
-        assert same_codes(tokenizer.encode([tokenizer.read(path)]), tokenizer.encode([one]))
+def test_media_survive_a_file(case: Case, tmp_path: Path) -> None:
+    contract.keeps_media_in_a_file(case, tmp_path)
 
 
-def test_missing_and_damaged_files_are_refused(case: Case, tokenizer: Tokenizer, tmp_path: Path) -> None:
-    path = tmp_path / f"one{case.ending}"
-    with pytest.raises(ValueError, match="does not exist"):
-        tokenizer.read(path)
-    path.write_bytes(case.damaged)
-    with pytest.raises(ValueError, match=str(path)):
-        tokenizer.read(path)
+def test_missing_and_damaged_files_are_refused(case: Case, tmp_path: Path) -> None:
+    contract.refuses_missing_and_damaged_files(case, tmp_path)
 
 
 # Sounds
