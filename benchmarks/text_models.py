@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from maskgen.data.loading.samples import TokenRows, open_rows
 from maskgen.data.shards.store import ShardStore
-from maskgen.decoding.logits import LogitsFn, model_logits
+from maskgen.decoding.logits import model_logits
 from maskgen.evaluation.text.held_out import LengthLaw, by_length, held_out_texts
 from maskgen.evaluation.text.perplexity import row_bounds, summed_losses, text_bound
 from maskgen.evaluation.text.quality import NGramModel, Score, text_of, text_quality
@@ -33,6 +33,7 @@ from maskgen.masking.schedule import Linear
 from maskgen.networks.transformer import TransformerConfig
 from maskgen.sampling.ancestral import AncestralSampler
 from maskgen.tokens.batch import Codes, TokenBatch, pack
+from maskgen.tokens.functions import LogitsFn
 from maskgen.tokens.space import MASK, TokenSpace
 from maskgen.training.modules.hybrid_noise import HybridNoiseModule
 from maskgen.training.modules.masked import MaskedTokenModule

@@ -89,7 +89,7 @@ def _score_image(args: argparse.Namespace) -> None:
     for one in ranking:
         total = f"{one.score.total:.1f} ± {one.score.standard_error:.1f}"
         print(f"{one.probability:12.4f} {total:>16} {one.score.mean:8.3f}   {args.candidates[one.place]}")
-    print(f"nats over {sum(ranking[0].score.codes)} codes, {ranking[0].score.passes} model calls per caption")
+    print(f"nats over {sum(ranking[0].score.codes)} codes, {ranking[0].score.model_calls} model calls per caption")
 
 
 def _score_audio(args: argparse.Namespace) -> None:
@@ -139,5 +139,5 @@ def _entry(one: "Ranked", captions: list[str]) -> dict[str, Any]:
         "standard_error": error if error == error else None,
         "levels": list(one.score.levels),
         "codes": list(one.score.codes),
-        "passes": one.score.passes,
+        "passes": one.score.model_calls,
     }

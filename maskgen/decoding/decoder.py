@@ -10,21 +10,21 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from maskgen.decoding.acceleration.compiled import CompiledPasses
-from maskgen.decoding.acceleration.kv_cache import PrefixPasses, ReusedPasses
-from maskgen.decoding.acceleration.local_attention import Windowed
+from maskgen.decoding.acceleration.compiled import CompiledModel
+from maskgen.decoding.acceleration.kv_cache import KVCacheModel, PrefixCacheModel
+from maskgen.decoding.acceleration.local_attention import LocalAttentionModel
 from maskgen.decoding.acceleration.shortcut import ShortcutModel
-from maskgen.decoding.acceleration.token_merging import MergedPasses
+from maskgen.decoding.acceleration.token_merging import TokenMergingModel
 from maskgen.decoding.level_groups import sample_group
 from maskgen.decoding.logits import (
-    PassCounter,
+    ModelCallCounter,
     Transform,
     against,
     guided_model,
     hide_condition,
+    logits_by_row,
     model_logits,
     remask,
-    row_by_row,
 )
 from maskgen.decoding.logits_processors import differential, noise_regularised
 from maskgen.decoding.settings import GenerationSettings
@@ -35,8 +35,9 @@ from maskgen.networks.critic import Critic, critic_scores
 from maskgen.networks.shortcut import ShortcutBlock
 from maskgen.networks.towers import TowerTransformer
 from maskgen.networks.transformer import MaskTransformer
-from maskgen.sampling.base import LogitsFn, Sampler, State, Trajectory
+from maskgen.sampling.base import Sampler, State, Trajectory
 from maskgen.tokens.batch import TokenBatch
+from maskgen.tokens.functions import LogitsFn
 from maskgen.tokens.space import MASK, TokenSpace
 
 StepCallback = Callable[[State], None]
@@ -54,7 +55,7 @@ class Helpers:
 
     critic: Critic | None = None
     shortcut: ShortcutBlock | None = None
-    compiled: CompiledPasses | None = None
+    compiled: CompiledModel | None = None
 
 
 @dataclass(frozen=True)
@@ -64,13 +65,13 @@ class Decoded:
     Args:
         batch: The filled batch.
         trajectories: What each step did, one entry a level or group of levels.
-        passes: Passes of the model over each row: a guided step counts twice, a pass that computes a part of the cells as its share.
+        model_calls: Calls of the model for each row: a guided step counts twice, a call that computes a part of the cells as its share.
         logprobs: Log-probability of each code at the step that wrote it for good, in the logits that the order ranks by; 0 elsewhere.
     """
 
     batch: TokenBatch
     trajectories: list[Trajectory]
-    passes: list[float]
+    model_calls: list[float]
     logprobs: Float[Tensor, "batch length level"]
 
 
@@ -126,7 +127,7 @@ class Decoder:
         for group in level_groups(self.settings.groups, len(self.segments)):
             sampler, together = self.settings.at(group[0]), [self.segments[level] for level in group]
             functions = [run.logits(group, sampler.steps) for run in runs]
-            guided, plain = (row_by_row(each) if alone else each[0] for each in zip(*functions, strict=True))
+            guided, plain = (logits_by_row(each) if alone else each[0] for each in zip(*functions, strict=True))
             sampler = equipped(sampler, self._tools(plain))
             arguments = batch, together if len(group) > 1 else together[0], generators, callback
             batch, trajectory = (
@@ -135,8 +136,8 @@ class Decoder:
             trajectories.append(trajectory)
             if len(trajectory.logprobs):
                 logprobs[..., group] = rearrange(trajectory.logprobs[-1], "b (l k) -> b l k", k=len(group))
-        passes = [run.passes / len(rows) for run, rows in zip(runs, parts, strict=True) for _ in rows]
-        return Decoded(batch, trajectories, passes, logprobs)
+        model_calls = [run.model_calls / len(rows) for run, rows in zip(runs, parts, strict=True) for _ in rows]
+        return Decoded(batch, trajectories, model_calls, logprobs)
 
     def _null(self, batch: TokenBatch, negative: TokenBatch | None, rows: list[int], alone: bool) -> Transform:
         """What the unconditional pass over some rows sees."""
@@ -172,15 +173,15 @@ class _Run:
 
     def __init__(self, decoder: Decoder, null: Transform, generators: Sequence[torch.Generator]) -> None:
         self.settings, self.null, self.generators = decoder.settings, null, generators
-        self.model, self.compiled, self.counter = decoder.model, decoder.helpers.compiled, PassCounter()
+        self.model, self.compiled, self.counter = decoder.model, decoder.helpers.compiled, ModelCallCounter()
         self.reused = _cheaper(decoder)
 
     def logits(self, group: Sequence[int], steps: int) -> tuple[LogitsFn, LogitsFn]:
         """Guided logits of the levels that are decoded now with all tricks, and plain ones."""
         settings, window = self.settings, self.settings.window_at(group[0])
-        prefix = self.reused if isinstance(self.reused, PrefixPasses) else None
-        model = Windowed(prefix or self.model, window) if window else self.reused or self.compiled or self.model
-        if isinstance(self.reused, ReusedPasses):
+        prefix = self.reused if isinstance(self.reused, PrefixCacheModel) else None
+        model = LocalAttentionModel(prefix or self.model, window) if window else self.reused or self.compiled or self.model
+        if isinstance(self.reused, KVCacheModel):
             self.reused.begin(group)
         logits_fn: LogitsFn = guided_model(model, self.null, settings.guidance(), settings.guidance_rescale, self.counter)
         if settings.noise_regularization:
@@ -190,26 +191,26 @@ class _Run:
         return logits_fn, model_logits(model, self.counter)
 
     @property
-    def passes(self) -> float:
-        """Passes over the rows so far, in rows."""
+    def model_calls(self) -> float:
+        """Calls of the model so far, summed over the rows."""
         if isinstance(self.reused, ShortcutModel):
-            return self.reused.passes
+            return self.reused.model_calls
         return self.counter.rows * (1.0 if self.reused is None else self.reused.work)
 
 
-def _cheaper(decoder: Decoder) -> PrefixPasses | ReusedPasses | MergedPasses | ShortcutModel | None:
+def _cheaper(decoder: Decoder) -> PrefixCacheModel | KVCacheModel | TokenMergingModel | ShortcutModel | None:
     """The model as the speed settings want it, or None for the model itself."""
     settings, model = decoder.settings, decoder.model
     if not isinstance(model, MaskTransformer):
         return None
     if settings.refresh > 1:
-        return ReusedPasses(model, decoder.index, settings.refresh, settings.groups)
+        return KVCacheModel(model, decoder.index, settings.refresh, settings.groups)
     if settings.merge:
-        return MergedPasses(model, [decoder.index], settings.merge)
+        return TokenMergingModel(model, [decoder.index], settings.merge)
     if settings.shortcut > 1:
         assert decoder.helpers.shortcut is not None, "checked when the decoder was made"
         return ShortcutModel(model, decoder.helpers.shortcut, settings.shortcut)
-    return PrefixPasses(model, decoder.index) if model.config.blind_condition else None
+    return PrefixCacheModel(model, decoder.index) if model.config.blind_condition else None
 
 
 def equipped(sampler: Sampler, tools: Mapping[str, Callable[[], Any]]) -> Sampler:

@@ -8,8 +8,9 @@ from einops import rearrange, repeat
 from jaxtyping import Int
 from torch import Tensor
 
-from maskgen.sampling.base import LogitsFn, Sampler, Trajectory
+from maskgen.sampling.base import Sampler, Trajectory
 from maskgen.tokens.batch import TokenBatch
+from maskgen.tokens.functions import LogitsFn
 from maskgen.tokens.space import MASK, Segment
 
 FIRST = 2

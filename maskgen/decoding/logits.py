@@ -10,31 +10,11 @@ from torch import Tensor
 
 from maskgen.decoding.guidance import GuidanceSchedule, check_rescale, is_off, mixed, rescaled
 from maskgen.tokens.batch import TokenBatch, stack
+from maskgen.tokens.functions import LogitsFn
 from maskgen.tokens.space import MASK, PAD, Segment
 
 Transform = Callable[[TokenBatch], TokenBatch]
 """Turns the batch at hand into what the unconditional pass sees: hides the condition, or swaps in a negative prompt."""
-
-
-@runtime_checkable
-class LogitsFn(Protocol):
-    """Logits of chosen cells over the codes of one level: all a sampler knows of a model."""
-
-    def __call__(
-        self, batch: TokenBatch, cells: Bool[Tensor, "batch length"], segment: Segment, progress: float
-    ) -> Float[Tensor, "cells size"]:
-        """Logits of `batch.ids[cells]`, in that row-major order.
-
-        Args:
-            batch: All rows as they stand, MASK where a cell is unknown.
-            cells: Cells whose logits are wanted.
-            segment: The level to predict; only its codes appear in the answer.
-            progress: Steps done over steps in all, 0 at the first step.
-
-        Returns:
-            One row a cell, one column a code. -inf forbids a code; NaN and +inf are errors.
-        """
-        ...
 
 
 @runtime_checkable
@@ -51,7 +31,7 @@ class TokenModel(Protocol):
 
 
 @dataclass
-class PassCounter:
+class ModelCallCounter:
     """What a decode cost: hand one to `model_logits` or `guided_model` and read it afterwards.
 
     Args:
@@ -64,9 +44,9 @@ class PassCounter:
 class _LastPass:
     """Hidden states of a model, remembered until something in the batch changes: levels that are decoded together share a pass."""
 
-    def __init__(self, model: TokenModel, counter: PassCounter | None) -> None:
+    def __init__(self, model: TokenModel, counter: ModelCallCounter | None) -> None:
         self.model, self.hidden = model, torch.zeros(0)
-        self.counter = counter or PassCounter()
+        self.counter = counter or ModelCallCounter()
         self.seen: TokenBatch | None = None
 
     def __call__(self, batch: TokenBatch) -> Float[Tensor, "batch length dim"]:
@@ -76,7 +56,7 @@ class _LastPass:
         return self.hidden
 
 
-def model_logits(model: TokenModel, counter: PassCounter | None = None) -> LogitsFn:
+def model_logits(model: TokenModel, counter: ModelCallCounter | None = None) -> LogitsFn:
     """The LogitsFn of a model: one pass over the whole batch, the head on the chosen cells only; `counter` counts the passes."""
 
     hidden_of = _LastPass(model, counter)
@@ -234,7 +214,7 @@ def guided_by(conditions: Sequence[tuple[LogitsFn, float]], unconditional: Logit
     return logits_fn
 
 
-def row_by_row(functions: Sequence[LogitsFn]) -> LogitsFn:
+def logits_by_row(functions: Sequence[LogitsFn]) -> LogitsFn:
     """Every row through its own function, as a batch of one without padding.
 
     A matrix product rounds differently in another shape. So only this way a row's logits are the same to the last bit whatever
@@ -255,7 +235,7 @@ def row_by_row(functions: Sequence[LogitsFn]) -> LogitsFn:
 
 
 def guided_model(
-    model: TokenModel, hide: Transform, schedule: GuidanceSchedule, rescale: float = 0.0, counter: PassCounter | None = None
+    model: TokenModel, hide: Transform, schedule: GuidanceSchedule, rescale: float = 0.0, counter: ModelCallCounter | None = None
 ) -> LogitsFn:
     """Guidance of one model in one pass: both views stacked as one batch, mixed before the head.
 

@@ -1,7 +1,7 @@
 """Tricks of inference that need no training: functions around any LogitsFn, guided or not, in any order."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Float
@@ -10,10 +10,8 @@ from torch import Tensor
 from maskgen.masking.schedule import whole_floor
 from maskgen.sampling.draw import scattered
 from maskgen.tokens.batch import TokenBatch
+from maskgen.tokens.functions import LogitsFn
 from maskgen.tokens.space import Segment
-
-LogitsFn = Callable[[TokenBatch, Tensor, Segment, float], Tensor]
-"""What `maskgen.decoding.logits.LogitsFn` documents; repeated because files of one floor do not import each other."""
 
 LEAST_DIFFERENCE = 1e-6
 """Share that a code keeps in `differential` if it became less likely."""

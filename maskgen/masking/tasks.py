@@ -171,14 +171,14 @@ def draw_tasks(
     table = list(tasks.values())
     seen = _by_role(batch, space, table, task, drop_condition, generator)
     asked: dict[str, Asked] = {}
-    phones = {one.name for one in space.modalities if one.kind == "phones"}
-    for name, with_phones in product(dict.fromkeys(name for one in table if one.budget is None for name in one.asked), (False, True)):
-        asks = [one.budget is None and name in one.asked and bool(phones & set(one.asked)) == with_phones for one in table]
+    timed = {one.name for one in space.modalities if one.timed}
+    for name, with_timed in product(dict.fromkeys(name for one in table if one.budget is None for name in one.asked), (False, True)):
+        asks = [one.budget is None and name in one.asked and bool(timed & set(one.asked)) == with_timed for one in table]
         if rows := torch.tensor(asks, device=task.device)[task].nonzero()[:, 0].tolist():
-            # Phonemes that are asked for themselves are not hidden around a gap in the sound.
-            timed = [] if with_phones or space.kind(name) != "audio" else [space.index(one) for one in phones]
+            # Timed cells that are asked for themselves are not hidden around a gap in the frames.
+            around = [] if with_timed or not space.modality(name).has_frames else [space.index(one) for one in timed]
             here = torch.tensor(rows, device=task.device)
-            new = _masked(seen, space, name, targets.get(name, Target()), here, timed, generator)
+            new = _masked(seen, space, name, targets.get(name, Target()), here, around, generator)
             asked[name] = _joined(asked[name], new) if name in asked else new
     for name, found in asked.items():
         seen = _with(seen, found, space.index(name))

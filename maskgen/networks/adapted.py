@@ -172,7 +172,7 @@ def adapt(
         ValueError: If the backbone cannot be read, or has fewer words than the text has codes, or the first modality is no text.
     """
     first = space.modalities[0] if space.modalities else None
-    if first is None or first.kind != "text":
+    if first is None or not first.is_text:
         raise ValueError(
             f"the first modality of the space is {'none' if first is None else f'{first.name} ({first.kind})'}, an adapted backbone needs "
             "text there; tokenize with text as the first modality"

@@ -10,6 +10,7 @@ from maskgen.networks.row_by_row import row_by_row
 from maskgen.networks.towers import TowerTransformer
 from maskgen.networks.transformer import Block, MaskTransformer, visible
 from maskgen.tokens.batch import TokenBatch
+from maskgen.tokens.functions import GroupFn
 from maskgen.tokens.space import Segment
 
 
@@ -59,7 +60,7 @@ def lower_half(values: Float[Tensor, "batch length"], cells: Bool[Tensor, "batch
     return cells & (values <= middle)
 
 
-def low_attention(model: MaskTransformer | TowerTransformer) -> Callable[[TokenBatch, Segment], Tensor]:
+def low_attention(model: MaskTransformer | TowerTransformer) -> GroupFn:
     """The grouping of `maskgen.sampling.frequency.FrequencySampler`: cells of the target that receive at most the median attention.
 
     Low frequency is read as little attention: even regions, to which few cells look. Their codes are kept for good. On a CPU rows are

@@ -1,6 +1,6 @@
 """Token critics: networks that tell drawn codes from true ones, and their bundle."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from maskgen.io.checkpoint import read_checkpoint, weights
 from maskgen.networks.row_by_row import row_by_row
 from maskgen.networks.transformer import MaskTransformer, TransformerConfig
 from maskgen.tokens.batch import TokenBatch, condition_cells
+from maskgen.tokens.functions import ScoreFn
 from maskgen.tokens.space import Segment, TokenSpace
 
 BUNDLE_KIND = "critic"
@@ -88,8 +89,8 @@ class SelfCritic(nn.Module):
 Critic = TokenCritic | SelfCritic
 
 
-def critic_scores(critic: Critic) -> Callable[[TokenBatch, Segment], Tensor]:
-    """The ScoreFn of a critic, as `maskgen.sampling.critic` documents it. On a CPU each row is scored alone, to the same bits in any batch.
+def critic_scores(critic: Critic) -> ScoreFn:
+    """The ScoreFn of a critic, see `maskgen.tokens.functions`. On a CPU each row is scored alone, to the same bits in any batch.
 
     Args:
         critic: A trained critic; it is set to evaluation.

@@ -28,7 +28,7 @@ class TransformerConfig:
             a model whose positions are time alone. 0 leaves rows and columns the pairs of their own.
         tie_head: Use the embedding table as the output table.
         blind_condition: The condition does not look at the target, in training and in decoding: its keys and values are then computed
-            once a decode (`maskgen.decoding.acceleration.kv_cache.PrefixPasses`) instead of at every step.
+            once a decode (`maskgen.decoding.acceleration.kv_cache.PrefixCacheModel`) instead of at every step.
         head_width: Width of one head; 0 takes dim / num_heads. Networks that share their attention need equal heads
             (`maskgen.networks.towers`), not equal widths.
     """
@@ -186,7 +186,7 @@ class MaskTransformer(nn.Module):
             found = "without context" if context is None else "with context"
             raise ValueError(
                 f"the model has blind_condition={self.config.blind_condition} and was called {found}; "
-                "give context with blind_condition only (maskgen.decoding.acceleration.kv_cache.PrefixPasses does)"
+                "give context with blind_condition only (maskgen.decoding.acceleration.kv_cache.PrefixCacheModel does)"
             )
         x, rotation = self.start(batch.ids, batch.modality, batch.coords)
         near = None if window is None else nearby(batch.modality, batch.coords[..., 0], window)

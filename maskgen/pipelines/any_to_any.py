@@ -317,7 +317,7 @@ class _Decodes:
         if len(seeds) == 1:
             return output.media[0], output.codes[0]
         found = pipeline.classify(known, [{target: codes} for codes in output.codes], target)
-        self.made.judging_passes += sum(one.score.passes for one in found)
+        self.made.judging_passes += sum(one.score.model_calls for one in found)
         return output.media[found[0].place], output.codes[found[0].place]
 
     def _note(self, step: str, output: GenerationOutput) -> None:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from maskgen.decoding.acceleration.compiled import CompiledPasses
+from maskgen.decoding.acceleration.compiled import CompiledModel
 from maskgen.decoding.acceleration.int8 import int8
 from maskgen.decoding.decoder import Decoder, Helpers, StepCallback
 from maskgen.decoding.settings import GenerationSettings
@@ -211,7 +211,7 @@ class Pipeline:
         self._require_plain("compile()")
         if isinstance(self.model, TowerTransformer):
             raise ValueError("a network with towers has no static shapes to compile; leave compile off")
-        self.helpers = replace(self.helpers, compiled=CompiledPasses(self.model, multiple, mode=mode))
+        self.helpers = replace(self.helpers, compiled=CompiledModel(self.model, multiple, mode=mode))
         return self
 
     def pack(self) -> "Pipeline":
@@ -308,7 +308,7 @@ class Pipeline:
             cells = made.batch.cells(self.space.index(target))
             logprobs += [row[chosen].T.cpu() for row, chosen in zip(made.logprobs, cells, strict=True)]
             trajectories += made.trajectories
-            passes += made.passes
+            passes += made.model_calls
         elapsed_s = time.perf_counter() - started_s
         end = self.space.modality(target).end
         media = [self.tokenizers[target].decode([until_end(made, end)])[0] for made in codes]  # one at a time: a batch rounds differently

@@ -14,16 +14,19 @@ from torch import Tensor
 from maskgen.masking.schedule import Cosine, MaskSchedule, masked_after, whole_floor
 from maskgen.sampling.draw import Cut, draw, gumbel, row_noise, scattered
 from maskgen.tokens.batch import UNKNOWN, TokenBatch
+from maskgen.tokens.functions import LogitsFn
 from maskgen.tokens.space import MASK, Segment
-
-LogitsFn = Callable[[TokenBatch, Tensor, Segment, float], Tensor]
-"""What `maskgen.decoding.logits.LogitsFn` documents; repeated because files of one floor do not import each other."""
 
 
 def check_temperature(name: str, value: float) -> None:
     """Raises ValueError if a temperature is negative or no number."""
     if not 0 <= value < float("inf"):
         raise ValueError(f"{name} must be a finite number of at least 0, got {value}")
+
+
+def annealed(temperature: float, state: "State") -> float:
+    """The temperature of this step: it falls on a straight line, to 0 at the last step."""
+    return temperature * (1 - (state.step + 1) / state.steps)
 
 
 def ranked(scores: Float[Tensor, "batch length"]) -> Int[Tensor, "batch length"]:

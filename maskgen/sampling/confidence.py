@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from maskgen.sampling.base import Decision, DrawFn, Sampler, State, StepFn, check_temperature, keep_surest
+from maskgen.sampling.base import Decision, DrawFn, Sampler, State, StepFn, annealed, check_temperature, keep_surest
 
 AMUSED_END = 0.01
 """Noise scale of aMUSEd's last step."""
@@ -43,7 +43,7 @@ class ConfidenceSampler(Sampler):
     def _noise(self, state: State) -> float:
         """Scale of the Gumbel noise at this step."""
         if self.annealing == "exact":
-            return self.choice_temperature * (1 - (state.step + 1) / state.steps)
+            return annealed(self.choice_temperature, state)
         end = AMUSED_END if self.annealing == "amused" else 0.0
         done = state.step / max(state.steps - 1, 1)
         return self.choice_temperature * (1 - done) + end * done

@@ -1,21 +1,15 @@
 """Token-Critic's order: draw everything, and let a trained critic say which cells stay, those accepted earlier among them."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from maskgen.masking.schedule import masked_after
-from maskgen.sampling.base import Decision, DrawFn, Sampler, State, StepFn, check_temperature, ranked
+from maskgen.sampling.base import Decision, DrawFn, Sampler, State, StepFn, annealed, check_temperature, ranked
 from maskgen.sampling.draw import gumbel, row_noise
-from maskgen.tokens.batch import TokenBatch
-from maskgen.tokens.space import Segment
-
-ScoreFn = Callable[[TokenBatch, Segment], Tensor]
-"""Of a filled batch, for every cell `[batch length]`: logit that its code at that level was drawn by the generator; large is fake."""
+from maskgen.tokens.functions import ScoreFn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +55,7 @@ class CriticSampler(Sampler):
         fake = critic(state.filled(torch.where(unknown, drawn.codes, state.codes)), state.segment).double()
         if not bool(fake[judged].isfinite().all()):
             raise FloatingPointError(f"scores of the critic are not finite at step {state.step} of {state.steps}")
-        noise = self.choice_temperature * (1 - (state.step + 1) / state.steps)
+        noise = annealed(self.choice_temperature, state)
         doubt = fake - noise * row_noise(judged, state.generators, gumbel) if noise > 0 else fake
         keep = ranked((-doubt).masked_fill(~state.target, torch.inf)) >= masked[:, None]
         return Decision(drawn, unknown & keep, state.target & ~unknown & ~keep)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from maskgen.sampling.base import Decision, DrawFn, Sampler, State, StepFn, check_temperature, keep_surest
+from maskgen.sampling.base import Decision, DrawFn, Sampler, State, StepFn, annealed, check_temperature, keep_surest
 from maskgen.sampling.draw import scattered
 
 
@@ -33,5 +33,5 @@ class EntropySampler(Sampler):
     def _step(self, state: State, draw_cells: DrawFn) -> Decision:
         drawn = draw_cells(state.unknown)
         entropies = torch.special.entr(drawn.logits.softmax(dim=-1, dtype=torch.float32)).sum(dim=-1)
-        noise = self.choice_temperature * (1 - (state.step + 1) / state.steps)
+        noise = annealed(self.choice_temperature, state)
         return keep_surest(state, drawn, scattered(drawn.cells, -entropies, 0.0), self.schedule, noise)

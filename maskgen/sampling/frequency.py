@@ -1,6 +1,5 @@
 """Frequency adaptive sampling: codes in one group of cells are kept for good, in the other they may be taken back."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,16 +8,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from maskgen.masking.schedule import masked_after
-from maskgen.sampling.base import Decision, DrawFn, Drawn, Sampler, State, StepFn, check_temperature, ranked
+from maskgen.sampling.base import Decision, DrawFn, Drawn, Sampler, State, StepFn, annealed, check_temperature, ranked
 from maskgen.sampling.draw import gumbel, row_noise
 from maskgen.tokens.batch import TokenBatch
-from maskgen.tokens.space import Segment
-
-ScoreFn = Callable[[TokenBatch, Segment], Tensor]
-"""What `maskgen.sampling.critic.ScoreFn` documents; repeated because samplers do not import each other."""
-
-GroupFn = Callable[[TokenBatch, Segment], Tensor]
-"""Of a filled batch, for every cell (Bool `[batch length]`): True where a code is kept for good once it is accepted."""
+from maskgen.tokens.functions import GroupFn, ScoreFn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,5 +77,5 @@ class FrequencySampler(Sampler):
             sure = -self.critic(filled, state.segment).double()
         if not bool(sure[judged].isfinite().all()):
             raise FloatingPointError(f"scores of the critic are not finite at step {state.step} of {state.steps}")
-        noise = self.choice_temperature * (1 - (state.step + 1) / state.steps)
+        noise = annealed(self.choice_temperature, state)
         return sure + noise * row_noise(judged, state.generators, gumbel) if noise > 0 else sure

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from maskgen.sampling.base import Decision, DrawFn, Sampler, State, StepFn, check_temperature, keep_surest
+from maskgen.sampling.base import Decision, DrawFn, Sampler, State, StepFn, annealed, check_temperature, keep_surest
 from maskgen.sampling.draw import scattered
 
 
@@ -36,5 +36,5 @@ class MarginSampler(Sampler):
         shares = drawn.logits.softmax(dim=-1, dtype=torch.float32)
         likeliest = shares.topk(min(2, shares.shape[-1]), dim=-1).values
         gaps = likeliest[:, 0] - likeliest[:, 1:].sum(dim=-1)  # a codebook of one code has no second
-        noise = self.choice_temperature * (1 - (state.step + 1) / state.steps)
+        noise = annealed(self.choice_temperature, state)
         return keep_surest(state, drawn, scattered(drawn.cells, gaps, 0.0), self.schedule, noise)

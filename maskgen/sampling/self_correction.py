@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from maskgen.sampling.base import Decision, DrawFn, Drawn, Sampler, State, StepFn, in_order, keep_surest, ranked
+from maskgen.sampling.base import Decision, DrawFn, Drawn, Sampler, State, StepFn, annealed, in_order, keep_surest, ranked
 from maskgen.sampling.draw import draw, gumbel, row_noise, scattered
 from maskgen.tokens.batch import UNKNOWN
 
@@ -77,7 +77,7 @@ class SelfCorrectionSampler(Sampler):
 
     def _confidence(self, state: State, draw_cells: DrawFn) -> Decision:
         drawn = draw_cells(state.unknown)
-        return keep_surest(state, drawn, drawn.logprobs, self.schedule, self.choice_temperature * (1 - (state.step + 1) / state.steps))
+        return keep_surest(state, drawn, drawn.logprobs, self.schedule, annealed(self.choice_temperature, state))
 
     def _correct(self, state: State, asked: Drawn) -> Decision:
         """Accepts, of the cells asked about, those whose new code gains most over the standing one."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from maskgen.masking.schedule import masked_after
-from maskgen.sampling.base import Decision, DrawFn, Sampler, State, StepFn, check_temperature, ranked
+from maskgen.sampling.base import Decision, DrawFn, Sampler, State, StepFn, annealed, check_temperature, ranked
 from maskgen.sampling.draw import gumbel, row_noise
 
 
@@ -88,7 +88,7 @@ class SpanSampler(Sampler):
             spans = int(total.max())
             open_spans = span_scores(torch.zeros_like(drawn.logprobs), unknown, number, spans, "max") == 0
             scores = span_scores(drawn.logprobs, unknown, number, spans, self.score)
-            noise = self.choice_temperature * (1 - (now.step + 1) / now.steps)
+            noise = annealed(self.choice_temperature, now)
             if noise > 0:
                 scores = scores + noise * row_noise(open_spans, now.generators, gumbel)
             place = ranked(scores.masked_fill(~open_spans, torch.inf))  # known spans last, after the noise

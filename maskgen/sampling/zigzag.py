@@ -10,9 +10,10 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from maskgen.sampling.base import Decision, DrawFn, Drawn, LogitsFn, Sampler, State, StepFn, applied, keep_surest, ranked
+from maskgen.sampling.base import Decision, DrawFn, Drawn, Sampler, State, StepFn, applied, keep_surest, ranked
 from maskgen.sampling.draw import scattered
 from maskgen.tokens.batch import UNKNOWN
+from maskgen.tokens.functions import LogitsFn
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -82,4 +82,4 @@ class Listener:
 
 def _score(log_likelihood: float, slots: int) -> Score:
     """The likelihood of a transcript, which no random mask has a part in."""
-    return Score(levels=(log_likelihood,), codes=(slots,), standard_error=0.0, passes=1)
+    return Score(levels=(log_likelihood,), codes=(slots,), standard_error=0.0, model_calls=1)

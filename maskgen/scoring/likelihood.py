@@ -9,14 +9,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from maskgen.decoding.acceleration.kv_cache import PrefixPasses
-from maskgen.decoding.acceleration.local_attention import Windowed
-from maskgen.decoding.logits import LogitsFn, PassCounter, model_logits
+from maskgen.decoding.acceleration.kv_cache import PrefixCacheModel
+from maskgen.decoding.acceleration.local_attention import LocalAttentionModel
+from maskgen.decoding.logits import ModelCallCounter, model_logits
 from maskgen.decoding.settings import GenerationSettings
 from maskgen.masking.masks import level_groups
 from maskgen.networks.auto import Network
 from maskgen.networks.transformer import MaskTransformer
 from maskgen.tokens.batch import Codes, TokenBatch, pack
+from maskgen.tokens.functions import LogitsFn
 from maskgen.tokens.space import MASK, Segment, TokenSpace
 
 Marks = Bool[Tensor, "..."]
@@ -67,13 +68,13 @@ class Score:
         codes: Codes that were scored, of each level.
         standard_error: Of the total, over the random masks, never too small in the mean; 0 where nothing is random, NaN where one draw
             cannot tell (two samples, or random folds).
-        passes: Passes of the model over the row alone, those of the other condition included; equal masks are run once.
+        model_calls: Calls of the model for the row, those of the other condition included; equal masks are run once.
     """
 
     levels: tuple[float, ...]
     codes: tuple[int, ...]
     standard_error: float
-    passes: int
+    model_calls: int
 
     @property
     def total(self) -> float:
@@ -189,17 +190,17 @@ class Scorer:
             ValueError: If there is nothing to score, or `only` has a wrong shape or asks for an UNKNOWN code.
         """
         asked = self._asked(row, only)
-        values, passes = self._values(row, asked)
+        values, calls = self._values(row, asked)
         if against is not None:
             others, more = self._values(against, asked)
-            values, passes = [ours - theirs for ours, theirs in zip(values, others, strict=True)], passes + more
+            values, calls = [ours - theirs for ours, theirs in zip(values, others, strict=True)], calls + more
         levels = [0.0] * len(self.segments)
         for group, found in zip(self.groups, values, strict=True):
             for level, value in zip(group, found.sum(dim=0).tolist(), strict=True):
                 levels[level] = value
         counts = [int(asked[:, group].sum()) for group in self.groups]
         variance = math.fsum(self._variance(found, count) for found, count in zip(values, counts, strict=True))
-        return Score(levels=tuple(levels), codes=tuple(asked.sum(dim=0).tolist()), standard_error=math.sqrt(variance), passes=passes)
+        return Score(levels=tuple(levels), codes=tuple(asked.sum(dim=0).tolist()), standard_error=math.sqrt(variance), model_calls=calls)
 
     def _asked(self, row: Mapping[str, Codes], only: Marks | None) -> Bool[Tensor, "cells depth"]:
         """Codes of the target that are scored."""
@@ -218,7 +219,7 @@ class Scorer:
         return asked.flatten(1).T
 
     def _values(self, row: Mapping[str, Codes], asked: Bool[Tensor, "cells depth"]) -> tuple[list[Tensor], int]:
-        """What each mask of each group adds to the estimate, and the passes that it took."""
+        """What each mask of each group adds to the estimate, and the model calls that it took."""
         parts = {**row, "": asked}
         key = tuple((name, part.dtype, part.shape, part.cpu().contiguous().numpy().tobytes()) for name, part in sorted(parts.items()))
         if key not in self._remembered:
@@ -228,14 +229,14 @@ class Scorer:
     def _run(self, row: Mapping[str, Codes], asked: Bool[Tensor, "cells depth"]) -> tuple[list[Tensor], int]:
         """`_values`, by the model."""
         batch = pack([row], self.space).to(self.model.embed.weight.device)
-        counter, found = PassCounter(), []
-        prefix: PrefixPasses | None = None
+        counter, found = ModelCallCounter(), []
+        prefix: PrefixCacheModel | None = None
         if isinstance(self.model, MaskTransformer) and self.model.config.blind_condition:
-            prefix = PrefixPasses(self.model, self.segments[0].index)
+            prefix = PrefixCacheModel(self.model, self.segments[0].index)
         for group in self.groups:
             window = self.decoding.window_at(group[0])
             model = prefix or self.model
-            logits_fn = model_logits(Windowed(model, window) if window else model, counter)
+            logits_fn = model_logits(LocalAttentionModel(model, window) if window else model, counter)
             found.append(group_values(logits_fn, batch, [self.segments[level] for level in group], asked, self.settings))
         return found, counter.rows
 

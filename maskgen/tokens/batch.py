@@ -181,8 +181,7 @@ def _cells(sample: Mapping[str, Codes], space: TokenSpace) -> Cells:
     parts: list[Cells] = [_nothing(space.num_levels)]
     for name in [modality.name for modality in space.modalities if modality.name in sample]:
         ids = _shared_ids(sample[name], space, name)
-        timed = space.kind(name) == "phones"
-        coords = placed_in_time(sample[name]) if timed else coordinates(sample[name].shape[1:])
+        coords = placed_in_time(sample[name]) if space.modality(name).timed else coordinates(sample[name].shape[1:])
         coords[:, 0] *= space.modality(name).stride
         parts.append((ids, torch.full((len(ids),), space.index(name)), coords))
     ids, modality, coords = (torch.cat(list(field)) for field in zip(*parts, strict=True))
@@ -215,8 +214,8 @@ def _codes_of(ids: Int[Tensor, "cells level"], coords: Int[Tensor, "cells 3"], s
     offsets = torch.tensor([segment.offset for segment in segments], device=ids.device)
     kept = ids[:, : len(segments)]
     codes = torch.where(kept == MASK, UNKNOWN, kept - offsets).T
-    extent = (coords.amax(dim=0) + 1).tolist()
-    return codes.reshape(len(segments), *extent[1:]) if space.kind(name) == "image" else codes
+    axes = space.modality(name).axes
+    return codes.reshape(len(segments), *(coords[:, list(axes)].amax(dim=0) + 1).tolist()) if len(axes) > 1 else codes
 
 
 def unpack(batch: TokenBatch, space: TokenSpace) -> list[dict[str, Codes]]:

@@ -3,13 +3,14 @@
 import dataclasses
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 PAD = 0
 MASK = 1
 
 Kind = Literal["text", "image", "audio", "attribute", "phones", "transcript"]
-KINDS: tuple[Kind, ...] = ("text", "image", "audio", "attribute", "phones", "transcript")
+TIME, ROW, COLUMN = range(3)
+"""Axes of the coordinates of a cell."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +34,8 @@ class Modality:
     stride: int = 1
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"modality {self.name!r} has kind {self.kind!r}; choose one of {', '.join(KINDS)}")
+        if self.kind not in get_args(Kind):
+            raise ValueError(f"modality {self.name!r} has kind {self.kind!r}; choose one of {', '.join(get_args(Kind))}")
         if self.num_levels < 1 or self.codebook_size < 1:
             raise ValueError(
                 f"modality {self.name!r} needs num_levels and codebook_size of at least 1, got {self.num_levels} and {self.codebook_size}"
@@ -44,6 +45,26 @@ class Modality:
                 f"modality {self.name!r} has {self.codebook_size} codes, end={self.end} and stride={self.stride}; "
                 "the end is one of its codes, the stride at least 1"
             )
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """Axes along which its cells are laid out."""
+        return (ROW, COLUMN) if self.kind == "image" else (TIME,)
+
+    @property
+    def timed(self) -> bool:
+        """Whether each cell holds its own duration, at level 1, in cells of the modality that `has_frames`."""
+        return self.kind == "phones"
+
+    @property
+    def has_frames(self) -> bool:
+        """Whether its cells are the frames in which durations of timed cells are counted."""
+        return self.kind == "audio"
+
+    @property
+    def is_text(self) -> bool:
+        """Whether its codes are those of written words, as language models have them."""
+        return self.kind == "text"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data; what says nothing is left out, so that spaces from before it was known stay equal."""
@@ -134,10 +155,6 @@ class TokenSpace:
     def index(self, name: str) -> int:
         """Number of a modality, from 1; 0 is padding."""
         return self.of(name)[0].index
-
-    def kind(self, name: str) -> Kind:
-        """Kind of a modality."""
-        return self.modality(name).kind
 
     def modality(self, name: str) -> Modality:
         """The modality of that name."""

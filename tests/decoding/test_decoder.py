@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from maskgen.cli.decoding_options import add_decoding, decoded_as
-from maskgen.decoding.acceleration.kv_cache import ReusedPasses
+from maskgen.decoding.acceleration.kv_cache import KVCacheModel
 from maskgen.decoding.decoder import Helpers, equipped
 from maskgen.decoding.guidance import ConstantGuidance
 from maskgen.decoding.logits import guided_model, hide_condition
@@ -148,14 +148,14 @@ def test_a_refreshed_row_does_not_depend_on_how_long_others_take(tiny_pipeline: 
     """Rows that go together (here in bfloat16) start each level with a full pass."""
     calls: list[int] = []
 
-    class Counted(ReusedPasses):
+    class Counted(KVCacheModel):
         def begin(self, levels: Sequence[int]) -> None:
             calls.append(len(levels))
             super().begin(levels)
             assert self._full is None
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("maskgen.decoding.decoder.ReusedPasses", Counted)
+        patch.setattr("maskgen.decoding.decoder.KVCacheModel", Counted)
         tiny_pipeline.generate([tiny_pipeline.text_codes("a cat")], "image", [0], PLAIN.changed(refresh=3))
     assert calls == [1, 1]
 

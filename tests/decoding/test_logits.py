@@ -6,19 +6,19 @@ from torch import Tensor, nn
 
 from maskgen.decoding.guidance import ConstantGuidance, IntervalGuidance, LinearGuidance, MaskRateGuidance, rescaled
 from maskgen.decoding.logits import (
-    LogitsFn,
-    PassCounter,
+    ModelCallCounter,
     against,
     guided,
     guided_by,
     guided_model,
     hide_condition,
+    logits_by_row,
     model_logits,
     remask,
-    row_by_row,
     seen_through,
 )
 from maskgen.tokens.batch import TokenBatch, pack
+from maskgen.tokens.functions import LogitsFn
 from maskgen.tokens.space import MASK, Modality, Segment, TokenSpace
 
 SPACE = TokenSpace(
@@ -201,7 +201,7 @@ def test_mask_rate_guidance_is_per_row(fused: bool) -> None:
 
 
 def test_one_guided_row_costs_the_second_pass_and_blank_or_finished_rows_do_not() -> None:
-    counter, model = PassCounter(), ToyModel()
+    counter, model = ModelCallCounter(), ToyModel()
     logits_fn = guided_model(model, hide_condition((TEXT.index,)), MaskRateGuidance(4.0), counter=counter)
     blank = batch_of([1, 2, 3], [4], known=0)
     logits_fn(blank, target_of(blank), IMAGE, 0.5)
@@ -266,12 +266,12 @@ def test_any_subset_guidance_leads_away_from_the_same_row_with_the_given_cells_m
     unconditional = plain(now.with_ids(torch.where(given[..., None], MASK, now.ids)), cells, IMAGE, 0.5)
     expected = unconditional + 3.0 * (conditional - unconditional)
     torch.testing.assert_close(logits_fn(now, cells, IMAGE, 0.5), expected, atol=1e-5, rtol=1e-5)
-    alone = row_by_row([guided_model(model, remask(given[row : row + 1]), schedule) for row in range(2)])
+    alone = logits_by_row([guided_model(model, remask(given[row : row + 1]), schedule) for row in range(2)])
     torch.testing.assert_close(alone(now, cells, IMAGE, 0.5), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_a_counter_counts_the_rows_of_real_passes() -> None:
-    counter, model, batch = PassCounter(), ToyModel(), batch_of([1, 2, 3], [4], [5])
+    counter, model, batch = ModelCallCounter(), ToyModel(), batch_of([1, 2, 3], [4], [5])
     logits_fn = guided_model(model, hide_condition((TEXT.index,)), IntervalGuidance(3.0, 0.5, 1.0), counter=counter)
     cost = []
     for known, progress in ((5, 0.25), (4, 0.5), (4, 0.75), (3, 0.75)):

@@ -215,7 +215,7 @@ def test_of_several_candidates_the_likeliest_is_kept(model: AnyToAny, medium: di
     best = max(range(4), key=lambda number: scores[number].total)
     assert chosen.text == alone[best].text
     assert len({one.text for one in alone}) > 1
-    assert chosen.passes == sum(one.passes for one in alone) + sum(score.passes for score in scores)
+    assert chosen.passes == sum(one.passes for one in alone) + sum(score.model_calls for score in scores)
     with pytest.raises(ValueError, match="candidates must be at least 1, got 0"):
         model(["text"], **medium, candidates=0)
 

@@ -13,12 +13,13 @@ from PIL import Image
 from torch import Tensor
 
 from maskgen.cli.main import main
-from maskgen.decoding.logits import LogitsFn, model_logits
+from maskgen.decoding.logits import model_logits
 from maskgen.decoding.settings import GenerationSettings
 from maskgen.networks.transformer import MaskTransformer, TransformerConfig
 from maskgen.pipelines.base import Pipeline
 from maskgen.scoring.likelihood import Score, Scorer, ScoreSettings, elbo_masks, fold_masks, group_values, pair_variance, ranked
 from maskgen.tokens.batch import TokenBatch, pack
+from maskgen.tokens.functions import LogitsFn
 from maskgen.tokens.space import MASK, Modality, Segment, TokenSpace
 
 CODES, LEVELS = 3, 2
@@ -139,7 +140,7 @@ def test_a_transformer_s_score_converges_to_the_bound_by_enumeration_level_by_le
     assert score.total == pytest.approx(sum(wanted), abs=4 * score.standard_error)
     assert score.levels == pytest.approx(wanted, abs=4 * score.standard_error)
     assert score.standard_error < 0.03 * abs(sum(wanted))
-    assert score.passes <= 2 * (2**3 - 1), "equal masks are run once"
+    assert score.model_calls <= 2 * (2**3 - 1), "equal masks are run once"
     unmasked = bound_by_enumeration(small, batch, 0, finer_masked=False)
     assert abs(unmasked - wanted[0]) > 10 * score.standard_error, "or finer levels could leak unnoticed"
 
@@ -178,7 +179,7 @@ def test_probabilities_of_all_codes_of_a_cell_sum_to_one_within_its_level(small:
     scorer = Scorer(small, SPACE, "audio", ScoreSettings(samples=2, levels=(1,)))
     one = [scorer({"label": torch.tensor([[1]]), "audio": torch.tensor([[2], [code]])}) for code in range(CODES)]
     assert sum(math.exp(score.total) for score in one) == pytest.approx(1, abs=1e-6)
-    assert [(score.codes, score.standard_error, score.passes) for score in one] == [((0, 1), 0.0, 1)] * CODES
+    assert [(score.codes, score.standard_error, score.model_calls) for score in one] == [((0, 1), 0.0, 1)] * CODES
 
 
 def test_unknown_codes_are_never_seen_and_unmarked_ones_always_with_all_their_levels(small: MaskTransformer) -> None:
@@ -206,7 +207,7 @@ def test_levels_in_a_group_are_masked_together(small: MaskTransformer) -> None:
     for segment, found in zip(AUDIO, score.levels, strict=True):
         logprobs = model_logits(small)(blank, blank.valid, segment, 0.0).detach().log_softmax(dim=-1)
         assert found == pytest.approx(float(logprobs.gather(-1, row["audio"][segment.level][:, None]).sum()), abs=1e-5)
-    assert score.passes == 1
+    assert score.model_calls == 1
 
 
 def test_a_score_is_the_same_to_the_last_bit_in_any_company(tiny_pipeline: Pipeline) -> None:
@@ -226,7 +227,7 @@ def test_against_subtracts_mask_by_mask(tiny_pipeline: Pipeline) -> None:
     for against, subtracted in (("absent", none), ([other], theirs)):
         (found,) = tiny_pipeline.score([row], "image", against=against)  # type: ignore[arg-type]
         assert found.levels == pytest.approx([one - two for one, two in zip(ours.levels, subtracted.levels, strict=True)], abs=1e-9)
-        assert found.passes == ours.passes + subtracted.passes
+        assert found.model_calls == ours.model_calls + subtracted.model_calls
     (same,) = tiny_pipeline.score([row], "image", against=[{"text": "a red heart"}])
     assert (same.total, same.standard_error) == (0.0, 0.0)
 
@@ -243,7 +244,7 @@ def test_candidates_are_ranked_by_bayes_rule(tiny_pipeline: Pipeline) -> None:
 
 
 def test_equal_scores_keep_their_order() -> None:
-    scores = [Score(levels=(total,), codes=(1,), standard_error=0.0, passes=1) for total in (-2.0, -1.0, -1.0)]
+    scores = [Score(levels=(total,), codes=(1,), standard_error=0.0, model_calls=1) for total in (-2.0, -1.0, -1.0)]
     assert [one.place for one in ranked([{}] * 3, scores)] == [1, 2, 0]
 
 

@@ -42,7 +42,7 @@ def compiled(model: MaskTransformer, mode: str | None, backend: str | Callable[.
     return run
 
 
-class CompiledPasses:
+class CompiledModel:
     """A model behind torch.compile: batch and length are padded to few shapes, each compiled at its first use, and the answer is cut.
 
     The compiled kernels round differently from the plain ones, and in another shape again. Keep the object: what it compiled is
@@ -71,7 +71,7 @@ class CompiledPasses:
             raise ValueError(f"multiple must be at least 1 and batches name a size or be None, got {multiple} and {batches}")
         if model.config.blind_condition:
             raise ValueError(
-                "compiled passes do not serve a model with blind_condition; use maskgen.decoding.acceleration.kv_cache.PrefixPasses"
+                "compiled passes do not serve a model with blind_condition; use maskgen.decoding.acceleration.kv_cache.PrefixCacheModel"
             )
         self.model, self.multiple, self.batches = model, multiple, batches
         self.shapes: set[tuple[int, int]] = set()

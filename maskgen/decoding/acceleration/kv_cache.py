@@ -104,13 +104,13 @@ def blank(
     return (masked & together[coarsest][:, None]).any(dim=2)
 
 
-class ReusedPasses:
+class KVCacheModel:
     """A model whose settled cells keep the keys, values and hidden states of the last full pass. Approximate; measured in docs.
 
     A full pass runs at the first call, every `refresh` calls, and when anything but the target's ids changes. In between, those cells
     of the target are computed that are MASK or have changed since the full pass; they attend to all cells, to the settled ones as
     kept. Hidden states of settled cells stay those of the full pass, so a sampler that scores known cells gets old scores.
-    One object serves one decode (behind `row_by_row`, one a row): it remembers what it saw.
+    One object serves one decode (behind `logits_by_row`, one a row): it remembers what it saw.
 
     Args:
         model: The transformer.
@@ -161,11 +161,11 @@ class ReusedPasses:
         return self.model.logits(hidden, offset, size)
 
 
-class PrefixPasses:
+class PrefixCacheModel:
     """A model with `blind_condition` whose condition is computed once: it does not look at the target, so the cache is exact.
 
     The condition of a decode is every cell of another modality than the target. The first call computes all cells; later ones
-    the target's alone, until anything but the target's ids changes. One object serves one decode (behind `row_by_row`, one a row).
+    the target's alone, until anything but the target's ids changes. One object serves one decode (behind `logits_by_row`, one a row).
 
     Args:
         model: The transformer, trained with `TransformerConfig.blind_condition`.
@@ -179,7 +179,7 @@ class PrefixPasses:
         if not model.config.blind_condition:
             raise ValueError(
                 "the model's condition looks at its target (blind_condition=False), so its keys change with every step; "
-                "train with blind_condition: true, or use ReusedPasses, which is approximate"
+                "train with blind_condition: true, or use KVCacheModel, which is approximate"
             )
         self.model, self.target = model, target
         self._kept = _Kept(model, target)

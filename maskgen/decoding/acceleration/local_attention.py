@@ -6,13 +6,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from maskgen.decoding.acceleration.kv_cache import PrefixPasses
+from maskgen.decoding.acceleration.kv_cache import PrefixCacheModel
 from maskgen.networks.auto import Network
 from maskgen.tokens.batch import TokenBatch
 
 
 @dataclass(frozen=True)
-class Windowed:
+class LocalAttentionModel:
     """A model with the same window in every row: a `TokenModel` for `model_logits` and `guided_model`.
 
     Args:
@@ -25,7 +25,7 @@ class Windowed:
     Source: restricted context of MAGNeT, arXiv:2401.04577.
     """
 
-    model: Network | PrefixPasses
+    model: Network | PrefixCacheModel
     window: int
 
     def __post_init__(self) -> None:

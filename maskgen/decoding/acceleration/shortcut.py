@@ -46,7 +46,7 @@ class ShortcutModel:
         full_every: 1 is the transformer alone.
 
     Attributes:
-        passes: Work so far, in rows through the transformer: a guided step counts both its views, a row through the block its share of
+        model_calls: Work so far, in rows through the transformer: a guided step counts both its views, a row through the block its share of
             the weights.
 
     Raises:
@@ -62,7 +62,7 @@ class ShortcutModel:
             raise ValueError(f"the shortcut is made for hidden states of width {block.config.dim}, the model has {model.config.dim}")
         self.model, self.block, self.full_every = model, block, full_every
         self.share = num_weights(block) / num_weights(model.blocks)
-        self.passes = 0.0
+        self.model_calls = 0.0
         self._hidden = torch.zeros(0)
         self._age = torch.zeros(0)
         """Passes of the block since a row's last full one."""
@@ -80,7 +80,7 @@ class ShortcutModel:
             hidden[full] = self.model(batch.rows(full))
         if self._last is not None and bool(brief.any()):
             hidden[brief] = predicted(self.model, self.block, self._hidden[brief], self._last.ids[brief], batch.rows(brief))
-        self.passes += int(full.sum()) + self.share * int(brief.sum())
+        self.model_calls += int(full.sum()) + self.share * int(brief.sum())
         self._last, self._hidden = batch, hidden
         return hidden
 

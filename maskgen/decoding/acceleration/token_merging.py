@@ -55,7 +55,7 @@ def matched(x: Float[Tensor, "batch length dim"], kinds: Int[Tensor, "batch leng
     return Pairs(merged, torch.where(merged, partner, torch.arange(x.shape[1], device=x.device)))
 
 
-class MergedPasses:
+class TokenMergingModel:
     """A model in which similar cells of the target share a place from the second block on. Approximate; measured in docs.
 
     Before each of these blocks the most similar cells are merged into their mean; what the block adds to a place is added to
@@ -79,7 +79,7 @@ class MergedPasses:
             raise ValueError(f"share must lie in [0, 0.5] (every second cell can be merged), got {share}")
         if model.config.blind_condition:
             raise ValueError(
-                "merging has no passes for a model with blind_condition; use maskgen.decoding.acceleration.kv_cache.PrefixPasses"
+                "merging has no passes for a model with blind_condition; use maskgen.decoding.acceleration.kv_cache.PrefixCacheModel"
             )
         self.model, self.share, self.targets = model, share, tuple(targets)
         self.blocks = [block for block in model.blocks if isinstance(block, Block)]

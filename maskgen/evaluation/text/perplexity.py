@@ -10,9 +10,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from maskgen.decoding.logits import LogitsFn
 from maskgen.masking.schedule import MaskSchedule
 from maskgen.tokens.batch import TokenBatch
+from maskgen.tokens.functions import LogitsFn
 from maskgen.tokens.space import MASK, Segment
 
 RATE_BUCKETS = 4

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from maskgen.data.shards.manifest import read_index
-from maskgen.decoding.logits import LogitsFn, guided_model, hide_condition
+from maskgen.decoding.logits import guided_model, hide_condition
 from maskgen.decoding.settings import GenerationSettings
 from maskgen.io.bundle import require_fingerprint
 from maskgen.masking.masks import Masked, draw_masks
@@ -21,6 +21,7 @@ from maskgen.networks.pretrained import load_pretrained, require_space
 from maskgen.networks.transformer import MaskTransformer
 from maskgen.sampling.base import Sampler
 from maskgen.tokens.batch import TokenBatch
+from maskgen.tokens.functions import LogitsFn
 from maskgen.tokens.space import MASK, Segment, TokenSpace
 from maskgen.training.modules.base import GeneratorModule
 from maskgen.training.modules.masked import mixed_seed

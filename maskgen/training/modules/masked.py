@@ -35,7 +35,7 @@ class MaskedTokenModule(GeneratorModule[MaskTransformer]):
         level_weights: How often each level (or group) of the target is learned; None weighs all alike.
         groups: Levels that are masked and learned together; None learns one level at a time. Decode with the same `groups`.
         windows: Steps of time that a cell sees of its own modality while a level (or group) is learned, one each, 0 for all; None
-            restricts none. Decode with the same windows (`maskgen.decoding.acceleration.local_attention.Windowed`).
+            restricts none. Decode with the same windows (`maskgen.decoding.acceleration.local_attention.LocalAttentionModel`).
         span: Neighbouring cells of the target that are masked together.
         drop_condition: Share of rows that learn without their condition, for guidance.
         prompt_share: Share of rows that keep the first part of their target on all levels, as a prompt.

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskgen.decoding.acceleration.compiled import CompiledPasses, rounded_up
+from maskgen.decoding.acceleration.compiled import CompiledModel, rounded_up
 from maskgen.networks.transformer import MaskTransformer, TransformerConfig
 from maskgen.tokens.batch import TokenBatch, pack
 from maskgen.tokens.space import Modality, TokenSpace
@@ -32,7 +32,7 @@ def rows(count: int, words: int) -> TokenBatch:
     return pack([sample(row) for row in range(count)], SPACE)
 
 
-def check(model: MaskTransformer, passes: CompiledPasses, shapes: list[tuple[int, int]], accuracy: float) -> None:
+def check(model: MaskTransformer, passes: CompiledModel, shapes: list[tuple[int, int]], accuracy: float) -> None:
     before = []
     for count, words in shapes:
         batch = rows(count, words)
@@ -55,7 +55,7 @@ def untyped() -> Iterator[None]:
 def test_padding_and_cutting_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("maskgen.decoding.acceleration.compiled.compiled", lambda model, mode, backend: model)
     model = transformer()
-    passes = CompiledPasses(model, multiple=4)
+    passes = CompiledModel(model, multiple=4)
     check(model, passes, [(count, words) for count in (1, 2, 3, 5) for words in (1, 3, 4, 7, 11)], 1e-5)
     assert passes.shapes == {(count, length) for count in (1, 2, 4, 8) for length in (8, 12, 16)}, "few shapes"
 
@@ -66,7 +66,7 @@ def test_a_window_is_padded_with_the_rows(monkeypatch: pytest.MonkeyPatch) -> No
     with torch.no_grad():
         expected = model(batch, window=window)
     assert not torch.allclose(expected, model(batch), atol=1e-3)
-    torch.testing.assert_close(CompiledPasses(model, multiple=4)(batch, window=window)[batch.valid], expected[batch.valid])
+    torch.testing.assert_close(CompiledModel(model, multiple=4)(batch, window=window)[batch.valid], expected[batch.valid])
 
 
 @pytest.mark.slow
@@ -79,7 +79,7 @@ def test_each_shape_is_compiled_once_and_more_of_them_than_torch_allows() -> Non
         return graph.forward
 
     model = transformer()
-    passes = CompiledPasses(model, multiple=2, batches=[2, 6], backend=backend)
+    passes = CompiledModel(model, multiple=2, batches=[2, 6], backend=backend)
     check(model, passes, [(count, words) for count in (1, 2, 3) for words in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10)], 1e-5)
     assert len(made) == len(passes.shapes) > 8
 
@@ -93,25 +93,25 @@ def test_batches_are_padded_to_the_next_size() -> None:
 
 def test_what_cannot_be_compiled_is_refused() -> None:
     with pytest.raises(ValueError, match="multiple must be at least 1"):
-        CompiledPasses(transformer(), multiple=0)
+        CompiledModel(transformer(), multiple=0)
     with pytest.raises(ValueError, match="batches name a size"):
-        CompiledPasses(transformer(), batches=[])
-    with pytest.raises(ValueError, match="PrefixPasses"):
-        CompiledPasses(transformer(blind_condition=True))
+        CompiledModel(transformer(), batches=[])
+    with pytest.raises(ValueError, match="PrefixCacheModel"):
+        CompiledModel(transformer(blind_condition=True))
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("untyped")
 def test_inductor_equals_the_plain_model() -> None:
     model = transformer()
-    check(model, CompiledPasses(model, multiple=8), [(1, 2), (2, 7), (1, 3)], 1e-4)
+    check(model, CompiledModel(model, multiple=8), [(1, 2), (2, 7), (1, 3)], 1e-4)
 
 
 @pytest.mark.gpu
 @pytest.mark.usefixtures("untyped")
 def test_cuda_graphs_equal_the_plain_model() -> None:
     model = transformer().cuda()
-    passes = CompiledPasses(model, multiple=8, mode="reduce-overhead")
+    passes = CompiledModel(model, multiple=8, mode="reduce-overhead")
     for count, words in ((1, 2), (2, 7)) * 4:
         batch = rows(count, words).to("cuda")
         with torch.no_grad():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskgen.decoding.acceleration.kv_cache import PrefixPasses, ReusedPasses, blank
+from maskgen.decoding.acceleration.kv_cache import KVCacheModel, PrefixCacheModel, blank
 from maskgen.decoding.acceleration.slots import Slots
 from maskgen.decoding.guidance import ConstantGuidance
 from maskgen.decoding.logits import guided_model, hide_condition, model_logits
@@ -98,7 +98,7 @@ def naive(model: MaskTransformer, batches: list[TokenBatch], row: int, refresh: 
 
 def test_reuse_equals_the_definition_cell_by_cell(model: MaskTransformer) -> None:
     batches = decode(guided_rows(), steps=4)
-    reused = ReusedPasses(model, IMAGE, refresh=3)
+    reused = KVCacheModel(model, IMAGE, refresh=3)
     found = [reused(batch) for batch in batches]
     for row in (0, 1, 3):
         for hidden, expected in zip(found, naive(model, batches, row, refresh=3), strict=True):
@@ -107,7 +107,7 @@ def test_reuse_equals_the_definition_cell_by_cell(model: MaskTransformer) -> Non
 
 
 def test_reuse_is_an_approximation_and_refresh_1_is_none(model: MaskTransformer) -> None:
-    exact, rough = ReusedPasses(model, IMAGE, refresh=1), ReusedPasses(model, IMAGE, refresh=2)
+    exact, rough = KVCacheModel(model, IMAGE, refresh=1), KVCacheModel(model, IMAGE, refresh=2)
     for number, batch in enumerate(decode(guided_rows())):
         with torch.no_grad():
             plain = model(batch)
@@ -117,7 +117,7 @@ def test_reuse_is_an_approximation_and_refresh_1_is_none(model: MaskTransformer)
 
 
 def test_work_counts_the_cells_that_were_computed(model: MaskTransformer) -> None:
-    reused, batches = ReusedPasses(model, IMAGE, refresh=4), decode(pack([sample(4, 2)], SPACE), steps=2)
+    reused, batches = KVCacheModel(model, IMAGE, refresh=4), decode(pack([sample(4, 2)], SPACE), steps=2)
     for batch in batches:
         reused(batch)
     assert reused.work == (10 + 6 + 6) / 30, "4 text and 6 image cells, all of them blank at the full pass"
@@ -126,7 +126,7 @@ def test_work_counts_the_cells_that_were_computed(model: MaskTransformer) -> Non
 def test_a_row_is_reused_alike_alone_and_in_a_batch(model: MaskTransformer) -> None:
     batches = decode(pack([sample(2, 3), sample(4, 2)], SPACE))
     batches.append(batches[-1].with_ids(torch.where(batches[-1].ids == MASK, 18, batches[-1].ids)))
-    together, alone = ReusedPasses(model, IMAGE, refresh=4), ReusedPasses(model, IMAGE, refresh=4)
+    together, alone = KVCacheModel(model, IMAGE, refresh=4), KVCacheModel(model, IMAGE, refresh=4)
     for batch in batches:
         own = batch.alone(1)
         torch.testing.assert_close(together(batch)[1:, : own.ids.shape[1]], alone(own), atol=1e-5, rtol=1e-5)
@@ -134,7 +134,7 @@ def test_a_row_is_reused_alike_alone_and_in_a_batch(model: MaskTransformer) -> N
 
 def test_named_levels_stand_over_what_the_masks_say(model: MaskTransformer) -> None:
     batch, level = pack([{"text": torch.tensor([[1, 2]]), "image": torch.tensor([[[-1, 2, 3, 4]], [[-1, -1, -1, 4]]])}], SPACE), 1
-    told, guessed = ReusedPasses(model, IMAGE, refresh=9), ReusedPasses(model, IMAGE, refresh=9)
+    told, guessed = KVCacheModel(model, IMAGE, refresh=9), KVCacheModel(model, IMAGE, refresh=9)
     told.levels = [level]
     for passes in (told, guessed):
         passes(batch)
@@ -149,11 +149,11 @@ def test_a_window_is_kept_and_another_one_makes_a_full_pass(model: MaskTransform
         for width in (0, 1, 2):
             window = torch.tensor([width, 0, 1, width])
             expected = model(batch, window=window)
-            reused = ReusedPasses(model, IMAGE, refresh=9)
+            reused = KVCacheModel(model, IMAGE, refresh=9)
             assert torch.equal(reused(batch), model(batch))
             assert torch.equal(reused(batch, window=window), expected)
             torch.testing.assert_close(reused(batch, window=window)[batch.valid], expected[batch.valid], atol=1e-5, rtol=1e-5)
-            kept = PrefixPasses(blind, IMAGE)
+            kept = PrefixCacheModel(blind, IMAGE)
             for seen in decode(batch, steps=2):
                 exact = blind(seen, context=batch.modality != IMAGE, window=window)
                 torch.testing.assert_close(kept(seen, window=window)[seen.valid], exact[seen.valid], atol=1e-5, rtol=1e-5)
@@ -168,7 +168,7 @@ def test_any_other_change_than_the_targets_ids_makes_a_full_pass(model: MaskTran
         "coords": dataclasses.replace(batch, coords=batch.coords + batch.coords.new_tensor([0, 1, 0]) * (batch.modality == 1)[..., None]),
         "shape": batch.rows(slice(0, 1)),
     }[change]
-    reused = ReusedPasses(model, IMAGE, refresh=100)
+    reused = KVCacheModel(model, IMAGE, refresh=100)
     for seen in decode(batch, steps=2):
         reused(seen)
     with torch.no_grad():
@@ -176,7 +176,7 @@ def test_any_other_change_than_the_targets_ids_makes_a_full_pass(model: MaskTran
 
 
 def test_what_a_call_returned_stays_as_it_was(model: MaskTransformer) -> None:
-    reused = ReusedPasses(model, IMAGE, refresh=100)
+    reused = KVCacheModel(model, IMAGE, refresh=100)
     found = [(hidden, hidden.clone()) for hidden in (reused(batch) for batch in decode(guided_rows()))]
     assert all(torch.equal(now, then) for now, then in found)
 
@@ -184,13 +184,13 @@ def test_what_a_call_returned_stays_as_it_was(model: MaskTransformer) -> None:
 def test_a_guided_decode_with_refresh_1_is_the_plain_one_and_with_more_costs_less(model: MaskTransformer) -> None:
     batch, results, work = pack([sample(2, 3), sample(4, 2)], SPACE), [], []
     for refresh in (0, 1, 3):
-        passes = ReusedPasses(model, IMAGE, refresh) if refresh else model
+        passes = KVCacheModel(model, IMAGE, refresh) if refresh else model
         logits_fn = guided_model(passes, hide_condition((TEXT,)), ConstantGuidance(3.0))
         generators = [torch.Generator().manual_seed(row) for row in range(2)]
         filled, _ = ConfidenceSampler(steps=6).sample(logits_fn, batch, SPACE.segment("image", 0), generators)
         assert not (filled.ids[..., 0][batch.cells(IMAGE)] == MASK).any()
         results.append(filled.ids)
-        work.append(passes.work if isinstance(passes, ReusedPasses) else 1)
+        work.append(passes.work if isinstance(passes, KVCacheModel) else 1)
     assert torch.equal(results[0], results[1])
     assert work[1] == 1 > work[2]
 
@@ -217,7 +217,7 @@ def test_slots_take_what_they_put() -> None:
 
 def test_a_refresh_below_1_is_refused(model: MaskTransformer) -> None:
     with pytest.raises(ValueError, match=r"refresh must be at least 1.*got 0"):
-        ReusedPasses(model, IMAGE, refresh=0)
+        KVCacheModel(model, IMAGE, refresh=0)
 
 
 @torch.no_grad()
@@ -240,14 +240,14 @@ def test_a_blind_condition_does_not_look_at_the_target(blind: MaskTransformer) -
 def test_a_kept_prefix_equals_a_computed_one(blind: MaskTransformer) -> None:
     row = pack_rows([[sample(2, 2), sample(3, 3)], [sample(6, 1)]], SPACE)
     for start in (guided_rows(), pack([sample(1, 1)], SPACE), row):
-        passes, batches = PrefixPasses(blind, IMAGE), decode(start)
+        passes, batches = PrefixCacheModel(blind, IMAGE), decode(start)
         for batch in batches:
             torch.testing.assert_close(passes(batch)[batch.valid], unkept(blind, batch)[batch.valid], atol=1e-5, rtol=1e-5)
         assert passes.work < 1
 
 
 def test_another_condition_makes_another_prefix(blind: MaskTransformer) -> None:
-    passes, first, other = PrefixPasses(blind, IMAGE), pack([sample(4, 2)], SPACE), pack([sample(4, 2)], SPACE)
+    passes, first, other = PrefixCacheModel(blind, IMAGE), pack([sample(4, 2)], SPACE), pack([sample(4, 2)], SPACE)
     other.ids[0, 1, 0] = 5
     for batch in (first, other, other.hide(other.cells(TEXT)), *decode(other)):
         torch.testing.assert_close(passes(batch)[batch.valid], unkept(blind, batch)[batch.valid], atol=1e-5, rtol=1e-5)
@@ -255,13 +255,13 @@ def test_another_condition_makes_another_prefix(blind: MaskTransformer) -> None:
 
 def test_reuse_keeps_a_blind_condition_blind(blind: MaskTransformer) -> None:
     batch = guided_rows()
-    assert torch.equal(ReusedPasses(blind, IMAGE, refresh=2)(batch), unkept(blind, batch))
+    assert torch.equal(KVCacheModel(blind, IMAGE, refresh=2)(batch), unkept(blind, batch))
 
 
 def test_models_are_not_mixed_up(model: MaskTransformer, blind: MaskTransformer) -> None:
     batch = guided_rows()
-    with pytest.raises(ValueError, match=r"blind_condition=False.*ReusedPasses"):
-        PrefixPasses(model, IMAGE)
+    with pytest.raises(ValueError, match=r"blind_condition=False.*KVCacheModel"):
+        PrefixCacheModel(model, IMAGE)
     with pytest.raises(ValueError, match="blind_condition=True and was called without context"):
         model_logits(blind)(batch, batch.cells(IMAGE), SPACE.segment("image", 0), 0.0)
     with pytest.raises(ValueError, match="blind_condition=False and was called with context"):

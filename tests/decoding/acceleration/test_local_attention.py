@@ -7,8 +7,8 @@ import torch
 from builders.shards import empty_shards
 from torch import Tensor
 
-from maskgen.decoding.acceleration.kv_cache import PrefixPasses
-from maskgen.decoding.acceleration.local_attention import Windowed
+from maskgen.decoding.acceleration.kv_cache import PrefixCacheModel
+from maskgen.decoding.acceleration.local_attention import LocalAttentionModel
 from maskgen.decoding.decoder import Decoder
 from maskgen.decoding.guidance import ConstantGuidance
 from maskgen.decoding.logits import TokenModel, guided_model, hide_condition, model_logits
@@ -98,7 +98,7 @@ def test_rows_keep_their_own_window_in_a_batch() -> None:
 
 def test_a_windowed_model_serves_logits_and_guidance() -> None:
     model, batch = transformer(), pack([sample(3, 12), sample(2, 7)], SPACE)
-    windowed, cells, window = Windowed(model, 2), batch.cells(AUDIO.index), torch.tensor([2, 2])
+    windowed, cells, window = LocalAttentionModel(model, 2), batch.cells(AUDIO.index), torch.tensor([2, 2])
     assert isinstance(windowed, TokenModel)
     plain = model_logits(windowed)(batch, cells, AUDIO, 0.0)
     torch.testing.assert_close(plain, model.logits(hidden(model, batch, window)[cells], AUDIO.offset, AUDIO.size))
@@ -107,7 +107,7 @@ def test_a_windowed_model_serves_logits_and_guidance() -> None:
     null = model.logits(hidden(model, hide(batch), window)[cells], AUDIO.offset, AUDIO.size)
     guided = guided_model(windowed, hide, ConstantGuidance(3.0))(batch, cells, AUDIO, 0.0)
     torch.testing.assert_close(guided, null + 3.0 * (plain - null), rtol=1e-4, atol=1e-4)
-    assert torch.equal(model_logits(Windowed(model, 0))(batch, cells, AUDIO, 0.0), model_logits(model)(batch, cells, AUDIO, 0.0))
+    assert torch.equal(model_logits(LocalAttentionModel(model, 0))(batch, cells, AUDIO, 0.0), model_logits(model)(batch, cells, AUDIO, 0.0))
 
 
 def test_training_gives_each_row_the_window_of_its_level(tmp_path: Path) -> None:
@@ -136,13 +136,13 @@ def test_a_blind_condition_keeps_the_window_in_decoding_and_scoring(monkeypatch:
     torch.manual_seed(0)
     model = MaskTransformer(TransformerConfig(dim=32, num_layers=2, num_heads=2, blind_condition=True), SPACE.size, 3).eval()
     seen: list[int | None] = []
-    plain = PrefixPasses.__call__
+    plain = PrefixCacheModel.__call__
 
-    def watched(self: PrefixPasses, batch: TokenBatch, window: Tensor | None = None) -> Tensor:
+    def watched(self: PrefixCacheModel, batch: TokenBatch, window: Tensor | None = None) -> Tensor:
         seen.append(None if window is None else int(window[0]))
         return plain(self, batch, window=window)
 
-    monkeypatch.setattr(PrefixPasses, "__call__", watched)
+    monkeypatch.setattr(PrefixCacheModel, "__call__", watched)
     settings = GenerationSettings(steps=(1, 1), window=(0, 2))
     row = pack([{**sample(2, 8), "audio": torch.full((2, 8), -1)}], SPACE)
     Decoder(model, SPACE, "audio", settings)(row, [torch.Generator().manual_seed(0)])
@@ -159,4 +159,4 @@ def test_windows_fit_levels_and_groups() -> None:
         with pytest.raises(ValueError, match="has 2 levels or groups of them, got windows"):
             level_windows(wrong, [[0], [1]])
     with pytest.raises(ValueError, match="window must be at least 0"):
-        Windowed(transformer(), -1)
+        LocalAttentionModel(transformer(), -1)

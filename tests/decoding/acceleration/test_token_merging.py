@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskgen.decoding.acceleration.token_merging import MergedPasses, matched
+from maskgen.decoding.acceleration.token_merging import TokenMergingModel, matched
 from maskgen.networks.transformer import MaskTransformer, TransformerConfig
 from maskgen.tokens.batch import TokenBatch, pack, pack_rows, stack
 from maskgen.tokens.space import MASK, Modality, TokenSpace
@@ -90,7 +90,7 @@ def naive(model: MaskTransformer, batch: TokenBatch, row: int, share: float) -> 
 def test_merged_passes_equal_the_definition_row_by_row(model: MaskTransformer, share: float) -> None:
     batch = pack([sample(2, 3), sample(5, 1), sample(1, 4)], SPACE)
     both = stack(stack(batch, batch.hide(batch.cells(TEXT))), pack_rows([[sample(2, 2), sample(3, 1)]], SPACE))
-    hidden = MergedPasses(model, [IMAGE], share)(both)
+    hidden = TokenMergingModel(model, [IMAGE], share)(both)
     for row in range(len(both)):
         seen = both.alone(row).valid[0]
         expected = naive(model, both, row, share)
@@ -99,7 +99,7 @@ def test_merged_passes_equal_the_definition_row_by_row(model: MaskTransformer, s
 
 def test_share_0_changes_no_bit_and_a_share_does(model: MaskTransformer) -> None:
     batch = pack([sample(2, 3), sample(5, 2)], SPACE)
-    untouched, merged = MergedPasses(model, [IMAGE], 0.0), MergedPasses(model, [IMAGE], 0.25)
+    untouched, merged = TokenMergingModel(model, [IMAGE], 0.0), TokenMergingModel(model, [IMAGE], 0.25)
     assert torch.equal(untouched(batch), plain(model, batch))
     assert not torch.allclose(merged(batch), plain(model, batch), atol=1e-2)
     assert untouched.work == 1
@@ -111,11 +111,11 @@ def test_share_0_changes_no_bit_and_a_share_does(model: MaskTransformer) -> None
 def test_cells_that_are_all_equal_are_merged_without_loss(model: MaskTransformer) -> None:
     batch = pack([{"image": torch.full((1, 4, 4), -1)}], SPACE)
     assert (batch.ids == MASK).all()
-    torch.testing.assert_close(MergedPasses(model, [IMAGE], 0.5)(batch), plain(model, batch), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(TokenMergingModel(model, [IMAGE], 0.5)(batch), plain(model, batch), atol=1e-5, rtol=1e-5)
 
 
 def test_work_counts_the_places_of_every_block(model: MaskTransformer) -> None:
-    merged = MergedPasses(model, [IMAGE], 0.25)
+    merged = TokenMergingModel(model, [IMAGE], 0.25)
     merged(pack([sample(4, 4)], SPACE))
     assert merged.work == (20 + 16 + 16) / 60
 
@@ -126,16 +126,16 @@ def test_a_modality_that_is_no_target_is_never_merged(model: MaskTransformer) ->
     pairs = matched(torch.ones(1, 17, 8), kinds, 0.5)
     assert not pairs.merged[batch.cells(TEXT)].any()
     assert int(pairs.merged.sum()) == 4
-    assert MergedPasses(model, [], 0.5)(batch).allclose(plain(model, batch), atol=1e-5)
+    assert TokenMergingModel(model, [], 0.5)(batch).allclose(plain(model, batch), atol=1e-5)
 
 
 @pytest.mark.parametrize("share", [-0.1, 0.6, float("nan")])
 def test_a_share_that_cannot_be_merged_is_refused(model: MaskTransformer, share: float) -> None:
     with pytest.raises(ValueError, match="share must lie in"):
-        MergedPasses(model, [IMAGE], share)
+        TokenMergingModel(model, [IMAGE], share)
 
 
 def test_a_model_with_a_blind_condition_is_refused() -> None:
     blind = MaskTransformer(TransformerConfig(dim=32, num_layers=1, num_heads=2, blind_condition=True), SPACE.size, 2)
-    with pytest.raises(ValueError, match="PrefixPasses"):
-        MergedPasses(blind, [IMAGE])
+    with pytest.raises(ValueError, match="PrefixCacheModel"):
+        TokenMergingModel(blind, [IMAGE])

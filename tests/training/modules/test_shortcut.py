@@ -77,7 +77,7 @@ def decode(model: TokenModel, batch: TokenBatch, pipeline: Pipeline, scale: floa
 def test_a_full_pass_every_time_is_exact(tiny_pipeline: Pipeline, blank: TokenBatch, scale: float) -> None:
     fast = ShortcutModel(tiny_pipeline.model, planted(), full_every=1)
     assert torch.equal(decode(fast, blank, tiny_pipeline, scale), decode(tiny_pipeline.model, blank, tiny_pipeline, scale))
-    assert fast.passes == 8 * len(blank) * (1 if scale == 1 else 2)
+    assert fast.model_calls == 8 * len(blank) * (1 if scale == 1 else 2)
 
 
 def test_an_untrained_block_is_reuse_of_the_last_full_pass(tiny_pipeline: Pipeline, blank: TokenBatch) -> None:
@@ -151,7 +151,7 @@ def test_a_pass_of_the_block_counts_as_its_share(tiny_pipeline: Pipeline, blank:
     numbers = [sum(weight.numel() for weight in part.parameters()) for part in (fast.block, tiny_pipeline.model.blocks)]
     whole = blank.rows(torch.tensor([0, 2]))
     decode(fast, whole, tiny_pipeline, 1.0)
-    assert fast.passes == pytest.approx(2 * (4 + 4 * numbers[0] / numbers[1]))
+    assert fast.model_calls == pytest.approx(2 * (4 + 4 * numbers[0] / numbers[1]))
 
 
 def module(shards: str, bundle: Path, **options: Any) -> ShortcutModule:
