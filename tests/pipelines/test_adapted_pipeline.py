@@ -73,6 +73,6 @@ def test_features_are_those_of_the_cells_and_a_score_is_that_of_naive_masks(pipe
     for cell in range(4):
         ids = batch.ids.clone()
         ids[0, cell, 0] = MASK
-        hidden = pipeline.model(ids, batch.modality, batch.coords, batch.valid, batch.document)[0, cell]
+        hidden = pipeline.model(batch.with_ids(ids))[0, cell]
         total += float(pipeline.model.logits(hidden[None], segment.offset, segment.size).log_softmax(dim=-1)[0, text[0, cell]])
     assert score.total == pytest.approx(total, abs=1e-4)
