@@ -1,4 +1,4 @@
-"""`maskgen evaluate any`: every direction of an any-to-any model on held-out captions, pictures and speech."""
+"""`maskgen evaluate any`: every direction of an any-to-any model on held-out captions, images and speech."""
 
 import json
 import logging
@@ -21,7 +21,7 @@ from maskgen.pipelines.any_to_any import AnyOutput, AnyToAny
 
 logger = logging.getLogger(__name__)
 BLANK = Image.new("RGB", (64, 64), "white")
-"""Stands for a picture beside a recording in which no word was heard."""
+"""Scored in place of an image when no word of a clip was transcribed."""
 DIRECTIONS = ("image > text", "speech > text", "image > speech", "speech > image", "text > image, speech")
 Hear = Callable[[Waveform], str]
 Propose = Callable[[Waveform], Sequence[str]]
@@ -33,10 +33,10 @@ class HeldOutSentence:
     """A held-out sentence of the speech corpus.
 
     Args:
-        text: What is said.
-        wave: The teacher saying it.
-        label: Label of the picture that it is about.
-        starts_s: When each word of the text begins; None where that is not known.
+        text: Its transcript.
+        wave: The teacher's speech.
+        label: Label of the image that it describes.
+        starts_s: Start of each word in seconds; None if unknown.
     """
 
     text: str
@@ -56,7 +56,7 @@ def error_rate(wanted: Sequence[str], heard: Sequence[str]) -> dict[str, float]:
 
 
 def nearest_label(heard: str, labels: Sequence[str]) -> str:
-    """The label whose words are closest to what was heard, by the words that they share; the shorter one of two alike. "" for no word."""
+    """The label that shares most words with a transcript (Jaccard index); of equal labels the shorter one, "" if there is no word."""
     words = set(normalised(heard).split())
     if not words:
         return ""
@@ -70,7 +70,7 @@ def nearest_label(heard: str, labels: Sequence[str]) -> str:
 
 def evaluate_any_to_any(
     model: AnyToAny,
-    pictures: Corpus,
+    corpus: Corpus,
     sentences: Sequence[HeldOutSentence],
     listeners: Mapping[str, Hear],
     look: Look,
@@ -79,59 +79,59 @@ def evaluate_any_to_any(
     only: Sequence[str] = DIRECTIONS,
     proposers: Mapping[str, Propose] | None = None,
 ) -> dict[str, Any]:
-    """Score directions; writes `directions.json`.
+    """Score an any-to-any model in every direction; write `directions.json`.
 
     Args:
         model: The model.
-        pictures: Held-out pictures.
+        corpus: Held-out images.
         sentences: Held-out sentences about labels of the corpus.
-        listeners: Name to what it hears: Whisper and others, beside which the model transcribes; the first one judges speech.
-        look: Scores of pictures beside the rows that they should show.
+        listeners: Name to speech recogniser, to compare the model's transcripts with; the first one also judges generated speech.
+        look: Scores images against the rows that they should show.
         out: Folder of the report.
         seed: First seed.
         only: Some of `DIRECTIONS`.
-        proposers: Name to several texts that it may have heard, best first: recognisers whose candidates the model rescores.
+        proposers: Name to a recogniser that gives several candidate transcripts, best first; the model rescores them.
 
     Raises:
-        ValueError: If there are no pictures, no sentences, no listener or no such direction.
+        ValueError: If there are no images, no sentences, no listener or no such direction.
     """
-    if not pictures.rows or not sentences or not listeners or not only or set(only) - set(DIRECTIONS):
+    if not corpus.rows or not sentences or not listeners or not only or set(only) - set(DIRECTIONS):
         raise ValueError(
-            f"got {len(pictures.rows)} pictures, {len(sentences)} sentences, {len(listeners)} listeners and the directions "
+            f"got {len(corpus.rows)} pictures, {len(sentences)} sentences, {len(listeners)} listeners and the directions "
             f"{', '.join(map(repr, only)) or 'none'}, wanted some of each; directions are {', '.join(map(repr, DIRECTIONS))}"
         )
     started_s = time.perf_counter()
     hear = next(iter(listeners.values()))
     report: dict[str, Any] = {"format": 1, "seed": seed}
     if {"image > text", "image > speech"} & set(only):
-        report["image > text"], captions = _captions(model, pictures, seed)
+        report["image > text"], captions = _captions(model, corpus, seed)
     if "speech > text" in only:
         report["speech > text"] = _transcripts(model, sentences, listeners, proposers or {}, seed)
     if "image > speech" in only:
-        report["image > speech"] = _described(model, pictures, captions, hear, seed)
+        report["image > speech"] = _described(model, corpus, captions, hear, seed)
     if "speech > image" in only:
-        report["speech > image"] = _drawn(model, pictures.rows, sentences, look, seed)
+        report["speech > image"] = _drawn(model, corpus.rows, sentences, look, seed)
     if "text > image, speech" in only:
-        report["text > image, speech"] = _joint(model, pictures.rows, hear, look, seed)
+        report["text > image, speech"] = _joint(model, corpus.rows, hear, look, seed)
     report["elapsed_s"] = round(time.perf_counter() - started_s, 1)
     out.mkdir(parents=True, exist_ok=True)
     write_atomic(out / "directions.json", f"{json.dumps(report, indent=2, ensure_ascii=False)}\n".encode())
     return report
 
 
-def _captions(model: AnyToAny, pictures: Corpus, seed: int) -> tuple[dict[str, Any], list[str]]:
-    """Captions of held-out pictures."""
-    images = from_rgb_bytes(pictures.pixels)
+def _captions(model: AnyToAny, corpus: Corpus, seed: int) -> tuple[dict[str, Any], list[str]]:
+    """Captions of held-out images."""
+    images = from_rgb_bytes(corpus.pixels)
     said = [model(["text"], image=image, seed=seed + place).text or "" for place, image in enumerate(images)]
-    wanted = [row.caption for row in pictures.rows]
-    rows = [{"key": row.key, "caption": row.caption, "said": text} for row, text in zip(pictures.rows, said, strict=True)]
+    wanted = [row.caption for row in corpus.rows]
+    rows = [{"key": row.key, "caption": row.caption, "said": text} for row, text in zip(corpus.rows, said, strict=True)]
     return {"scores": caption_scores(wanted, said), "rows": rows}, said
 
 
 def _transcripts(
     model: AnyToAny, sentences: Sequence[HeldOutSentence], listeners: Mapping[str, Hear], proposers: Mapping[str, Propose], seed: int
 ) -> dict[str, Any]:
-    """Transcripts of held-out speech, beside those of others; candidates of others rescored; each sentence told from all others."""
+    """Transcripts of held-out speech compared with other recognisers; their candidates rescored; each sentence identified among all."""
     wanted = [one.text for one in sentences]
     heard = {"model": [model(["text"], sound=one.wave, seed=seed + place).text or "" for place, one in enumerate(sentences)]}
     heard |= {name: [hear(one.wave) for one in sentences] for name, hear in listeners.items()}
@@ -142,16 +142,16 @@ def _transcripts(
         heard[f"{name}, its best"] = [
             min(texts, key=lambda text: text_errors(one.text, text).word_edits) for one, texts in zip(sentences, found, strict=True)
         ]
-    told = [wanted[model.which(one.wave, wanted)[0].place] == one.text for one in sentences]
+    identified = [wanted[model.which(one.wave, wanted)[0].place] == one.text for one in sentences]
     scores: dict[str, Any] = {name: error_rate(wanted, found) for name, found in heard.items()}
-    scores["told from all sentences"] = {"share": sum(told) / len(told), "chance": 1 / len(set(wanted))}
+    scores["told from all sentences"] = {"share": sum(identified) / len(identified), "chance": 1 / len(set(wanted))}
     scores["times of known words"] = _times(model, sentences)
     rows = [{"text": text, **{name: found[place] for name, found in heard.items()}} for place, text in enumerate(wanted)]
     return {"scores": scores, "rows": rows}
 
 
 def _times(model: AnyToAny, sentences: Sequence[HeldOutSentence]) -> dict[str, float]:
-    """How far the beginnings of words that are known to be said are from the true ones; empty where those are not known."""
+    """Error of the word starts found by forced alignment of the true text; empty where the true starts are unknown."""
     errors: list[float] = []
     for one in sentences:
         if one.starts_s is not None:
@@ -166,21 +166,21 @@ def _times(model: AnyToAny, sentences: Sequence[HeldOutSentence]) -> dict[str, f
 
 
 def _rescored(model: AnyToAny, sound: Waveform, texts: Sequence[str]) -> str:
-    """The candidate that the model finds likeliest; the recogniser's first where there is no word in any."""
-    said = [text for text in texts if normalised(text)]
-    return said[model.which(sound, said)[0].place] if said else texts[0]
+    """The candidate that is most likely under the model; the recogniser's first if none holds a word."""
+    worded = [text for text in texts if normalised(text)]
+    return worded[model.which(sound, worded)[0].place] if worded else texts[0]
 
 
-def _described(model: AnyToAny, pictures: Corpus, captions: Sequence[str], hear: Hear, seed: int) -> dict[str, Any]:
-    """Pictures spoken of: does the speech say the caption, and is what it says right?"""
+def _described(model: AnyToAny, corpus: Corpus, captions: Sequence[str], hear: Hear, seed: int) -> dict[str, Any]:
+    """Images described aloud: does the speech say the generated caption, and does it name the label?"""
     heard = []
-    for place, image in enumerate(from_rgb_bytes(pictures.pixels)):
+    for place, image in enumerate(from_rgb_bytes(corpus.pixels)):
         if normalised(captions[place]):
             heard.append(hear(_wave(model(["speech"], image=image, seed=seed + place))))
         else:
             heard.append("")  # a model can't describe an image aloud without a caption
-    labels = sorted({row.label for row in pictures.rows})
-    right = [nearest_label(text, labels) == row.label for text, row in zip(heard, pictures.rows, strict=True)]
+    labels = sorted({row.label for row in corpus.rows})
+    right = [nearest_label(text, labels) == row.label for text, row in zip(heard, corpus.rows, strict=True)]
     scores = {
         "of_its_caption": error_rate([text if normalised(text) else "nothing" for text in captions], heard),
         "label_heard": sum(right) / len(right),
@@ -195,7 +195,7 @@ def _wave(made: AnyOutput) -> Waveform:
 
 
 def _drawn(model: AnyToAny, rows: Sequence[Row], sentences: Sequence[HeldOutSentence], look: Look, seed: int) -> dict[str, Any]:
-    """Pictures of held-out speech: from the sound, from the words heard, both with the style as text beside them, and from the caption."""
+    """Images of held-out speech: from audio, from its transcript, both also with the style as text, and from the caption."""
     of_label = {row.label: row for row in rows}
     chosen = [one for one in sentences if one.label in of_label]
     if not chosen:
@@ -215,16 +215,16 @@ def _drawn(model: AnyToAny, rows: Sequence[Row], sentences: Sequence[HeldOutSent
 
 
 def _picture_of(model: AnyToAny, heard: str, seed: int) -> Any:
-    """The picture of words that were heard; a blank one where they are too long for a caption."""
+    """The image of a transcript; a blank one if it is too long for a caption."""
     try:
         return model(["image"], text=heard, seed=seed).image
     except ValueError as error:
-        logger.warning("%r counts as a blank picture: %s", heard, error)
+        logger.warning("%r counts as a blank image: %s", heard, error)
         return BLANK
 
 
 def _joint(model: AnyToAny, rows: Sequence[Row], hear: Hear, look: Look, seed: int) -> dict[str, Any]:
-    """A caption as picture and speech at once: is each right, and do they agree?"""
+    """Image and speech generated together from a caption: is each right, and do they agree?"""
     images, heard = [], []
     for place, row in enumerate(rows):
         made = model(["image", "speech"], text=row.caption, seed=seed + place)

@@ -52,7 +52,7 @@ def remembered(
 ) -> Float[Tensor, "batch dim"]:
     """One row of numbers an item, computed only for items that the folder does not know yet.
 
-    What is new is written every `part_size` items, so a killed run goes on where it stopped, and a corpus that gained a few pictures costs
+    What is new is written every `part_size` items, so a killed run resumes where it stopped, and a corpus that gained a few images costs
     these alone.
 
     Args:

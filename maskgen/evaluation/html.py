@@ -1,4 +1,4 @@
-"""Pieces of an HTML page that needs nothing beside it: tables, pictures, sound, bars."""
+"""Parts of a self-contained HTML page: tables, images, audio players, bars."""
 
 import base64
 import html
@@ -37,7 +37,7 @@ def table(titles: Sequence[str], lines: Sequence[Sequence[str]], last: str = "")
 
 
 def image(picture: Image.Image, side: int = 80) -> str:
-    """A picture inside the page, its longer side as many screen pixels."""
+    """An image embedded in the page; `side` is its longer side in screen pixels."""
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG", optimize=True)
     scale = side / max(picture.size)
@@ -46,7 +46,7 @@ def image(picture: Image.Image, side: int = 80) -> str:
 
 
 def sound(content: bytes, kind: str = "audio/flac") -> str:
-    """A player of a sound file inside the page."""
+    """An audio player with the file embedded in the page."""
     return f'<audio controls preload="none" src="data:{kind};base64,{base64.b64encode(content).decode()}"></audio>'
 
 

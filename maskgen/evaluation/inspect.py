@@ -1,4 +1,4 @@
-"""What a folder of shards holds, as a page to look at: counts, lengths, code usage, pictures, sounds."""
+"""What a folder of shards holds, as a page to look at: counts, lengths, code usage, images, audio clips."""
 
 import json
 from collections import Counter
@@ -56,8 +56,8 @@ def inspect_shards(
         folder: Raw or token shards with index.json.
         out: Folder of the report, made when missing.
         tokenizers: Modality name to tokenizer; with them token shards are shown as media.
-        shown: Samples a split to show, the same ones always.
-        limit: Samples a split to count, the same ones always; pictures are never decoded for counting.
+        shown: Samples per split to show, the same ones always.
+        limit: Samples a split to count, the same ones always; images are never decoded for counting.
 
     Returns:
         What is in `inspect.json`.
@@ -202,7 +202,7 @@ def _census_html(found: Mapping[str, Any]) -> str:
 
 
 def show(rows: ShardRows, row: int, index: Index, tokenizers: Mapping[str, Tokenizer]) -> str:
-    """One sample: its picture, its wave with a player, its first caption."""
+    """One sample: its image, its wave with a player, its first caption."""
     meta, sizes, parts = rows.meta(row), rows.sizes(row), []
     if "png" in sizes:
         parts.append(image(Image.fromarray(np.asarray(rows.field(row, "png"))), 128))

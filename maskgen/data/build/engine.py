@@ -1,4 +1,4 @@
-"""The one build engine: a plan becomes shards, each whole or absent, and a killed build goes on where it stopped."""
+"""The build engine: turns a plan into shards, writes each atomically, and resumes an interrupted build."""
 
 import contextlib
 import fcntl
@@ -34,7 +34,7 @@ SIDECARS = (PLAN_FILE, MANIFEST_FILE, REJECTS_FILE)
 SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*-\d{6}\.tar")
 REASONS_SHOWN = 3
 Lines = dict[str, ManifestLine]
-"""Shard name to its line."""
+"""Shard name to its manifest line."""
 
 
 class TooManyRejects(ValueError):
@@ -46,22 +46,22 @@ class TooManyRejects(ValueError):
 def run_build(
     plan: Plan, out: Path, runner: Runner = in_process, restart: bool = False, report: Callable[[int], None] | None = None
 ) -> Index:
-    """Builds what is planned, or what an earlier start of the same plan left to do.
+    """Build a plan, or the rest of it if an earlier run was interrupted.
 
-    Killed at any moment and started again, it ends with the bytes of an unbroken build.
+    A build that is killed at any moment and resumed ends with the same bytes as an uninterrupted one.
 
     Args:
-        plan: What to write.
-        out: Folder to write.
-        runner: What runs the jobs.
-        restart: Removes the shards of another build that lie in `out`.
-        report: Called with the samples of each shard when it is done, and first with those of all that were done before.
+        plan: The plan.
+        out: Output folder.
+        runner: Runs the jobs.
+        restart: Delete the shards of another build in `out`.
+        report: Called with the number of samples of each finished shard, and first with that of all shards finished earlier.
 
     Returns:
         The index, as written.
 
     Raises:
-        ValueError: If `out` holds another build, or another process builds there now.
+        ValueError: If `out` holds another build, or another process is building there.
         TooManyRejects: If more samples are bad than the plan allows.
         ChildProcessError: If a worker dies.
     """
@@ -85,7 +85,7 @@ def run_build(
 
 
 def _build(plan: Plan, out: Path, lines: Lines, runner: Runner, report: Callable[[int], None]) -> None:
-    """Writes the shards that have no line yet, and adds their lines."""
+    """Write the shards without a manifest line, and append their lines."""
     _check_rejects(plan, out, lines)
     samples = {shard.name: shard.samples for shard in plan.shards}
     if lines:
@@ -103,10 +103,10 @@ def _build(plan: Plan, out: Path, lines: Lines, runner: Runner, report: Callable
 
 @contextlib.contextmanager
 def _alone(out: Path) -> Iterator[None]:
-    """Keeps a second build out of the folder; the lock ends with this process, however it ends.
+    """Lock the folder against a second build; the lock ends with this process, however it ends.
 
     Raises:
-        ValueError: If another process builds there.
+        ValueError: If another process is building there.
     """
     number = os.open(out, os.O_RDONLY)
     try:
@@ -120,7 +120,7 @@ def _alone(out: Path) -> Iterator[None]:
 
 
 def _earlier(plan: Plan, out: Path, restart: bool) -> Lines:
-    """Shards of an earlier start that count as done: their line belongs to this plan and their size is right."""
+    """Shards of an earlier run that are complete: their line belongs to this plan and their size is right."""
     if restart:
         _clear(out)
     _refuse_other_builds(plan, out)
@@ -142,7 +142,7 @@ def _earlier(plan: Plan, out: Path, restart: bool) -> Lines:
 
 
 def _clear(out: Path) -> None:
-    """Removes what an earlier build wrote, and nothing else; the plan goes last, so that a kill here leaves a folder that is refused."""
+    """Delete the files of an earlier build and nothing else; the plan goes last, so that a kill leaves a folder that is refused."""
     found = [path for path in sorted(out.iterdir()) if SHARD_NAME.fullmatch(path.name)]
     for path in [out / INDEX_FILE, *found, *(out / name for name in reversed(SIDECARS))]:
         path.unlink(missing_ok=True)
@@ -150,10 +150,10 @@ def _clear(out: Path) -> None:
 
 
 def _refuse_other_builds(plan: Plan, out: Path) -> None:
-    """Refuses a folder with shards of another plan, or of none.
+    """Refuse a folder with shards of another plan, or without a plan.
 
     Raises:
-        ValueError: If there are any; says what differs.
+        ValueError: If there are any; the message names the difference.
     """
     advice = "give another --out, empty the folder, or give --restart to build it again"
     if not (out / PLAN_FILE).is_file():
@@ -171,7 +171,7 @@ def _refuse_other_builds(plan: Plan, out: Path) -> None:
 
 
 def _difference(old: Any, new: Any, where: str = "") -> str:
-    """The first thing that two plans do not share, in words."""
+    """The first difference of two plans, in words."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in sorted({*old, *new}):
             if old.get(key) != new.get(key):
@@ -180,20 +180,20 @@ def _difference(old: Any, new: Any, where: str = "") -> str:
 
 
 def plan_bytes(plan: Plan) -> bytes:
-    """The bytes of plan.json: what the build depends on, for the next start to compare."""
+    """The bytes of plan.json: everything that the build depends on, to compare with at the next run."""
     plain = {"plan": plan.hash, "facts": plan.facts, "shards": len(plan.shards), "samples": plan.samples}
     return (json.dumps(plain, indent=1, sort_keys=True, default=str) + "\n").encode()
 
 
 def rejects_bytes(lines: Iterable[ManifestLine]) -> bytes:
-    """The bytes of rejects.jsonl: key, shard and reason of every bad sample, by key."""
+    """The bytes of rejects.jsonl: key, shard and reason of every bad sample, sorted by key."""
     rows = sorted((key, line.entry.name, reason) for line in lines for key, reason in line.rejects)
     plain = ({"key": key, "shard": shard, "reason": reason} for key, shard, reason in rows)
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in plain).encode()
 
 
 def _check_rejects(plan: Plan, out: Path, lines: Lines) -> None:
-    """Stops a build with too many bad samples.
+    """Fail a build with too many bad samples.
 
     Raises:
         TooManyRejects: If there are more than the plan allows; they are listed in rejects.jsonl.
@@ -210,7 +210,7 @@ def _check_rejects(plan: Plan, out: Path, lines: Lines) -> None:
 
 
 def _finish(plan: Plan, out: Path, lines: Lines) -> Index:
-    """Writes what stands beside the shards; the index comes last."""
+    """Write the further files of the folder; the index comes last."""
     write_atomic(out / REJECTS_FILE, rejects_bytes(lines.values()))
     write_atomic(out / MANIFEST_FILE, manifest_bytes(lines.values()))
     index = Index(
@@ -228,7 +228,7 @@ def _finish(plan: Plan, out: Path, lines: Lines) -> Index:
 
 
 def _log_end(out: Path, lines: Lines, built: int, elapsed_s: float) -> None:
-    """Says what lies in the folder now and how fast it came there."""
+    """Log the content of the folder and the speed of the build."""
     found: Sequence[ManifestLine] = list(lines.values())
     tokens: dict[str, int] = {}
     for line in found:

@@ -1,4 +1,4 @@
-"""One shard as a job: pure and picklable, so that any engine can run it anywhere, and its bytes depend on the job alone."""
+"""One shard as a job: picklable and pure, so that any engine can run it and its bytes depend only on the job."""
 
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -17,10 +17,10 @@ class DecodedSample:
     """One sample, ready to be written.
 
     Args:
-        key: Its key in the shard.
-        meta: Its JSON.
-        media: Kind ("text", "image", "audio") to a list of captions, an RGB picture, a waveform.
-        resampled: Whether its audio had another rate.
+        key: Key in the shard.
+        meta: Content of its JSON.
+        media: Kind ("text", "image", "audio") to a list of captions, an RGB image, a waveform.
+        resampled: Whether its audio was resampled.
     """
 
     key: str
@@ -31,7 +31,7 @@ class DecodedSample:
 
 @dataclass(frozen=True)
 class Reject:
-    """A sample that is left out, and why."""
+    """A sample that is left out, with the reason."""
 
     key: str
     reason: str
@@ -39,7 +39,7 @@ class Reject:
 
 @dataclass(frozen=True)
 class Written:
-    """Members of one sample (field to bytes) and its codes a modality."""
+    """Members of one sample (field to bytes) and its number of codes per modality."""
 
     key: str
     members: Mapping[str, bytes]
@@ -47,22 +47,22 @@ class Written:
 
 
 class Origin(ABC):
-    """Where the samples of a shard come from; a small picklable handle."""
+    """Origin of the samples of a shard; a small picklable handle."""
 
     @abstractmethod
     def samples(self, kinds: frozenset[str]) -> Iterator[DecodedSample | Reject]:
-        """The samples, with media of the given kinds only."""
+        """The samples, with only the media of the given kinds."""
 
 
 class ShardOutput(ABC):
-    """What is written of a sample; a small picklable handle.
+    """Writer of samples; a small picklable handle.
 
     Attributes:
         kind: "raw" or "tokens", as in the index.
         kinds: Kinds of media that it writes.
         fingerprints: Modality name to the fingerprint of the tokenizer.
         space: `TokenSpace.to_dict()` of tokens.
-        facts: What else its bytes depend on.
+        facts: Everything else that its bytes depend on.
     """
 
     kind: str
@@ -73,24 +73,24 @@ class ShardOutput(ABC):
 
     @abstractmethod
     def written(self, samples: Iterable[DecodedSample]) -> Iterator[Written]:
-        """Members of each sample, in the order given."""
+        """Members of each sample, in the given order."""
 
     @abstractmethod
     def placed(self, worker: int) -> "ShardOutput":
-        """The same output for one of several workers, each on a device of its own if there are several."""
+        """The same output for one of several workers, each on its own device if there are several."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardJob:
-    """All that is needed to write one shard.
+    """Everything that is needed to write one shard.
 
     Args:
-        folder: Folder to write in.
+        folder: Output folder.
         name: File name of the shard.
         split: Split of its samples.
-        origin: Where its samples come from.
-        output: What is written of them.
-        plan: Hash of the plan it belongs to.
+        origin: Origin of its samples.
+        output: Writer of its samples.
+        plan: Hash of its plan.
     """
 
     folder: Path
@@ -107,7 +107,7 @@ class ShardJob:
 
 @dataclass
 class Tally:
-    """Counts what passes through a shard."""
+    """Counts the samples of a shard while they are written."""
 
     rejects: list[tuple[str, str]] = field(default_factory=list)
     sources: Counter[str] = field(default_factory=Counter)
@@ -115,7 +115,7 @@ class Tally:
     resampled: int = 0
 
     def kept(self, samples: Iterable[DecodedSample | Reject]) -> Iterator[DecodedSample]:
-        """The samples that are good."""
+        """The good samples; counts the others."""
         for sample in samples:
             if isinstance(sample, Reject):
                 self.rejects.append((sample.key, sample.reason))
@@ -133,21 +133,21 @@ class Tally:
 
 
 def build_shard(job: ShardJob) -> ManifestLine:
-    """Writes one shard; the same job gives the same bytes in any process.
+    """Write one shard; the same job gives the same bytes in any process.
 
     Args:
-        job: What to write.
+        job: The job.
 
     Returns:
-        The line of the manifest, which the caller appends once the shard is there.
+        The line of the manifest, which the caller appends when the shard is complete.
 
     Raises:
-        ValueError: If the origin is damaged, a key comes twice, or a tokenizer refuses a sample.
+        ValueError: If the origin is damaged, a key is repeated, or a tokenizer refuses a sample.
     """
     tally = Tally()
     samples = job.origin.samples(job.output.kinds)
     members = tally.members(job.output.written(tally.kept(samples)))
-    # Keys of crops do not ascend with the keys of their pictures ("a-b" before "a-c1"), so the shard is sorted as a whole.
+    # Keys of crops do not ascend with the keys of their images ("a-b" before "a-c1"), so the shard is sorted as a whole.
     entry = write_shard(job.folder / job.name, job.split, sorted(members, key=lambda sample: sample[0]))
     return ManifestLine(
         entry=replace(entry, tokens=dict(sorted(tally.tokens.items())), sources=dict(sorted(tally.sources.items()))),

@@ -1,4 +1,4 @@
-"""What a build will write, decided before it starts: which sample lies in which shard, and a hash over all that the bytes depend on."""
+"""The plan of a build: which sample goes into which shard, and a hash over everything that the bytes depend on."""
 
 import dataclasses
 import hashlib
@@ -24,23 +24,23 @@ from maskgen.version import __version__
 
 logger = logging.getLogger(__name__)
 PLAN_FORMAT = 1
-"""Raised when the same plan would give other bytes."""
+"""Incremented when the same plan would give other bytes."""
 NOT_IN_THE_BYTES = ("root", "max_bad", "tokenizers")
-"""Keys of a recipe that may change between two starts of one build; tokenizers count by fingerprint."""
+"""Keys of a recipe that may change between two runs of one build; tokenizers are compared by fingerprint."""
 Named = tuple[Item, str]
 """An item and the name of its source."""
 
 
 @dataclass(frozen=True)
 class PlannedShard:
-    """One shard to come.
+    """A planned shard.
 
     Args:
         name: File name.
         split: Split of its samples.
-        origin: Where they come from.
-        samples: How many there are, bad ones included.
-        identity: What changes when its input changes.
+        origin: Origin of its samples.
+        samples: Number of samples, including bad ones.
+        identity: Changes when the input changes.
     """
 
     name: str
@@ -52,14 +52,14 @@ class PlannedShard:
 
 @dataclass(frozen=True)
 class Plan:
-    """A build to come.
+    """A planned build.
 
     Args:
         shards: Its shards.
-        output: What is written of each sample.
+        output: Writer of the samples.
         facts: Settings and software that the bytes depend on.
         about: Free facts for the index.
-        max_bad: Share of bad samples at which the build stops.
+        max_bad: Maximum share of bad samples.
     """
 
     shards: tuple[PlannedShard, ...]
@@ -70,33 +70,33 @@ class Plan:
 
     @property
     def samples(self) -> int:
-        """Samples planned, bad ones included."""
+        """Number of planned samples, including bad ones."""
         return sum(shard.samples for shard in self.shards)
 
     @cached_property
     def hash(self) -> str:
-        """sha256 over all that the bytes depend on."""
+        """sha256 over everything that the bytes depend on."""
         shards = [[shard.name, shard.split, shard.identity] for shard in self.shards]
         return _sha256(json.dumps([self.facts, self.about, shards], sort_keys=True, default=str))
 
     def jobs(self, folder: Path) -> Iterator[ShardJob]:
-        """A job a shard."""
+        """One job per shard."""
         for shard in self.shards:
             yield ShardJob(folder=folder, name=shard.name, split=shard.split, origin=shard.origin, output=self.output, plan=self.hash)
 
 
 def plan_recipe(recipe: Recipe, output: ShardOutput) -> Plan:
-    """Lists the sources of a recipe and spreads their samples over shards; no medium is decoded.
+    """List the sources of a recipe and distribute their samples over shards, without decoding media.
 
     Args:
         recipe: The recipe.
-        output: What is to be written.
+        output: Writer of the samples.
 
     Returns:
-        The same plan for the same recipe and inputs, wherever they lie.
+        The plan; it is the same for the same recipe and inputs in any location.
 
     Raises:
-        ValueError: If a source cannot be listed, or pictures or audio have no settings in the recipe.
+        ValueError: If a source cannot be listed, or images or audio have no settings in the recipe.
     """
     names = _source_names(recipe.sources)
     sources = read_sources([{key: value for key, value in spec.items() if key != "name"} for spec in recipe.sources], recipe.root)
@@ -115,11 +115,11 @@ def plan_recipe(recipe: Recipe, output: ShardOutput) -> Plan:
 
 
 def plan_tokens(raw_folder: Path, output: ShardOutput) -> Plan:
-    """One token shard for each raw shard, under the same name.
+    """Plan one token shard for each raw shard, with the same name.
 
     Args:
         raw_folder: Raw shards with index.json.
-        output: What is to be written.
+        output: Writer of the samples.
 
     Raises:
         ValueError: If the folder holds no raw shards.
@@ -136,7 +136,7 @@ def plan_tokens(raw_folder: Path, output: ShardOutput) -> Plan:
 
 
 def _software(output: ShardOutput) -> dict[str, Any]:
-    """What every build depends on; another Pillow may compress or scale pictures otherwise."""
+    """Software versions that every build depends on; another Pillow may compress or scale images differently."""
     return {
         "format": PLAN_FORMAT,
         "kind": output.kind,
@@ -147,7 +147,7 @@ def _software(output: ShardOutput) -> dict[str, Any]:
 
 
 def _source_names(specs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A name a source: its own, or the last part of its path; numbered if that is taken."""
+    """One name per source: its own, or the last part of its path; numbered if it is taken."""
     names: list[str] = []
     for spec in specs:
         name = str(spec.get("name") or Path(str(spec.get("path", spec.get("kind", "source")))).stem)
@@ -156,7 +156,7 @@ def _source_names(specs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _named_items(listings: Sequence[Iterator[Item]], names: Sequence[str]) -> Iterator[Named]:
-    """Every item with the name of its source; of a key that several sources have, the first keeps it and the others get a hash."""
+    """Every item with the name of its source; if several sources have the same key, the first keeps it and the others get a hash."""
     given: set[str] = set()
     for listing, name in zip(listings, names, strict=True):
         for item in listing:
@@ -168,10 +168,10 @@ def _named_items(listings: Sequence[Iterator[Item]], names: Sequence[str]) -> It
 
 
 def _check_settings(recipe: Recipe, items: Sequence[Named], output: ShardOutput) -> None:
-    """Refuses media without settings, and says what of the items is not written.
+    """Refuse media without settings, and log which media are not written.
 
     Raises:
-        ValueError: If pictures or audio have no settings.
+        ValueError: If images or audio have no settings.
     """
     found = Counter(kind for item, _ in items for kind in item.parts)
     for kind, settings, example in (("image", recipe.image, "{size: 64}"), ("audio", recipe.audio, "{sample_rate_hz: 16000}")):
@@ -185,7 +185,7 @@ def _check_settings(recipe: Recipe, items: Sequence[Named], output: ShardOutput)
 
 
 def _shards(items: Sequence[Named], recipe: Recipe, settings: MediaSettings) -> Iterator[PlannedShard]:
-    """Shards of each split: items in the order of a hash, so that every shard is a fair mix, cut to size."""
+    """Shards of each split: items ordered by a hash, so that every shard is a random mix, cut to size."""
     crops = recipe.image.crops if recipe.image else 1
     splits: dict[str, list[Named]] = {}
     for item, source in items:
@@ -201,12 +201,12 @@ def _shards(items: Sequence[Named], recipe: Recipe, settings: MediaSettings) -> 
 
 
 def _facts_of(item: Item) -> list[Any]:
-    """All of an item that its samples depend on."""
+    """Everything in an item that its samples depend on."""
     return [item.key, sorted(item.parts), sorted(item.attributes.items()), item.identity]
 
 
 def _check_crop_keys(items: Sequence[Named], crops: int) -> None:
-    """Refuses a sample that is called like the crop of another."""
+    """Refuse a sample whose key equals that of a crop of another."""
     keys = {item.key for item, _ in items} if crops > 1 else set()
     for item, _ in items if crops > 1 else ():
         twins = keys & {crop_key(item.key, number) for number in range(1, crops + 1)} if "image" in item.parts else set()
@@ -215,10 +215,10 @@ def _check_crop_keys(items: Sequence[Named], crops: int) -> None:
 
 
 def split_of(key: str, splits: Mapping[str, float]) -> str:
-    """The split of a key: by a hash of the key alone, so that neither seed nor other samples move it.
+    """The split of a key, by a hash of the key only, so that it depends on neither the seed nor other samples.
 
     Args:
-        key: Key of an item; all crops of a picture share it.
+        key: Key of an item, shared by all crops of an image.
         splits: Split to its share; the rest is "train".
     """
     luck = int(_sha256(f"split:{key}")[:12], 16) / 2**48

@@ -1,4 +1,4 @@
-"""What a raw shard holds of each sample: lossless media and the json."""
+"""Content of raw shards: lossless media and the json of each sample."""
 
 import io
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,7 +14,7 @@ from maskgen.io.audio import Waveform, sixteen_bits
 
 @dataclass(frozen=True)
 class RawOutput(ShardOutput):
-    """Lossless media: png, 16-bit flac and json."""
+    """Writes lossless media: png, 16-bit flac and json."""
 
     kind: str = "raw"
     kinds: frozenset[str] = frozenset({"text", "image", "audio"})
@@ -38,7 +38,7 @@ class RawOutput(ShardOutput):
 
 
 def flac_bytes(wave: Waveform) -> bytes:
-    """Lossless FLAC of 16 bits.
+    """A waveform as 16-bit FLAC.
 
     Raises:
         ImportError: If soundfile is missing.

@@ -1,4 +1,4 @@
-"""Runs shard jobs on a Ray cluster: Ray Data schedules and holds the workers, our own writer writes, so the bytes are the same."""
+"""Runs shard jobs on a Ray cluster: Ray Data schedules the workers, our own writer writes the shards, so the bytes are the same."""
 
 import logging
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from maskgen.data.shards.manifest import ManifestLine
 
 
 class ShardBuilder:
-    """An actor that builds shards and keeps what it has loaded, tokenizers above all, from one shard to the next."""
+    """An actor that builds shards and keeps its loaded tokenizers from one shard to the next."""
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         job: ShardJob = row["job"]
@@ -20,15 +20,15 @@ class ShardBuilder:
 
 @dataclass(frozen=True)
 class RayWorkers:
-    """Runs the jobs in actors of Ray Data; sources and the output folder must be on a file system that every node sees.
+    """Runs jobs in actors of Ray Data; sources and the output folder must be on a file system shared by all nodes.
 
     Args:
-        workers: Actors at once.
-        gpus_each: GPUs that each actor holds; it sees no others.
-        address: Cluster to join; None starts one on this machine, or joins the one that RAY_ADDRESS names.
+        workers: Number of actors.
+        gpus_each: GPUs reserved for each actor; it sees no others.
+        address: Cluster to join; None joins the one in RAY_ADDRESS, or starts one on this machine.
 
     Raises:
-        ValueError: If there is not at least one worker.
+        ValueError: If workers is below 1.
     """
 
     workers: int
@@ -40,7 +40,7 @@ class RayWorkers:
             raise ValueError(f"workers must be at least 1, got {self.workers}")
 
     def __call__(self, jobs: Sequence[ShardJob]) -> Lines:
-        """Yields the line of each job as it is done.
+        """Yield the manifest line of each job when it is done.
 
         Raises:
             ImportError: If Ray is missing.
@@ -62,7 +62,7 @@ class RayWorkers:
             ) from error
 
     def _lines(self, ray_data: Any, jobs: Sequence[ShardJob]) -> Lines:
-        """Lines of the jobs through a Ray data set of one row a job."""
+        """Manifest lines, through a Ray data set with one row per job."""
         ray_data.DataContext.get_current().enable_progress_bars = False
         rows = ray_data.from_items([{"job": job} for job in jobs], override_num_blocks=len(jobs))
         pool = ray_data.ActorPoolStrategy(size=min(self.workers, len(jobs)))
@@ -72,6 +72,6 @@ class RayWorkers:
 
 
 def _last_line(error: BaseException) -> str:
-    """The last line of Ray's long account: the error itself."""
+    """The last line of Ray's error message, which is the error itself."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""Where the samples of a shard come from: items of a source, decoded, checked and fitted, or a raw shard."""
+"""Origins of the samples of a shard: items of a source, decoded, checked and resized, or a raw shard."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ from maskgen.io.audio import Waveform, decode_audio, fit_audio, sixteen_bits
 from maskgen.io.limits import BadMedia, MediaLimits
 
 RESERVED = frozenset({"captions", "source", "split", "crop", "sample_rate_hz", "seconds"})
-"""Names in a sample's JSON that the build writes itself, over attributes that are called so."""
+"""Names in a sample's JSON that the build writes itself; they override attributes of the same name."""
 
 
 @dataclass(frozen=True)
 class MediaSettings:
-    """How media are checked and fitted: the parts of a recipe that one sample needs."""
+    """The parts of a recipe that one sample needs: limits, image and audio settings."""
 
     image: ImageRecipe | None
     audio: AudioRecipe | None
@@ -36,8 +36,8 @@ class ItemOrigin(Origin):
 
     Args:
         items: Each item with the name of its source.
-        split: Split of all of them.
-        settings: How media are fitted.
+        split: Their split.
+        settings: Limits, image and audio settings.
     """
 
     items: tuple[tuple[Item, str], ...]
@@ -45,7 +45,7 @@ class ItemOrigin(Origin):
     settings: MediaSettings
 
     def samples(self, kinds: frozenset[str]) -> Iterator[DecodedSample | Reject]:
-        """Decodes each item; a bad one gives its reason."""
+        """Decode each item; a bad one gives a Reject with the reason."""
         for item, source in self.items:
             if not kinds & set(item.parts):
                 yield Reject(item.key, f"holds {' and '.join(sorted(item.parts))}, wanted {' or '.join(sorted(kinds))}")
@@ -56,7 +56,7 @@ class ItemOrigin(Origin):
                 yield Reject(item.key, str(error))
 
     def _decoded(self, item: Item, source: str, kinds: frozenset[str]) -> list[DecodedSample]:
-        """The samples of one item: one, or one a crop. All of its media are decoded before the first is handed on."""
+        """The samples of one item: one, or one per crop. All media are decoded before the first sample is returned."""
         limits = self.settings.limits
         content = {kind: part.read(limits.max_bytes) for kind, part in item.parts.items() if kind in kinds or kind == "text"}
         captions = decode_text(content["text"], limits) if "text" in content else []
@@ -75,13 +75,13 @@ class ItemOrigin(Origin):
         return [DecodedSample(crop_key(item.key, n), {**meta, "crop": n}, found, resampled) for n, found in enumerate(pictures, start=1)]
 
     def _pictures(self, content: bytes) -> list[Image.Image]:
-        """The crops of a picture."""
+        """The crops of an image."""
         how = self.settings.image
         assert how is not None, "the plan refuses pictures without image settings"
         return fit_image(decode_image(content, self.settings.limits), how.size, how.fit, how.crops)
 
     def _audio(self, content: bytes) -> tuple[Waveform, bool]:
-        """The waveform at the recipe's rate, in the 16 bits that a raw shard keeps, so that both kinds of build see the same."""
+        """The waveform at the recipe's rate, rounded to 16 bits as in a raw shard, so that both kinds of build give the same codes."""
         how = self.settings.audio
         assert how is not None, "the plan refuses audio without audio settings"
         wave, resampled = fit_audio(decode_audio(content, self.settings.limits), how.sample_rate_hz, how.channels)
@@ -89,12 +89,12 @@ class ItemOrigin(Origin):
 
 
 def crop_key(key: str, number: int) -> str:
-    """Key of one of several crops of a picture, counted from 1."""
+    """Key of a crop of an image; crops are numbered from 1."""
     return f"{key}-c{number}"
 
 
 def _audio_facts(wave: Waveform) -> dict[str, Any]:
-    """What a sample's JSON says of its audio."""
+    """Entries of a sample's JSON about its audio."""
     return {"sample_rate_hz": wave.sample_rate_hz, "seconds": round(wave.samples.shape[1] / wave.sample_rate_hz, 6)}
 
 
@@ -104,14 +104,14 @@ class RawShardOrigin(Origin):
 
     Args:
         folder: Folder of raw shards.
-        entry: What the index says of the shard.
+        entry: The shard's entry in the index.
     """
 
     folder: Path
     entry: ShardEntry
 
     def samples(self, kinds: frozenset[str]) -> Iterator[DecodedSample | Reject]:
-        """Reads the shard; what it holds was checked when it was built."""
+        """Read the shard; its content was checked when it was built."""
         for key, sample in read_split_shard(self.folder, self.entry):
             yield DecodedSample(key, sample["json"], _raw_media(sample, kinds))
 

@@ -1,4 +1,4 @@
-"""The YAML of a data set: its sources, how media are fitted, splits, limits, tokenizers."""
+"""The YAML recipe of a data set: sources, image and audio settings, splits, limits, tokenizers."""
 
 import dataclasses
 import re
@@ -21,12 +21,12 @@ Section = TypeVar("Section")
 
 @dataclass(frozen=True, kw_only=True)
 class ImageRecipe:
-    """How pictures are fitted.
+    """Image settings.
 
     Args:
-        size: Pixels a side.
-        fit: "letterbox" keeps all of a picture, "crop" fills the square.
-        crops: Crops a picture, each a sample of its own.
+        size: Side in pixels.
+        fit: "letterbox" keeps the whole image, "crop" fills the square.
+        crops: Crops per image, each a sample of its own.
     """
 
     size: int
@@ -42,11 +42,11 @@ class ImageRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class AudioRecipe:
-    """How audio is fitted.
+    """Audio settings.
 
     Args:
-        sample_rate_hz: Rate of the waveforms; others are resampled and counted.
-        channels: 1 mixes down.
+        sample_rate_hz: Sample rate; audio with another rate is resampled and counted.
+        channels: Number of channels; 1 mixes down.
     """
 
     sample_rate_hz: int
@@ -61,20 +61,20 @@ class AudioRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Contents of a recipe.
+    """Content of a recipe.
 
     Args:
         name: Name of the data set.
         sources: Settings of each source.
-        image: How pictures are fitted; needed if a source has pictures.
-        audio: How audio is fitted; needed if a source has audio.
+        image: Image settings; required if a source has images.
+        audio: Audio settings; required if a source has audio.
         splits: Split name to its share of the samples; the rest is "train".
-        shard_samples: Most samples in a shard.
-        seed: Decides which samples share a shard.
-        limits: What a medium may at most be.
-        max_bad: Share of bad samples at which the build stops.
-        tokenizers: Modality to the folder of its tokenizer bundle; with them token shards are built, without them raw shards.
-        root: Folder that paths are relative to.
+        shard_samples: Maximum number of samples per shard.
+        seed: Seed of the distribution of samples over shards.
+        limits: Size limits of media.
+        max_bad: Maximum share of bad samples.
+        tokenizers: Modality to the folder of its tokenizer; with tokenizers token shards are built, otherwise raw shards.
+        root: Folder that relative paths start from.
     """
 
     name: str
@@ -99,7 +99,7 @@ class Recipe:
         _check_splits(self.splits)
 
     def tokenizer_folder(self, modality: str) -> Path:
-        """Folder of a tokenizer: relative to the recipe, to the current folder, or to what ships with maskgen.
+        """Folder of a tokenizer: relative to the recipe or the current folder, or shipped with maskgen.
 
         Raises:
             ValueError: If none of these has it.
@@ -115,7 +115,7 @@ class Recipe:
 
 
 def _check_splits(splits: Mapping[str, float]) -> None:
-    """Refuses names that are no file names and shares that leave nothing to train on."""
+    """Refuse names that can't be file names, and shares that leave nothing for training."""
     for name, share in splits.items():
         if not SPLIT_NAME.fullmatch(name) or name == DEFAULT_SPLIT:
             raise ValueError(f"splits has the name {name!r}; wanted letters, digits, _ and -, and not {DEFAULT_SPLIT!r}, which is the rest")
@@ -126,7 +126,7 @@ def _check_splits(splits: Mapping[str, float]) -> None:
 
 
 def read_recipe(path: Path) -> Recipe:
-    """Reads a recipe, or takes a folder of media for one with defaults.
+    """Read a recipe; a folder of media becomes a recipe with defaults.
 
     Args:
         path: YAML file, or a folder of media.
@@ -135,7 +135,7 @@ def read_recipe(path: Path) -> Recipe:
         The recipe, with paths relative to its folder.
 
     Raises:
-        ValueError: If it is missing, no YAML, or a key is unknown, missing or of the wrong type.
+        ValueError: If it is missing, not YAML, or a key is unknown, missing or of the wrong type.
     """
     if path.is_dir():
         folder = path.resolve()
@@ -169,7 +169,7 @@ def recipe_from(plain: Mapping[str, Any], root: Path) -> Recipe:
     """A recipe from parsed YAML.
 
     Raises:
-        ValueError: If a key is unknown, missing or of the wrong type; names the known ones.
+        ValueError: If a key is unknown, missing or of the wrong type; the message lists the known ones.
     """
     return section(Recipe, plain, "recipe", root=root)
 
@@ -204,7 +204,7 @@ def section(cls: type[Section], plain: Any, where: str, **more: Any) -> Section:
 
 
 def _value(wanted: Any, found: Any, where: str) -> Any:
-    """One value of the wanted type."""
+    """Check and convert one value."""
     options = [option for option in typing.get_args(wanted) if dataclasses.is_dataclass(option)] or [wanted]
     if dataclasses.is_dataclass(options[0]):
         return section(typing.cast(type[Any], options[0]), found, where)
@@ -220,7 +220,7 @@ def _value(wanted: Any, found: Any, where: str) -> Any:
 
 
 def _plain(wanted: Any, found: Any, where: str) -> Any:
-    """One number, text or switch; a whole number is taken for a float, and true is no number."""
+    """Check one number, string or bool; an int is accepted for a float, a bool is not accepted for a number."""
     if wanted is float and isinstance(found, int) and not isinstance(found, bool):
         return float(found)
     if not isinstance(wanted, type) or not isinstance(found, wanted) or (isinstance(found, bool) and wanted is not bool):

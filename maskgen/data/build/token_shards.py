@@ -1,4 +1,4 @@
-"""What a token shard holds of each sample: one npy a modality, encoded once ahead of training, and the json."""
+"""Content of token shards: one npy per modality, encoded once before training, and the json of each sample."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,16 +27,16 @@ BATCH_SIZE = 64
 
 @dataclass(frozen=True)
 class TokenOutput(ShardOutput):
-    """Codes of every modality that a sample has; `token_output` makes it.
+    """Writes the codes of every modality of a sample; create it with `token_output`.
 
     Args:
-        tokenizers: Modality to the folder of its tokenizer, or the tokenizer itself.
+        tokenizers: Modality to the folder of its tokenizer, or to the tokenizer itself.
         fingerprints: Modality to fingerprint.
         space: The token space.
         kinds: Kinds of the modalities.
-        facts: What else the codes depend on.
-        batch_size: Samples encoded at once.
-        device: Where the networks run.
+        facts: Everything else that the codes depend on.
+        batch_size: Samples per batch.
+        device: Device of the networks.
     """
 
     tokenizers: Mapping[str, Path | Tokenizer]
@@ -61,7 +61,7 @@ class TokenOutput(ShardOutput):
                 yield from _encoded(batch, tokenizers)
 
     def _opened(self, name: str) -> Tokenizer:
-        """A tokenizer, loaded once a process."""
+        """A tokenizer, loaded once per process."""
         place = self.tokenizers[name]
         tokenizer = place if isinstance(place, Tokenizer) else open_tokenizer(place, self.device)
         if tokenizer.fingerprint != self.fingerprints[name]:
@@ -72,7 +72,7 @@ class TokenOutput(ShardOutput):
         return tokenizer
 
     def placed(self, worker: int) -> "TokenOutput":
-        """On several workers each takes a GPU of its own."""
+        """The same output for one of several workers, each with its own GPU."""
         return replace(self, device=f"cuda:{worker}") if self.device == "cuda" else self
 
 
@@ -81,11 +81,11 @@ def token_output(tokenizers: Mapping[str, Path | Tokenizer], batch_size: int = B
 
     Args:
         tokenizers: Modality to the folder of its tokenizer, or the tokenizer itself, in the order of the token space.
-        batch_size: Samples encoded at once.
-        device: Where the networks run: cpu, or cuda for one GPU a worker.
+        batch_size: Samples per batch.
+        device: Device of the networks: cpu, or cuda for one GPU per worker.
 
     Raises:
-        ValueError: If a folder holds no tokenizer, a kind is unknown or the device is not there.
+        ValueError: If a folder holds no tokenizer, a kind is unknown or the device does not exist.
     """
     if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
         raise ValueError(f"--device {device} is not usable here; use cpu" + (" or cuda" if torch.cuda.is_available() else ""))
@@ -106,7 +106,7 @@ def token_output(tokenizers: Mapping[str, Path | Tokenizer], batch_size: int = B
 
 @lru_cache(maxsize=16)
 def open_tokenizer(folder: Path, device: str) -> Tokenizer:
-    """The tokenizer in a folder, loaded once a process and device; one without a network ignores the device.
+    """The tokenizer in a folder, loaded once per process and device; tokenizers without a network ignore the device.
 
     Raises:
         ValueError: If the folder holds no tokenizer.
@@ -119,7 +119,7 @@ def open_tokenizer(folder: Path, device: str) -> Tokenizer:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Encoding on one thread, so that codes do not depend on the machine's cores or the number of workers."""
+    """Run on one thread, so that codes depend neither on the number of cores nor on the number of workers."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -129,7 +129,7 @@ def one_thread() -> Iterator[None]:
 
 
 def _encoded(batch: Sequence[DecodedSample], tokenizers: Mapping[str, Tokenizer]) -> Iterator[Written]:
-    """Members of a batch of samples; each has the modalities whose media it has."""
+    """Members of a batch of samples; each has only the modalities that it has media for."""
     members: list[dict[str, bytes]] = [{"json": json_bytes(sample.meta)} for sample in batch]
     tokens: list[dict[str, int]] = [{} for _ in batch]
     frames_per_s = next((found.frames_per_s for found in tokenizers.values() if isinstance(found, SoundTokenizer)), None)
@@ -145,11 +145,11 @@ def _encoded(batch: Sequence[DecodedSample], tokenizers: Mapping[str, Tokenizer]
 
 
 def tokenizer_inputs(sample: DecodedSample, frames_per_s: float | None) -> dict[str, Any]:
-    """What each kind of tokenizer gets of a sample: its media, and its json for attributes and for phonemes that were timed.
+    """Inputs of each kind of tokenizer: the sample's media, and its json for attributes, timed phonemes and transcripts.
 
     Args:
         sample: A sample.
-        frames_per_s: Rate of the codes of its sound; None without sound.
+        frames_per_s: Frame rate of its audio codes; None without audio.
     """
     timed = frames_per_s is not None and {"phonemes", "durations", "durations_per_s"} <= set(sample.meta)
     phones = {"phones": {**sample.meta, "frames_per_s": frames_per_s}} if timed else {}
@@ -158,12 +158,12 @@ def tokenizer_inputs(sample: DecodedSample, frames_per_s: float | None) -> dict[
 
 
 def _grids(media: Sequence[Any], tokenizer: Tokenizer) -> list[np.ndarray]:
-    """Codes [level *grid] of each picture or waveform."""
+    """Codes [level *grid] of each image or waveform."""
     return [grid.cpu().numpy().astype(stored_as(tokenizer)) for grid in tokenizer.encode(media)]
 
 
 def stored_as(tokenizer: Tokenizer) -> type[np.signedinteger[Any]]:
-    """Int16 where it holds all codes, else Int32 (vocabularies of language models)."""
+    """Int16 if it can hold all codes, otherwise Int32 (vocabularies of language models)."""
     return np.int16 if tokenizer.codebook_size <= 2**15 else np.int32
 
 
@@ -183,7 +183,7 @@ def padded(captions: Sequence[Codes], dtype: type[np.signedinteger[Any]] = np.in
 
 
 def _attributes(media: Sequence[Any], tokenizer: Tokenizer) -> list[np.ndarray]:
-    """Int16 [1, 1] of each row's value, out of its json.
+    """Code of each row's attribute, from its json: Int16 [1, 1].
 
     Raises:
         ValueError: If a row lacks the attribute.
@@ -196,7 +196,7 @@ def _attributes(media: Sequence[Any], tokenizer: Tokenizer) -> list[np.ndarray]:
 
 
 def _phones(media: Sequence[Any], tokenizer: Tokenizer) -> list[np.ndarray]:
-    """Int16 [2, n] of each row's phonemes and their frames at the rate of the row's sound, out of its json."""
+    """Codes of each row's phonemes and their lengths in frames of the row's audio, from its json: Int16 [2, n]."""
     assert isinstance(tokenizer, PhonemeTokenizer), "phonemes have a tokenizer of their own"
     arrays = []
     for row in media:
@@ -208,16 +208,16 @@ def _phones(media: Sequence[Any], tokenizer: Tokenizer) -> list[np.ndarray]:
 
 
 def _transcripts(media: Sequence[Any], tokenizer: Tokenizer) -> list[np.ndarray]:
-    """Int16 [1, slots] of each row's first caption at the times of its phonemes, out of its json."""
+    """Codes of each row's first caption, timed by its phonemes, from its json: Int16 [1, slots]."""
     assert isinstance(tokenizer, TranscriptTokenizer), "transcripts have a tokenizer of their own"
     return _grids([timed_words(row) for row in media], tokenizer)
 
 
 def timed_words(row: Mapping[str, Any]) -> Transcript:
-    """Words of a row's first caption, each at the time of its phonemes.
+    """Words of a row's first caption with the times of their phonemes.
 
-    Phonemes of different words are apart by a space. Where the phonemes have another number of words than the text (a figure is read as
-    several), times are shared out by letters.
+    A space separates the phonemes of different words. If the phonemes have another number of words than the text (a number is read as
+    several words), the time is divided by letters.
 
     Args:
         row: `captions`, `phonemes`, `durations` with a pause at both ends, `durations_per_s`.
@@ -233,12 +233,12 @@ def timed_words(row: Mapping[str, Any]) -> Transcript:
 
 
 def rescaled_durations(durations: Sequence[int], old_per_s: float, new_per_s: float) -> list[int]:
-    """Durations in frames of another rate; every boundary moves by at most half a frame.
+    """Convert durations to another frame rate; every boundary moves by at most half a frame.
 
     Args:
         durations: Frames of each phoneme.
-        old_per_s: Frames a second in which they are given.
-        new_per_s: Frames a second wanted.
+        old_per_s: Frames per second of `durations`.
+        new_per_s: Frames per second of the result.
     """
     ends = np.rint(np.cumsum(durations) * new_per_s / old_per_s).astype(int)
     return [int(frames) for frames in np.diff(ends, prepend=0)]

@@ -1,4 +1,4 @@
-"""Turns raw shards into token shards: every picture and caption is encoded once, ahead of training."""
+"""Turns raw shards into token shards: every sample is encoded once, before training."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,25 +13,6 @@ from maskgen.tokenizers.base import Tokenizer
 REBUILD = "maskgen data tokenize --config RECIPE"
 
 
-def require_same_fingerprints(index: Index, tokenizers: Mapping[str, Tokenizer], command: str = REBUILD) -> None:
-    """Refuses token shards that other tokenizers made.
-
-    Args:
-        index: Index of token shards.
-        tokenizers: Modality name to the tokenizer about to be used.
-        command: What rebuilds the shards.
-
-    Raises:
-        ValueError: If a modality is missing or its fingerprint differs; names both fingerprints and the command.
-    """
-    for name, tokenizer in tokenizers.items():
-        found = index.fingerprints.get(name)
-        if found != tokenizer.fingerprint:
-            raise ValueError(
-                f"the shards' {name} codes were made with tokenizer {found}, this run has {tokenizer.fingerprint}; rebuild them: {command}"
-            )
-
-
 def tokenize(
     raw_folder: Path,
     out: Path,
@@ -42,17 +23,17 @@ def tokenize(
     restart: bool = False,
     device: str = "cpu",
 ) -> Index:
-    """Writes token shards and their index; a build that was killed goes on where it stopped and ends with the same bytes.
+    """Write token shards and their index; an interrupted run is resumed and ends with the same bytes.
 
     Args:
         raw_folder: Raw shards with index.json.
-        out: Folder to write.
+        out: Output folder.
         tokenizers: Modality name to tokenizer or its folder, in the order of the token space; kinds text, image and audio.
-        batch_size: Samples encoded at once.
-        report: Called with the samples of each shard when it is done.
-        runner: What runs the jobs; several processes want folders, not tokenizers.
-        restart: Removes the shards of another build that lie in `out`.
-        device: Where the networks run.
+        batch_size: Samples per batch.
+        report: Called with the number of samples of each finished shard.
+        runner: Runs the jobs; several processes need folders, not tokenizers.
+        restart: Delete the shards of another build in `out`.
+        device: Device of the networks.
 
     Returns:
         The index, as written.

@@ -1,4 +1,4 @@
-"""Looks for damage in a folder of shards: the index's own hash, the files beside it, every shard's size, and on demand every byte."""
+"""Checks a folder of shards for damage: the index's own hash, the other files, every shard's size, and optionally every byte."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -12,13 +12,13 @@ from maskgen.data.shards.manifest import INDEX_FILE, MANIFEST_FILE, Index, Shard
 
 @dataclass(frozen=True)
 class Verification:
-    """What was found.
+    """Result of a check.
 
     Args:
-        index: The index, None where it cannot be read.
+        index: The index; None if it cannot be read.
         damages: One sentence each.
-        strays: Files and folders that the index does not know.
-        notes: What could not be checked.
+        strays: Files and folders that are not in the index.
+        notes: Checks that were not possible.
     """
 
     index: Index | None
@@ -28,15 +28,15 @@ class Verification:
 
 
 def verify(folder: Path, full: bool = False, report: Callable[[int], None] | None = None) -> Verification:
-    """Checks a folder of shards.
+    """Check a folder of shards.
 
     Args:
         folder: Shards with index.json.
-        full: Reads every byte: sha256 of each shard, every sample, counts and keys. Keys of all samples are held in memory.
-        report: Called with the samples of each shard when it has been checked.
+        full: Read every byte and check the sha256 of each shard, every sample, counts and keys. All keys are held in memory.
+        report: Called with the number of samples of each checked shard.
 
     Returns:
-        All damages, never just the first.
+        All damages, not only the first.
     """
     try:
         index = read_index(folder)
@@ -54,7 +54,7 @@ def verify(folder: Path, full: bool = False, report: Callable[[int], None] | Non
 
 
 def _index_damages(folder: Path, index: Index, sealed: bool) -> Iterator[str]:
-    """An index that is not written as we write it, though it means the same; a split or name that lies."""
+    """An index that is not in canonical form; a split or name that contradicts the shards."""
     if sealed and index_bytes(index) != (folder / INDEX_FILE).read_bytes():
         yield f"{folder / INDEX_FILE} is not as maskgen wrote it; build it again"
     names = [entry.name for entry in index.shards]
@@ -63,7 +63,7 @@ def _index_damages(folder: Path, index: Index, sealed: bool) -> Iterator[str]:
 
 
 def _sidecar_damages(folder: Path, index: Index) -> Iterator[str]:
-    """Files beside the shards that are missing or differ."""
+    """Other files of the folder that are missing or differ."""
     for name, wanted in index.files.items():
         path = folder / name
         if not path.is_file():
@@ -73,7 +73,7 @@ def _sidecar_damages(folder: Path, index: Index) -> Iterator[str]:
 
 
 def _manifest_damages(folder: Path, index: Index) -> Iterator[str]:
-    """Shards of which manifest and index do not say the same."""
+    """Shards whose manifest line and index entry differ."""
     if MANIFEST_FILE not in index.files:
         return
     lines = {line.entry.name: line for line in read_manifest(folder)}
@@ -86,7 +86,7 @@ def _manifest_damages(folder: Path, index: Index) -> Iterator[str]:
 
 
 def _quick_damages(folder: Path, entry: ShardEntry) -> Iterator[str]:
-    """A shard that is missing or has another size."""
+    """Shards that are missing or have another size."""
     path = folder / entry.name
     if not path.is_file():
         yield f"{path} is in the index but not on disk; build it again"
@@ -95,7 +95,7 @@ def _quick_damages(folder: Path, entry: ShardEntry) -> Iterator[str]:
 
 
 def _full_damages(folder: Path, entry: ShardEntry, keys: dict[str, str]) -> Iterator[str]:
-    """A shard whose bytes, samples or count are not those of the index, or that repeats a key of another."""
+    """Shards whose bytes, samples or count differ from the index, or that repeat a key of another shard."""
     try:
         check_shard(folder, entry)
         found = [key for key, _ in read_shard(folder / entry.name)]
@@ -110,7 +110,7 @@ def _full_damages(folder: Path, entry: ShardEntry, keys: dict[str, str]) -> Iter
 
 
 def _strays(folder: Path, index: Index) -> Iterator[str]:
-    """What lies in the folder and belongs to no build."""
+    """Files in the folder that do not belong to the build."""
     known = {INDEX_FILE, *SIDECARS, *(entry.name for entry in index.shards)}
     for path in sorted(folder.iterdir()):
         if path.name not in known:

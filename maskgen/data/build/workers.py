@@ -1,4 +1,4 @@
-"""Runs shard jobs on this machine: in this process, or in several that end with it."""
+"""Runs shard jobs on this machine: in this process, or in worker processes that end with it."""
 
 import multiprocessing
 import os
@@ -16,24 +16,24 @@ from maskgen.data.shards.manifest import ManifestLine
 
 Lines = Generator[ManifestLine, None, None]
 Runner = Callable[[Sequence[ShardJob]], Lines]
-"""Yields the line of each job as it is done, in any order; closing it ends what still runs. The seam for other engines."""
+"""Yields the manifest line of each job when it is done, in any order; closing it stops running jobs. Other engines implement it."""
 
 
 def in_process(jobs: Sequence[ShardJob]) -> Lines:
-    """Runs the jobs here, one after another."""
+    """Run the jobs in this process, one after another."""
     for job in jobs:
         yield build_shard(job)
 
 
 @dataclass(frozen=True)
 class Processes:
-    """Runs the jobs in several processes; they end when this one does, however it ends.
+    """Runs jobs in worker processes, which end when this process ends, however it ends.
 
     Args:
-        workers: Processes; 1 runs the jobs here.
+        workers: Number of processes; 1 runs the jobs in this process.
 
     Raises:
-        ValueError: If there is not at least one worker.
+        ValueError: If workers is below 1.
     """
 
     workers: int
@@ -43,10 +43,10 @@ class Processes:
             raise ValueError(f"workers must be at least 1, got {self.workers}")
 
     def __call__(self, jobs: Sequence[ShardJob]) -> Lines:
-        """Yields the line of each job as it is done.
+        """Yield the manifest line of each job when it is done.
 
         Raises:
-            ChildProcessError: If a worker dies; names the shard.
+            ChildProcessError: If a worker dies; the message names the shard.
         """
         if min(self.workers, len(jobs)) <= 1:
             yield from in_process(jobs)
@@ -68,10 +68,10 @@ class Processes:
 
 
 @contextmanager
-def _deaf_children() -> Iterator[None]:
-    """Processes that start inside are deaf to Ctrl-C from birth, as it is the parent's; it hears what came meanwhile afterwards.
+def _interrupts_ignored() -> Iterator[None]:
+    """Workers started in this context ignore SIGINT from the moment they start; the parent handles a pending one afterwards.
 
-    A worker could ignore the signal only once its imports are done, and would end before that with a traceback.
+    A worker that ignored the signal by itself could only do so after its imports, and would end with a traceback before that.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
@@ -81,7 +81,7 @@ def _deaf_children() -> Iterator[None]:
 
 
 def _follow(watched: Connection) -> None:
-    """Makes this worker end as soon as the other end of a pipe closes, which the parent's death does too."""
+    """End this worker when the other end of a pipe closes, which also happens when the parent dies."""
 
     def end() -> None:
         watched.poll(None)
@@ -91,14 +91,14 @@ def _follow(watched: Connection) -> None:
 
 
 def _spread(jobs: Sequence[ShardJob], pools: Sequence[ProcessPoolExecutor]) -> Lines:
-    """Gives each pool its next job when it has done one."""
+    """Give each pool its next job when it has finished one."""
     waiting = iter(jobs)
     running: dict[Future[ManifestLine], tuple[int, ShardJob]] = {}
 
     def give(worker: int) -> None:
         job = next(waiting, None)
         if job is not None:
-            with _deaf_children():
+            with _interrupts_ignored():
                 running[pools[worker].submit(build_shard, job.placed(worker))] = worker, job
 
     for worker in range(len(pools)):
@@ -112,7 +112,7 @@ def _spread(jobs: Sequence[ShardJob], pools: Sequence[ProcessPoolExecutor]) -> L
 
 
 def _result(future: Future[ManifestLine], job: ShardJob) -> ManifestLine:
-    """What a worker returned.
+    """The result of a worker.
 
     Raises:
         ChildProcessError: If it died.

@@ -1,6 +1,6 @@
-"""Where the corpora that this repository builds lie: the defaults of verbs that judge the shipped models.
+"""Folders of the demo corpora, which the shipped models were trained on: the defaults of verbs that evaluate these models.
 
-Paths are relative to the repository; each folder is made by `maskgen data build data/<corpus>/recipe.yaml`. No other file of the library
+Paths are relative to the repository; `maskgen data build data/<corpus>/recipe.yaml` creates each folder. No other file of the library
 names one of these folders.
 """
 
@@ -26,13 +26,13 @@ Builder = Callable[[Path, Path | None, int | None], "Index"]
 
 
 def builder_of(recipe: Path) -> Builder | None:
-    """The builder that a recipe needs, where the general one cannot read it.
+    """The corpus's own builder for a recipe that the general builder cannot read.
 
     Args:
         recipe: A YAML file. One that lists drawing "styles" is the emoji corpus.
 
     Returns:
-        The corpus's own builder; None for a recipe of the general form, and for a folder.
+        The builder; None for a general recipe, and for a folder.
 
     Raises:
         ValueError: If the file is missing or no YAML.

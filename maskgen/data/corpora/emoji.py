@@ -1,4 +1,4 @@
-"""Builds the emoji corpus: rows from emojibase, pictures of five styles in three drawing families, captions, splits, raw shards."""
+"""Builds the emoji corpus: rows from emojibase, images of five styles in three drawing families, captions, splits, raw shards."""
 
 import gzip
 import hashlib
@@ -29,16 +29,16 @@ SPLITS = ("train", "A", "B", "C", "D", "E")
 
 @dataclass(frozen=True, kw_only=True)
 class EmojiRecipe:
-    """Contents of recipe.yaml.
+    """Content of data/emoji/recipe.yaml.
 
     Args:
         name: Name of the corpus.
-        size: Pixels a side.
-        shard_rows: Most rows in a shard.
-        licence: Licences of the sources, in words.
+        size: Side in pixels.
+        shard_rows: Maximum number of rows per shard.
+        licence: Licences of the sources.
         captions: Package of labels: package, version, sha256.
         styles: Style name to its source.
-        other_domain: Styles that are rendered as split E, evaluation only.
+        other_domain: Styles of split E, for evaluation only.
         sample: Labels whose rows of all styles are kept in the repository.
     """
 
@@ -57,7 +57,7 @@ class EmojiRecipe:
 
 
 def read_emoji_recipe(path: Path) -> EmojiRecipe:
-    """Reads recipe.yaml.
+    """Read the recipe of the emoji corpus.
 
     Raises:
         ValueError: If a key is unknown or missing.
@@ -68,12 +68,12 @@ def read_emoji_recipe(path: Path) -> EmojiRecipe:
             plain[name] = {style: DrawingSource(**values) for style, values in plain.get(name, {}).items()}
         return EmojiRecipe(**plain)
     except TypeError as error:
-        raise ValueError(f"{path}: {error}; the keys are those of EmojiRecipe and Source") from error
+        raise ValueError(f"{path}: {error}; the keys are those of EmojiRecipe and DrawingSource") from error
 
 
 @dataclass(frozen=True, kw_only=True)
 class Emoji:
-    """One entry of emojibase; `base` is the label without skin tone, `tone` 0 for none or several."""
+    """One entry of emojibase; `base` is the label without skin tone, `tone` is 0 for none or several."""
 
     label: str
     base: str
@@ -85,7 +85,7 @@ class Emoji:
 
 
 def read_emoji(tarball: Path) -> list[Emoji]:
-    """Every labelled emoji with its skin tone variants, in emojibase order; letters and bare components are left out."""
+    """Every labelled emoji with its skin tone variants, in emojibase order, without letters and components."""
     files = npm.read_members(tarball, lambda name: name in ("en/data.json", "meta/groups.json"))
     groups, entries = json.loads(files["meta/groups.json"]), json.loads(files["en/data.json"])
     return [
@@ -105,7 +105,7 @@ def read_emoji(tarball: Path) -> list[Emoji]:
 
 @dataclass(frozen=True, kw_only=True)
 class EmojiRow:
-    """One picture to come: key, drawing, metadata and split."""
+    """One row of the corpus before rendering: key, drawing and metadata."""
 
     key: str
     drawing: Drawing
@@ -113,11 +113,11 @@ class EmojiRow:
 
 
 def rows_of(recipe: EmojiRecipe, downloads: Path) -> tuple[list[EmojiRow], HeldOut]:
-    """All rows of the recipe, each in one split, and what is held out.
+    """All rows of the recipe with their splits, and the held-out values.
 
     Args:
         recipe: The recipe.
-        downloads: Where tarballs are kept.
+        downloads: Folder of tarballs.
 
     Returns:
         Rows in the order of styles and emojibase, and the held-out tones, genders, families and concepts.
@@ -158,7 +158,7 @@ def _meta(emoji: Emoji, style: str, family: str, split: str) -> dict[str, Any]:
 
 
 def pictures(rows: list[EmojiRow], size: int, processes: int | None = None) -> Iterator[np.ndarray]:
-    """Pixels of every row in order, one process per core; with one process they are drawn here."""
+    """Pixels of every row in order, rendered by one process per core; one process means this one."""
     jobs = [row.drawing for row in rows]
     if processes == 1:
         yield from (render_drawing(job, size) for job in jobs)
@@ -168,9 +168,9 @@ def pictures(rows: list[EmojiRow], size: int, processes: int | None = None) -> I
 
 
 def without_twins(rows: list[EmojiRow], pixels: Iterable[np.ndarray]) -> Iterator[tuple[EmojiRow, np.ndarray, str]]:
-    """Row, pixels and their sha256; of equal pictures in one style only the one with the shortest label stays.
+    """Row, pixels and their sha256; of equal images in one style only the one with the shortest label is kept.
 
-    The shortest, because many an island flies the flag of its country.
+    The shortest, because many islands use the flag of their country.
     """
     pictures = [(row, picture, hashlib.sha256(picture.tobytes()).hexdigest()) for row, picture in zip(rows, pixels, strict=True)]
     kept: dict[tuple[str, str], EmojiRow] = {}
@@ -180,18 +180,18 @@ def without_twins(rows: list[EmojiRow], pixels: Iterable[np.ndarray]) -> Iterato
 
 
 def build_emoji(recipe_path: Path, build: Path | None = None, processes: int | None = None) -> Index:
-    """Builds the raw shards of the corpus, `records/` to commit and `sample/`, the rows that live in the repository.
+    """Build the raw shards of the corpus, `records/` to commit, and `sample/`, the rows that are kept in the repository.
 
     Args:
-        recipe_path: The recipe.yaml.
-        build: Folder for all that is written; `build` beside the recipe if None.
-        processes: Rendering processes; one per core if None.
+        recipe_path: The recipe.
+        build: Output folder; None is `build` next to the recipe.
+        processes: Rendering processes; None is one per core.
 
     Returns:
         The index, as written to `raw/index.json`.
 
     Raises:
-        ValueError: If a package cannot be had or the recipe is wrong.
+        ValueError: If a package cannot be downloaded or the recipe is wrong.
     """
     recipe, build = read_emoji_recipe(recipe_path), build or recipe_path.parent / "build"
     rows, held = rows_of(recipe, build / "downloads")
@@ -207,7 +207,7 @@ def build_emoji(recipe_path: Path, build: Path | None = None, processes: int | N
 
 
 class Kept(NamedTuple):
-    """A row that is written: with the sha256 of its RGB bytes and its shard members."""
+    """A row to write, with the sha256 of its RGB bytes and its shard members."""
 
     row: EmojiRow
     digest: str
@@ -215,7 +215,7 @@ class Kept(NamedTuple):
 
 
 def write_raw(folder: Path, kept: Sequence[Kept], recipe: EmojiRecipe) -> Index:
-    """Writes the shards of every split that has rows, then the index."""
+    """Write the shards of every split that has rows, then the index."""
     entries = []
     for split in SPLITS:
         ordered = sorted((one.row.key, one.members) for one in kept if one.row.meta["split"] == split)
@@ -228,7 +228,7 @@ def write_raw(folder: Path, kept: Sequence[Kept], recipe: EmojiRecipe) -> Index:
 
 
 def write_records(folder: Path, kept: Sequence[Kept], held: HeldOut, before: int, size: int) -> None:
-    """Writes splits.json (what is held out, counts) and manifest.jsonl.gz (sha256 of each picture's RGB bytes) for committing."""
+    """Write splits.json (held-out values, counts) and manifest.jsonl.gz (sha256 of each image's RGB bytes), to be committed."""
     folder.mkdir(parents=True, exist_ok=True)
     meta = [one.row.meta for one in kept]
     by_style = Counter((row["style"], row["split"]) for row in meta)

@@ -78,7 +78,7 @@ def tone_phrase(label: str) -> str:
 
 
 def with_article(text: str) -> str:
-    """The text with "a", "an" or "the" before it where English wants one; plurals and names stay bare."""
+    """The text with "a", "an" or "the" where English needs it; plurals and names have none."""
     head = _PREPOSITIONS.split(text, maxsplit=1)[0].split() or text.split()
     last = head[-1]
     plural = last.endswith("s") and not last.endswith(("ss", "us", "is")) and last not in _SINGULAR_S and head[0] not in _PERSONS
@@ -92,21 +92,21 @@ def with_article(text: str) -> str:
 
 
 def shuffled_tags(tags: Sequence[str], key: str) -> list[str]:
-    """Tags in an order that depends on the key alone."""
+    """Tags in an order that depends only on the key."""
     return sorted(tags, key=lambda tag: hashlib.sha256(f"{key}:{tag}".encode()).hexdigest())
 
 
 def captions(label: str, style: str, tags: Sequence[str], key: str) -> list[str]:
-    """Captions of one picture, canonical first.
+    """Captions of one image, canonical first.
 
     Args:
         label: English label, skin tone included.
         style: Name of the drawing style.
-        tags: Keywords; those that the label holds already are left out.
-        key: Key of the row: it alone decides which tags are appended.
+        tags: Keywords; those that are already in the label are left out.
+        key: Key of the row; it alone decides which tags are appended.
 
     Returns:
-        Five captions, six where a tag is left: canonical, without style, style first, bare label, tags after, tags before.
+        Five captions, six if a tag is left: canonical, without style, style first, bare label, tags after, tags before.
     """
     bare = natural(label) + tone_phrase(label)
     full, styled = with_article(bare), f"{style} style"

@@ -26,12 +26,12 @@ class DrawingSource:
     """One style of the recipe.
 
     Args:
-        family: Drawing family; styles of one family are the same drawings.
+        family: Drawing family; styles of one family share their drawings.
         kind: "iconify" (SVG bodies in icons.json) or "webp" (a file per code point).
         package: npm package.
         version: Exact version.
         sha256: Digest of the tarball.
-        chars: Style whose chars.json names the drawings, if not its own.
+        chars: Style whose chars.json names the drawings; None is its own.
     """
 
     family: str
@@ -48,7 +48,7 @@ class DrawingSource:
 
 @dataclass(frozen=True, kw_only=True)
 class Drawing:
-    """A picture to render: an SVG body with its view box (x, y, width, height), or the bytes of a raster file."""
+    """An image to render: an SVG body with its view box (x, y, width, height), or the bytes of a raster file."""
 
     body: str = ""
     box: tuple[Length, Length, Length, Length] = (0, 0, 1, 1)
@@ -67,14 +67,14 @@ def drawings(styles: Mapping[str, DrawingSource], style: str, folder: Path) -> d
 
     Args:
         styles: All styles of the recipe.
-        style: The one wanted.
-        folder: Where tarballs lie.
+        style: Name of the style.
+        folder: Folder of tarballs.
 
     Returns:
         Code points (see `code_points`) to drawing.
 
     Raises:
-        ValueError: If the source's kind is unknown or its package cannot be had.
+        ValueError: If the source's kind is unknown or its package cannot be downloaded.
     """
     source = styles[style]
     if source.kind == "webp":
@@ -112,11 +112,11 @@ def _drawing(icons: Mapping[str, Any], name: str) -> Drawing:
 
 
 def render_drawing(drawing: Drawing, size: int) -> UInt8[np.ndarray, "rows columns 3"]:
-    """Pixels of a drawing, its long side filling the square, the rest white.
+    """Render a drawing; its long side fills the square, the rest is white.
 
     Args:
-        drawing: What to render.
-        size: Pixels a side.
+        drawing: The drawing.
+        size: Side in pixels.
 
     Returns:
         RGB pixels, rows = columns = size.
@@ -125,7 +125,7 @@ def render_drawing(drawing: Drawing, size: int) -> UInt8[np.ndarray, "rows colum
 
 
 def rasterise(drawing: Drawing, size: int) -> UInt8[np.ndarray, "rows columns 3"]:
-    """An SVG drawing through resvg, which letterboxes by its view box and blends its own anti-aliasing on white.
+    """Render an SVG drawing with resvg, which letterboxes by the view box and blends on white.
 
     Raises:
         ValueError: If resvg-py is not installed.
@@ -142,7 +142,7 @@ def rasterise(drawing: Drawing, size: int) -> UInt8[np.ndarray, "rows columns 3"
 
 
 def letterboxed_raster(raster: bytes, size: int) -> UInt8[np.ndarray, "rows columns 3"]:
-    """A raster file on white, shrunk or grown by Lanczos after blending, so no dark fringe of hidden colour appears."""
+    """A raster file on white. It is resized (Lanczos) after blending, so that hidden colours don't leave dark fringes."""
     picture = Image.open(io.BytesIO(raster), formats=["WEBP", "PNG"]).convert("RGBA")
     side = max(picture.size)
     canvas = Image.new("RGBA", (side, side), "white")

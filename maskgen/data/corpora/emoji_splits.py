@@ -1,6 +1,6 @@
-"""Decides which emoji rows are held out, from the sha256 of the concept alone: no randomness, no row numbers.
+"""Chooses the held-out emoji rows by the sha256 of their concept, without randomness or row numbers.
 
-A concept is a label without its gender words and directions, so that a gender twin never leaks a held-out subject.
+A concept is a label without gender words and directions, so that a gender variant never leaks a held-out subject.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ _WOMAN = re.compile(r"\b(woman|mermaid)\b")
 
 
 def concept_of(base: str) -> str:
-    """Concept of an untoned label: gender and direction words stripped; "person" or "arrow" if nothing else is left.
+    """Concept of an untoned label: without gender and direction words; "person" or "arrow" if nothing else is left.
 
     Args:
         base: Label without skin tone, such as "woman walking: facing right".
@@ -62,13 +62,13 @@ def concept_digest(rule: str, concept: str) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOut:
-    """What is held out, by rule.
+    """Held-out values by rule.
 
     Args:
-        tone: Rule A, base label to the tone 1..5 that is never trained on.
-        gender: Rule B, concept to the gender that is never trained on.
-        family: Rule C, concept to the drawing family that is never trained on.
-        concepts: Rule D, concepts that are never trained on.
+        tone: Rule A, base label to the held-out tone 1..5.
+        gender: Rule B, concept to the held-out gender.
+        family: Rule C, concept to the held-out drawing family.
+        concepts: Rule D, held-out concepts.
     """
 
     tone: Mapping[str, int] = field(default_factory=dict)
@@ -78,11 +78,11 @@ class HeldOut:
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "HeldOut":
-        """Reads what `to_dict` gave."""
+        """Inverse of `to_dict`."""
         return cls(tone=plain["A"], gender=plain["B"], family=plain["C"], concepts=frozenset(plain["D"]))
 
     def split_of(self, base: str, tone: int, family: str) -> str:
-        """Split of one row: the first of D, A, B, C that holds it out, else train."""
+        """Split of one row: the first of D, A, B, C that holds it out, otherwise train."""
         concept = concept_of(base)
         if concept in self.concepts:
             return "D"
@@ -103,11 +103,10 @@ class HeldOut:
 
 
 def held_out(rows: Iterable[tuple[str, int, str]]) -> HeldOut:
-    """Applies the four rules to a whole corpus.
+    """Apply the four rules to a whole corpus.
 
-    B spares the bare person: "a woman" is a word that every other role needs.
-    D takes only concepts without skin tones, so that A keeps every toned base: each tone and each base is
-    trained on, the pair never.
+    B leaves out the bare person, since every other role needs the words "a woman". D uses only concepts without skin tones, so that A keeps
+    every toned base: each tone and each base is in training, but never the held-out pair.
 
     Args:
         rows: Base label, tone (0 for none or several) and family of every row.

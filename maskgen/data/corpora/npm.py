@@ -1,4 +1,4 @@
-"""Fetches an npm package by name, version and sha256, and reads files out of its tarball without unpacking it."""
+"""Downloads an npm package by name, version and sha256, and reads files from its tarball without unpacking it."""
 
 import shutil
 import subprocess
@@ -10,18 +10,18 @@ from maskgen.io.files import file_sha256
 
 
 def tarball_name(package: str, version: str) -> str:
-    """File name that `npm pack` gives: `@scope/name` at `1.0` becomes `scope-name-1.0.tgz`."""
+    """File name used by `npm pack`: `@scope/name` at `1.0` becomes `scope-name-1.0.tgz`."""
     return f"{package.removeprefix('@').replace('/', '-')}-{version}.tgz"
 
 
 def fetch(package: str, version: str, sha256: str, folder: Path) -> Path:
-    """Tarball of a package, downloaded by the npm client unless it lies in `folder` already.
+    """Tarball of a package, downloaded with the npm client unless it is already in `folder`.
 
     Args:
         package: Name with its scope.
         version: Exact version.
-        sha256: Hex digest that the tarball must have.
-        folder: Where tarballs are kept.
+        sha256: Expected hex digest of the tarball.
+        folder: Folder of tarballs.
 
     Returns:
         Path of the verified tarball.
@@ -39,7 +39,7 @@ def fetch(package: str, version: str, sha256: str, folder: Path) -> Path:
 
 
 def _pack(package: str, version: str, path: Path) -> None:
-    """Runs `npm pack` in the tarball's folder."""
+    """Run `npm pack` in the tarball's folder."""
     wanted = f"{package}@{version}"
     npm = shutil.which("npm")
     if npm is None:
@@ -51,7 +51,7 @@ def _pack(package: str, version: str, path: Path) -> None:
 
 
 def read_members(tarball: Path, wanted: Callable[[str], bool]) -> dict[str, bytes]:
-    """Bytes of the regular files in a tarball whose path inside the package satisfies `wanted`."""
+    """Content of the regular files in a tarball whose path inside the package satisfies `wanted`."""
     found = {}
     with tarfile.open(tarball, "r:gz") as archive:
         for member in archive:

@@ -1,4 +1,4 @@
-"""Builds the phoneme tokenizer from a recipe: misaki's lexicons, a letter-to-sound network, and forms of words in running text."""
+"""Builds the phoneme tokenizer from a recipe: misaki's lexicons, a grapheme-to-phoneme network, and word forms of connected speech."""
 
 import difflib
 import gzip
@@ -27,21 +27,21 @@ from maskgen.tokenizers.phonemes import PhonemeTokenizer
 logger = logging.getLogger(__name__)
 TEACHER = "hibari"
 AS_SAID = str.maketrans({"ɾ": "T", "ʔ": "t"})
-"""The lexicon's flap and glottal stop as the teacher says them in running text."""
+"""The lexicon's flap and glottal stop to the teacher's symbols in connected speech."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PhoneRecipe:
-    """Contents of a phoneme tokenizer's train.yaml; paths are relative to its folder.
+    """Content of a phoneme tokenizer's train.yaml; paths are relative to its folder.
 
     Args:
         lexicons: Lexicons inside the teacher's package; an entry of a later one wins.
-        texts: UTF-8 files; of WordNet's data.* files the quoted examples are taken, of others the lines.
-        sentences: How many of them forms are learned from.
-        held_out: How many further ones the result is measured on.
-        least: How often a form must be seen to be believed.
-        letters: How the letter-to-sound network is trained.
-        bundle: Folder that is written.
+        texts: UTF-8 files: the quoted examples of WordNet's data.* files, the lines of others.
+        sentences: Number of sentences to learn word forms from.
+        held_out: Number of further sentences to measure on.
+        least: Minimum count of a form.
+        letters: Settings of the grapheme-to-phoneme training.
+        bundle: Output folder.
     """
 
     lexicons: Sequence[str] = ("assets/lexicon_us_silver.json.gz", "assets/lexicon_us_gold.json.gz")
@@ -55,11 +55,11 @@ class PhoneRecipe:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How often we say what the teacher says.
+    """Agreement of our phonemes with the teacher's.
 
     Args:
-        words: Share of the teacher's words, stress marks and all, that we say alike.
-        sentences: Share of whole sentences, punctuation and all.
+        words: Share of the teacher's words with the same phonemes and stress marks.
+        sentences: Share of sentences that are equal, including punctuation.
     """
 
     words: float
@@ -67,7 +67,7 @@ class Agreement:
 
 
 def read_phone_recipe(path: Path) -> PhoneRecipe:
-    """Reads train.yaml.
+    """Read train.yaml.
 
     Raises:
         ValueError: If a key is unknown.
@@ -79,7 +79,7 @@ def read_phone_recipe(path: Path) -> PhoneRecipe:
 
 
 def phoneme_teacher() -> Any:
-    """The teacher's voice, of which only `phonemize` is used.
+    """The teacher; only its `phonemize` is used.
 
     Raises:
         ValueError: If its package is missing.
@@ -92,7 +92,7 @@ def phoneme_teacher() -> Any:
 
 
 def read_lexicons(names: Iterable[str]) -> dict[str, str]:
-    """Entries of the teacher's lexicons; of words with several pronunciations the default one."""
+    """Entries of the teacher's lexicons, with the default pronunciation of words that have several."""
     found: dict[str, str] = {}
     for name in names:
         entries = json.loads(gzip.decompress((resources.files(TEACHER) / name).read_bytes()))
@@ -102,7 +102,7 @@ def read_lexicons(names: Iterable[str]) -> dict[str, str]:
 
 
 def example_sentences(lines: Iterable[str]) -> Iterator[str]:
-    """Quoted examples of three words or more of WordNet's glosses; a line without quotes as it is."""
+    """Quoted examples with at least three words, from WordNet's glosses."""
     for line in lines:
         for text in re.findall(r'"([^"]+)"', line) if '"' in line else ():
             if len(text.split()) > 2:
@@ -110,7 +110,7 @@ def example_sentences(lines: Iterable[str]) -> Iterator[str]:
 
 
 def sightings(speaker: Speaker, voice: Any, texts: Iterable[str]) -> Iterator[Sighting]:
-    """Words of texts as we and as the teacher say them; texts that fall into other words are passed over."""
+    """Words of texts with our and the teacher's phonemes; texts that the two split into different words are skipped."""
     for text in texts:
         found, theirs = places(normalise(text).text), plain_words(" ".join(voice.phonemize(text)))
         if len(found) == len(theirs):
@@ -125,7 +125,7 @@ def plain_words(phonemes: str) -> list[str]:
 
 
 def agreement(tokenizer: PhonemeTokenizer, voice: Any, texts: Sequence[str]) -> Agreement:
-    """Compares us with the teacher on texts; words are aligned, so that one too many costs one."""
+    """Compare our phonemes with the teacher's; words are aligned, so that an inserted word counts as one error."""
     alike = total = whole = 0
     for text in texts:
         ours, theirs = tokenizer.phonemes(text), " ".join(voice.phonemize(text))
@@ -138,14 +138,14 @@ def agreement(tokenizer: PhonemeTokenizer, voice: Any, texts: Sequence[str]) -> 
 
 
 def with_forms(lexicon: Lexicon, network: LetterNet, voice: Any, texts: Sequence[str], least: int) -> PhonemeTokenizer:
-    """The tokenizer of a lexicon and a network, its table of forms learned from the teacher."""
+    """The tokenizer of a lexicon and a network, with a table of word forms learned from the teacher."""
     forms = learn_forms(sightings(Speaker(lexicon, {}, network), voice, texts), least)
     logger.info("%d words have forms of their own in running text", len(forms))
     return PhonemeTokenizer(Speaker(lexicon, forms, network))
 
 
 def build_phoneme_tokenizer(recipe_path: Path) -> PhonemeTokenizer:
-    """Builds the tokenizer of a recipe, writes its bundle and logs what it measures.
+    """Build the tokenizer of a recipe, write its bundle and log its agreement with the teacher.
 
     Args:
         recipe_path: The train.yaml.

@@ -1,4 +1,4 @@
-"""Recordings with texts but without timing: phonemes from the text, their lengths predicted and stretched over the part that is spoken."""
+"""Timing of recordings with transcripts: phoneme lengths are predicted from the text and stretched over the voiced part."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -24,22 +24,22 @@ from maskgen.tokenizers.phonemes import LONGEST_DURATION, PhonemeTokenizer
 
 SPEAKER = "speaker"
 QUIET = 0.03
-"""Frames under this share of the loudest one's root mean square, at both ends, are taken for silence."""
+"""Frames at both ends whose root mean square is below this share of the loudest frame's count as silence."""
 PACES = (0.4, 2.5)
-"""Spoken parts that are faster or slower than this against the predictor's pace hardly say what the text says."""
+"""Range of the speed relative to the predictor; outside of it, the recording probably does not match its text."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """How recordings get timed phonemes.
+    """Settings for timing the phonemes of recordings.
 
     Args:
         phones: Folder of the phoneme tokenizer.
         durations: Folder of the duration predictor.
-        sample_rate_hz: Rate of the codec.
-        channels: Its channels.
-        samples_per_frame: Samples of one of its frames.
-        speaker: Code of a speaker that the predictor knows; its pace is stretched anyway.
+        sample_rate_hz: Sample rate of the codec.
+        channels: Channels of the codec.
+        samples_per_frame: Samples per frame of the codec.
+        speaker: Code of a speaker that the predictor knows; the lengths are stretched anyway.
     """
 
     phones: Path
@@ -62,12 +62,12 @@ def _durations(folder: Path) -> DurationPredictor:
 
 @dataclass(frozen=True)
 class RecordedPart(MediaPart):
-    """A recording that says what a text says.
+    """A recording with its transcript.
 
     Args:
         sound: The recording.
-        text: What it says.
-        timing: How it gets timed.
+        text: Its transcript.
+        timing: Settings for timing it.
     """
 
     sound: MediaPart
@@ -79,10 +79,10 @@ class RecordedPart(MediaPart):
         return self.sound.read(limit)
 
     def facts(self) -> Mapping[str, Attribute]:
-        """Phonemes, and the frames of each with the silence at both ends.
+        """Phonemes, and the frames of each, including the silence at both ends.
 
         Raises:
-            BadMedia: If the text cannot be spoken, or the recording cannot be what it says.
+            BadMedia: If the text cannot be spoken, or the recording does not match it.
         """
         limits, how = MediaLimits(), self.timing
         said = decode_text(self.text.read(limits.max_bytes), limits)
@@ -102,21 +102,21 @@ class RecordedPart(MediaPart):
 
 
 def spoken(phones: PhonemeTokenizer, text: str) -> tuple[str, Int[Tensor, " length"]]:
-    """Phonemes of a text of one or several sentences, and their ids with the pauses at both ends.
+    """Phonemes of a text, and their ids including the pauses at both ends.
 
     Raises:
-        ValueError: If nothing of it can be spoken.
+        ValueError: If the text holds nothing that can be spoken.
     """
     phonemes = "||".join(phones.phonemes(sentence) for sentence in phones.sentences(text))
     return phonemes, phones.codes_of(phonemes)[0]
 
 
 def voiced_part(samples: Float[np.ndarray, "channels samples"], per_frame: int) -> tuple[int, int, int]:
-    """First frame that is not silent, the first after the last such, and frames in all.
+    """First voiced frame, end of the last voiced frame, and total number of frames.
 
     Args:
         samples: A recording.
-        per_frame: Samples of a frame.
+        per_frame: Samples per frame.
 
     Raises:
         BadMedia: If it is silent.
@@ -132,14 +132,14 @@ def voiced_part(samples: Float[np.ndarray, "channels samples"], per_frame: int) 
 
 
 def fitted_frames(natural: Float[Tensor, " length"], part: tuple[int, int, int]) -> Int[Tensor, " length"]:
-    """Whole frames of each phoneme: the first and last pause take the silence, the others share the spoken part as predicted.
+    """Whole frames of each phoneme: the first and last pause get the silence, the others share the voiced part as predicted.
 
     Args:
-        natural: Predicted frames of each phoneme with the pauses at both ends.
-        part: As `voiced_part` says.
+        natural: Predicted frames of each phoneme, including the pauses at both ends.
+        part: Result of `voiced_part`.
 
     Raises:
-        BadMedia: If the spoken part is too long or short for the phonemes, or the silence too long for a pause.
+        BadMedia: If the voiced part is too long or short for the phonemes, or the silence is too long for a pause.
     """
     start, stop, count = part
     inner, predicted = stop - start, float(natural[1:-1].sum())
@@ -151,12 +151,12 @@ def fitted_frames(natural: Float[Tensor, " length"], part: tuple[int, int, int])
 
 
 def timed(plan: Plan, timing: Timing, speaker: str) -> Plan:
-    """The same plan with the recordings timed, all spoken by one speaker.
+    """The same plan with timed recordings of one speaker.
 
     Args:
-        plan: Of items with sound and text.
-        timing: How they get timed.
-        speaker: Whose name they get.
+        plan: Plan of items with audio and text.
+        timing: Settings for timing them.
+        speaker: Name of the speaker.
     """
     shards = tuple(dataclasses.replace(shard, origin=_timed(shard.origin, timing, speaker)) for shard in plan.shards)
     prints = {"phones": read_record(timing.phones)["fingerprint"], "durations": read_record(timing.durations)["fingerprint"]}
@@ -171,7 +171,7 @@ def _timed(origin: object, timing: Timing, speaker: str) -> ItemOrigin:
 
 
 def _recorded(item: Item, timing: Timing, speaker: str) -> Item:
-    """An item whose sound knows its phonemes; one without sound is left for the build to refuse."""
+    """An item whose audio part gives timed phonemes; an item without audio is unchanged, and the build refuses it."""
     parts = dict(item.parts)
     if "audio" in parts:
         parts["audio"] = RecordedPart(parts["audio"], parts.get("text", BadPart("there is no text beside the recording")), timing)

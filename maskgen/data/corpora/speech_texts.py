@@ -25,7 +25,7 @@ TEMPLATES = (
     "There is {}.",
 )
 CARRIER = "This is a picture of {}."
-"""Held-out captions are always said in this sentence, which no training row uses: a bare label gives a recogniser too little to go on."""
+"""Carrier sentence of held-out captions, not used in training; a bare label is too short for a recogniser."""
 PLAIN = re.compile(r"[A-Za-z][A-Za-z ,'-]*[A-Za-z][.!?]?")
 WORDNET_FILES = ("data.adj", "data.adv", "data.noun", "data.verb")
 Row = dict[str, Attribute]
@@ -33,15 +33,15 @@ Row = dict[str, Attribute]
 
 @dataclass(frozen=True, kw_only=True)
 class SpeechTexts:
-    """Contents of texts.yaml; paths are relative to its folder.
+    """Content of texts.yaml; paths are relative to its folder.
 
     Args:
         emoji: Folder of the raw emoji shards.
         wordnet: Folder of WordNet's data files.
-        sentences: WordNet sentences to train on.
-        held_out: Further WordNet sentences, as split "test".
-        words: Fewest and most words of a WordNet sentence.
-        out: File that is written.
+        sentences: Number of WordNet sentences for training.
+        held_out: Number of further WordNet sentences for split "test".
+        words: Minimum and maximum number of words of a WordNet sentence.
+        out: Output file.
     """
 
     emoji: str
@@ -53,12 +53,12 @@ class SpeechTexts:
 
 
 def text_digest(text: str) -> str:
-    """A number of the text that looks random, in hex."""
+    """Hex sha256 of a text, used as a pseudo-random order."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def caption_rows(folder: Path) -> Iterator[Row]:
-    """A sentence for each label of the emoji corpus; a label is held out for speech as it is for pictures."""
+    """A sentence for each label of the emoji corpus; a label that is held out for images is held out for speech too."""
     index = read_index(folder)
     seen: set[str] = set()
     for split in ("A", "B", "train"):
@@ -73,10 +73,10 @@ def caption_rows(folder: Path) -> Iterator[Row]:
 
 
 def wordnet_sentences(folder: Path, fewest: int, most: int) -> list[str]:
-    """Quoted examples of the glosses, plain ones only, in an order that looks random and never changes.
+    """Plain quoted examples of the glosses, in a fixed pseudo-random order.
 
     Raises:
-        ValueError: If the folder holds no WordNet.
+        ValueError: If the folder does not hold WordNet.
     """
     found = set()
     for name in WORDNET_FILES:
@@ -92,7 +92,7 @@ def wordnet_sentences(folder: Path, fewest: int, most: int) -> list[str]:
 
 
 def write_speech_texts(recipe_path: Path) -> Path:
-    """Writes the sentences of a recipe.
+    """Write the sentences of a recipe.
 
     Args:
         recipe_path: The texts.yaml.

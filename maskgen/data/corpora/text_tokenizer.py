@@ -17,15 +17,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class TextRecipe:
-    """Contents of train.yaml; paths are relative to its folder.
+    """Content of train.yaml; paths are relative to its folder.
 
     Args:
-        shards: Folder of raw shards whose captions are learned.
-        splits: Splits read; held-out captions must not be among them.
-        texts: Further UTF-8 files, a text a line; WordNet's data.* files give their glosses. Missing ones are warned about.
-        codebook_size: Codes.
+        shards: Folder of raw shards with the captions to train on.
+        splits: Splits to read; held-out splits must not be among them.
+        texts: Further UTF-8 files, one text per line; WordNet's data.* files give their glosses. Missing files give a warning.
+        codebook_size: Number of codes.
         lowercase: Whether text is lower-cased.
-        bundle: Folder that is written.
+        bundle: Output folder.
     """
 
     shards: str
@@ -37,7 +37,7 @@ class TextRecipe:
 
 
 def read_text_recipe(path: Path) -> TextRecipe:
-    """Reads train.yaml.
+    """Read train.yaml.
 
     Raises:
         ValueError: If a key is unknown or missing.
@@ -49,7 +49,7 @@ def read_text_recipe(path: Path) -> TextRecipe:
 
 
 def captions_of(folder: Path, splits: Iterable[str]) -> Iterator[str]:
-    """Every caption of every row of the given splits, alternatives included."""
+    """Every caption of every row of the given splits."""
     index = read_index(folder)
     for split in splits:
         for _, sample in read_split(folder, index, split):
@@ -57,7 +57,7 @@ def captions_of(folder: Path, splits: Iterable[str]) -> Iterator[str]:
 
 
 def further_texts(paths: Iterable[Path]) -> Iterator[str]:
-    """Lines of all files that exist; the missing ones are warned about, for captions alone suffice."""
+    """Lines of all files that exist; missing files give a warning, since captions alone suffice."""
     for path in paths:
         if path.is_file():
             yield from lines_of(path)
@@ -66,7 +66,7 @@ def further_texts(paths: Iterable[Path]) -> Iterator[str]:
 
 
 def train_text_tokenizer(recipe_path: Path) -> TextTokenizer:
-    """Trains the tokenizer of a recipe and writes its bundle.
+    """Train the tokenizer of a recipe and write its bundle.
 
     Args:
         recipe_path: The train.yaml.

@@ -1,6 +1,6 @@
-"""WebDataset tars: written with reproducible bytes under a temporary name, read by our own decoder table only.
+"""Shards as WebDataset tars: written atomically with reproducible bytes, read with a fixed table of decoders.
 
-Nothing in a shard is ever executed: members are png, flac, json or npy, everything else is refused.
+Nothing in a shard is ever executed: members are png, flac, json or npy; everything else is refused.
 """
 
 import io
@@ -37,13 +37,13 @@ def _png(content: bytes) -> np.ndarray:
 
 
 def _npy(content: bytes) -> np.ndarray:
-    """An array that holds no Python objects."""
+    """An array without Python objects."""
     array: np.ndarray = np.load(io.BytesIO(content), allow_pickle=False)
     return array
 
 
 def _flac(content: bytes) -> np.ndarray:
-    """Samples [channels samples], float32; their rate stands in the json."""
+    """Samples [channels samples], float32; the sample rate is in the json."""
     try:
         import soundfile
     except ImportError as error:
@@ -78,11 +78,11 @@ def json_bytes(value: Any) -> bytes:
 
 
 def write_shard(path: Path, split: str, samples: Iterable[tuple[str, Mapping[str, bytes]]]) -> ShardEntry:
-    """Writes one shard; the same samples give the same bytes anywhere.
+    """Write one shard; the same samples give the same bytes on every machine.
 
     Args:
-        path: Final name; the bytes appear there only when complete.
-        split: Split that the samples belong to.
+        path: Final path; the file appears there only when complete.
+        split: Split of the samples.
         samples: Key and members (field name such as "png" or "image.npy" to bytes), keys strictly ascending.
 
     Returns:
@@ -107,7 +107,7 @@ def write_shard(path: Path, split: str, samples: Iterable[tuple[str, Mapping[str
 
 
 def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
-    """Adds a member whose header holds nothing but name and size."""
+    """Add a member whose header holds only name and size."""
     parse_member(name)
     header = tarfile.TarInfo(name)
     header.size = len(content)
@@ -115,7 +115,7 @@ def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def parse_member(name: str) -> tuple[str, str]:
-    """Key and field of a member's name; refuses paths, hidden names and kinds that the table lacks.
+    """Split a member's name into key and field; paths, hidden names and unknown kinds are refused.
 
     Raises:
         ValueError: If the name is not allowed.
@@ -127,7 +127,7 @@ def parse_member(name: str) -> tuple[str, str]:
 
 
 def decode_member(field: str, content: bytes) -> Any:
-    """Value of a member by the table of decoders.
+    """Decode a member with the table of decoders.
 
     Raises:
         ValueError: If it does not decode.
@@ -148,7 +148,7 @@ def read_shard(path: Path) -> Iterator[tuple[str, Sample]]:
         Key and fields: png as uint8 [rows columns 3], json as data, npy as array, by field name ("png", "json", "image.npy").
 
     Raises:
-        ValueError: If the file is no tar, or a member is not a plain allowed file, too large, given twice, or does not decode.
+        ValueError: If the file is not a tar, or a member is not a regular allowed file, too large, repeated, or does not decode.
     """
     try:
         with path.open("rb") as handle:
@@ -170,7 +170,7 @@ def _decoded(content: mmap.mmap, member: Member) -> tuple[str, str, Any]:
 
 
 def _grouped(members: Iterable[tuple[str, str, Any]]) -> Iterator[tuple[str, Sample]]:
-    """Members that follow each other under one key, as one sample."""
+    """Consecutive members with the same key as one sample."""
     current, sample = "", Sample()
     for key, name, value in members:
         if key != current and current:
@@ -184,12 +184,12 @@ def _grouped(members: Iterable[tuple[str, str, Any]]) -> Iterator[tuple[str, Sam
 
 
 def shard_damage(folder: Path, entry: ShardEntry, hashed: bool = True) -> str:
-    """What is wrong with a shard's file, in one sentence, or nothing.
+    """The damage of a shard's file in one sentence; empty if there is none.
 
     Args:
-        folder: Where the shards lie.
-        entry: What the index says.
-        hashed: Read every byte and compare the sha256; else the size alone is compared.
+        folder: Folder of the shards.
+        entry: Entry of the index.
+        hashed: Compare the sha256 of all bytes; otherwise only the size.
     """
     path = folder / entry.name
     if not path.is_file():
@@ -203,7 +203,7 @@ def shard_damage(folder: Path, entry: ShardEntry, hashed: bool = True) -> str:
 
 
 def check_shard(folder: Path, entry: ShardEntry) -> None:
-    """Compares a shard's bytes with the index.
+    """Check a shard's bytes against the index.
 
     Raises:
         ValueError: If the file is missing or its size or sha256 differs.
@@ -213,7 +213,7 @@ def check_shard(folder: Path, entry: ShardEntry) -> None:
 
 
 def read_split_shard(folder: Path, entry: ShardEntry) -> Iterator[tuple[str, Sample]]:
-    """Every sample of one shard of an index, checked by sha256 before and by its count after reading.
+    """Every sample of one shard of an index; the sha256 is checked before and the count after reading.
 
     Raises:
         ValueError: If the shard is missing, differs from the index or holds another number of samples.

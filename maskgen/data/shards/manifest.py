@@ -1,4 +1,4 @@
-"""What lies in a folder of shards: `index.json`, written last, and `manifest.jsonl`, one line for each shard as it is finished."""
+"""Index and manifest of a folder of shards: `index.json`, written last, and `manifest.jsonl`, one line per finished shard."""
 
 import hashlib
 import json
@@ -25,11 +25,11 @@ class ShardEntry:
     Args:
         name: File name.
         split: Split of all its samples.
-        count: Samples.
+        count: Number of samples.
         sha256: Hash of its bytes.
         bytes: Its size; None in an index of maskgen 0.1.
-        tokens: Codes a modality, of token shards.
-        sources: Samples a source of the recipe.
+        tokens: Number of codes per modality, for token shards.
+        sources: Number of samples per source of the recipe.
     """
 
     name: str
@@ -43,12 +43,12 @@ class ShardEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class ManifestLine:
-    """What a build knows of one finished shard.
+    """Record of one finished shard.
 
     Args:
-        entry: The shard, as it comes into the index.
-        rejects: (key, reason) of each sample that was left out, by key.
-        resampled: Samples whose audio had another rate than the recipe's.
+        entry: The shard's entry for the index.
+        rejects: (key, reason) of each sample that was left out, sorted by key.
+        resampled: Number of samples whose audio was resampled.
         fingerprints: Modality name to the fingerprint of the tokenizer.
         version: Version of maskgen that wrote it.
         plan: Hash of the plan it belongs to.
@@ -69,10 +69,10 @@ class ManifestLine:
 
     @classmethod
     def from_json(cls, text: str) -> "ManifestLine":
-        """Reads what `to_json` wrote.
+        """Parse a line written by `to_json`.
 
         Raises:
-            ValueError: If the line is torn or no line of a manifest.
+            ValueError: If the line is incomplete or not a line of a manifest.
         """
         try:
             plain = json.loads(text)
@@ -92,9 +92,9 @@ class Index:
         shards: The shards, in reading order.
         space: `TokenSpace.to_dict()` of token shards.
         fingerprints: Modality name to the fingerprint of the tokenizer that made its codes.
-        about: Free facts such as the picture size, the sources and their mixing weights.
-        plan: Hash of the plan that was built; empty where no build engine wrote the shards.
-        files: Files beside the shards (manifest, rejects, plan) with their sha256.
+        about: Free facts, such as the image size, the sources and their weights.
+        plan: Hash of the plan that was built; empty if the shards were not written by the build engine.
+        files: Further files of the folder (manifest, rejects, plan) with their sha256.
     """
 
     kind: str
@@ -124,7 +124,7 @@ class Index:
 
 
 def index_bytes(index: Index) -> bytes:
-    """The bytes of index.json, which hold a hash over the rest of themselves."""
+    """The bytes of index.json, including a hash over all other fields."""
     plain = {"format": FORMAT, "version": VERSION, "counts": index.counts, **asdict(index)}
     return _json_bytes({**plain, "sha256": _seal(plain)})
 
@@ -134,21 +134,21 @@ def _json_bytes(plain: Mapping[str, Any]) -> bytes:
 
 
 def _seal(plain: Mapping[str, Any]) -> str:
-    """Hash over everything in an index but the hash itself."""
+    """Hash over everything in an index except the hash itself."""
     return hashlib.sha256(_json_bytes({name: value for name, value in plain.items() if name != "sha256"})).hexdigest()
 
 
 def write_index(folder: Path, index: Index) -> None:
-    """Writes the index beside the shards, last of all: a folder without it is unfinished."""
+    """Write index.json. It is written last: a folder without it is unfinished."""
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / INDEX_FILE, index_bytes(index))
 
 
 def read_index(folder: Path) -> Index:
-    """Reads the index beside the shards.
+    """Read index.json of a folder of shards.
 
     Raises:
-        ValueError: If it is missing, no JSON, of another format or version, or does not give the hash that stands in it.
+        ValueError: If it is missing, not JSON, of another format or version, or does not match its hash.
     """
     path = folder / INDEX_FILE
     if not path.is_file():
@@ -165,10 +165,10 @@ def read_index(folder: Path) -> Index:
 
 
 def _check_seal(path: Path, plain: Mapping[str, Any]) -> None:
-    """Compares an index with the hash in it.
+    """Check an index against the hash in it.
 
     Raises:
-        ValueError: If it has a hash and does not give it, or a key that no index has.
+        ValueError: If it does not match its hash, or has an unknown key.
     """
     known = {"format", "version", "counts", *Index.__dataclass_fields__}
     late = LATE_KEYS & set(plain)
@@ -177,18 +177,18 @@ def _check_seal(path: Path, plain: Mapping[str, Any]) -> None:
 
 
 def is_sealed(folder: Path) -> bool:
-    """Whether the index holds a hash of itself; those of maskgen 0.1 do not."""
+    """Whether the index contains its own hash; indexes of maskgen 0.1 don't."""
     return "sha256" in json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
 
 
 def manifest_bytes(lines: Iterable[ManifestLine]) -> bytes:
-    """A whole manifest, by shard name: the same lines give the same bytes."""
+    """The bytes of a manifest, sorted by shard name."""
     ordered = sorted(lines, key=lambda line: line.entry.name)
     return "".join(f"{line.to_json()}\n" for line in ordered).encode()
 
 
 def append_manifest(folder: Path, line: ManifestLine) -> None:
-    """Adds the line of a finished shard so that it lasts through a power cut."""
+    """Append the line of a finished shard and flush it to disk, so that it survives a power failure."""
     number = os.open(folder / MANIFEST_FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         os.write(number, f"{line.to_json()}\n".encode())
@@ -198,7 +198,7 @@ def append_manifest(folder: Path, line: ManifestLine) -> None:
 
 
 def read_manifest(folder: Path) -> Iterator[ManifestLine]:
-    """Whole lines of the manifest; one torn by a kill, or damaged, is left out."""
+    """Complete lines of the manifest; incomplete or damaged ones are skipped."""
     path = folder / MANIFEST_FILE
     content = path.read_bytes() if path.is_file() else b""
     for line in content.split(b"\n"):

@@ -1,4 +1,4 @@
-"""Where shards lie: a local folder, or a URL whose shards are fetched once into a cache."""
+"""Access to shards: a local folder, or a URL whose shards are downloaded once into a cache."""
 
 import hashlib
 import logging
@@ -13,21 +13,21 @@ from maskgen.io.files import atomic_file
 logger = logging.getLogger(__name__)
 
 PROTOCOLS = ("file", "http", "https", "s3", "gs", "gcs", "az", "abfs", "hf", "memory")
-"""What fsspec may be asked for. Others (shells, archives inside archives, local commands) are refused."""
+"""Allowed fsspec protocols. Others (shells, nested archives, local commands) are refused."""
 CHUNK = 2**20
 Damage = Literal["stop", "skip"]
 Check = Literal["hash", "size"]
 
 
 class ShardStore:
-    """A folder of shards, near or far.
+    """A local or remote folder of shards.
 
     Args:
-        place: Local folder, or a URL such as s3://bucket/emoji, read through fsspec.
-        cache: Folder for fetched shards; None is ~/.cache/maskgen/shards. Local folders need none.
+        place: Local folder, or a URL such as s3://bucket/shards, read through fsspec.
+        cache: Folder for downloaded shards; None is ~/.cache/maskgen/shards. Not used for local folders.
 
     Raises:
-        ValueError: If the URL has a scheme that is not read.
+        ValueError: If the URL has an unsupported scheme.
     """
 
     def __init__(self, place: str, cache: Path | None = None) -> None:
@@ -39,20 +39,20 @@ class ShardStore:
         self.folder = (cache or Path("~/.cache/maskgen/shards").expanduser()) / name if far else Path(place)
 
     def index(self) -> Index:
-        """The index; a far one is always fetched anew.
+        """The index; a remote one is downloaded at every call.
 
         Raises:
-            ValueError: If there is none or it is damaged.
+            ValueError: If it is missing or damaged.
         """
         if self.far:
             self._fetch(INDEX_FILE)
         return read_index(self.folder)
 
     def locate(self, entry: ShardEntry) -> Path:
-        """A local copy of a shard; a far one is fetched where the cache lacks it, and its hash is tested on arrival.
+        """Path of a local copy of a shard; a remote one is downloaded if it is not cached, and its hash is checked.
 
         Raises:
-            ValueError: If it cannot be fetched or its hash is not that of the index.
+            ValueError: If it cannot be downloaded or its hash differs from the index.
         """
         path = self.folder / entry.name
         if self.far and not (path.is_file() and entry.bytes in (None, path.stat().st_size)):
@@ -61,7 +61,7 @@ class ShardStore:
         return path
 
     def _fetch(self, name: str) -> None:
-        """Copy one file into the cache, whole or not at all."""
+        """Download one file into the cache atomically."""
         import fsspec
 
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -73,11 +73,11 @@ class ShardStore:
             raise ValueError(f"{self.place}/{name} cannot be fetched ({error}); check the address and the connection") from error
 
     def whole(self, entries: Sequence[ShardEntry], check: Check = "hash", damage: Damage = "stop") -> list[ShardEntry]:
-        """The shards that can be trusted; far ones are tested when they are fetched, which can only stop.
+        """The undamaged shards. Remote ones are checked when they are downloaded, where damage always raises.
 
         Args:
             entries: Shards of the index.
-            check: "hash" reads every byte once; "size" looks at the file's length alone.
+            check: "hash" reads every byte once; "size" compares only file sizes.
             damage: "stop" raises at the first damaged shard; "skip" leaves it out, with a warning and a count.
 
         Raises:

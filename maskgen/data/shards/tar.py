@@ -1,4 +1,4 @@
-"""Members of an uncompressed tar by their place in the file: headers are found and tested all at once, then read at random."""
+"""Index of the members of an uncompressed tar, for random access: all headers are found and checked at once."""
 
 from collections.abc import Iterator
 from mmap import mmap
@@ -14,7 +14,7 @@ Blocks = np.ndarray[tuple[int, int], np.dtype[np.uint8]]
 
 
 class Member(NamedTuple):
-    """A plain file inside a tar: its name, and where its bytes lie."""
+    """A regular file inside a tar: its name, offset and size."""
 
     name: str
     offset: int
@@ -22,13 +22,13 @@ class Member(NamedTuple):
 
 
 def members(content: memoryview | mmap) -> Iterator[Member]:
-    """Plain files of a tar in file order; every header's checksum is tested, and the end must be there.
+    """Regular files of a tar in file order; every header's checksum and the end of the archive are checked.
 
     Args:
         content: All bytes of the tar, for example a memory map.
 
     Raises:
-        ValueError: If a header is damaged, a member is no plain file or reaches past the end, or the end of the archive is missing.
+        ValueError: If a header is damaged, a member is not a regular file or reaches past the end, or the end of the archive is missing.
     """
     blocks = np.frombuffer(content, np.uint8, len(content) // BLOCK * BLOCK).reshape(-1, BLOCK)
     found = _headers(blocks)
@@ -51,9 +51,9 @@ def members(content: memoryview | mmap) -> Iterator[Member]:
 
 
 def _headers(blocks: Blocks) -> dict[int, tuple[str, int, bool, int]]:
-    """Name, size, whether the checksum is right, and kind of every block that looks like a header, by its number.
+    """Name, size, validity of the checksum, and kind of every block that looks like a header, by block number.
 
-    Bytes of a member can look like a header too; the walk over the members never stops there.
+    Content of a member can look like a header too; the walk over the members skips it.
     """
     places = np.flatnonzero((blocks[:, 257:262] == MAGIC).all(axis=1))
     table = blocks[places]
@@ -69,13 +69,13 @@ def _headers(blocks: Blocks) -> dict[int, tuple[str, int, bool, int]]:
 
 
 def _octal(digits: Blocks) -> np.ndarray:
-    """Numbers written in octal digits, -1 where another character stands among them."""
+    """Numbers in octal digits; -1 if there is another character."""
     values = digits.astype(np.int64) - ord("0")
     weights = 8 ** np.arange(digits.shape[1] - 1, -1, -1, dtype=np.int64)
     return np.where(((values >= 0) & (values < 8)).all(axis=1), values @ weights, -1)
 
 
 def _text(fields: Blocks) -> list[str]:
-    """Text fields, which end at their first zero byte."""
+    """Text fields, terminated by their first zero byte."""
     packed = np.ascontiguousarray(fields).view(f"S{fields.shape[1]}").ravel().tolist()
     return [field.partition(b"\0")[0].decode("utf-8", "replace") for field in packed]

@@ -1,4 +1,4 @@
-"""Where raw samples come from: folders here, tars, tables and Hugging Face data sets beside; all read from a recipe's YAML."""
+"""Sources of raw samples, read from a recipe's YAML: folders here; tars, tables and Hugging Face data sets in their own files."""
 
 import os
 from collections import Counter
@@ -38,11 +38,11 @@ __all__ = [
 class FolderSource(Source):
     """Files paired by their path without the ending: `cat.png`, `cat.txt` and `cat.json` are one item.
 
-    Pictures, sounds and texts are the endings of `ENDINGS`. A text file holds one alternative a line; a JSON object adds alternatives
-    ("captions", "text"), "split", and attributes. Hidden files and other endings are ignored; links to outside are refused.
+    Images, audio clips and texts are the endings of `ENDINGS`. A text file holds one caption per line; a JSON object adds captions
+    ("captions", "text"), "split", and attributes. Hidden files and other endings are ignored; links that lead outside are refused.
 
     Args:
-        path: The folder; read with everything below it.
+        path: The folder; read recursively.
         weight: See `Source`.
     """
 
@@ -57,7 +57,7 @@ class FolderSource(Source):
             ValueError: If the folder is missing or holds no sample.
         """
         if not self.path.is_dir():
-            raise ValueError(f"{self.path} is no folder; give a folder of pictures, sounds and texts")
+            raise ValueError(f"{self.path} is no folder; give a folder of images, audio and texts")
         ignored: Counter[str] = Counter()
         yield from listed(self.path, self._items(ignored), ignored)
 
@@ -112,7 +112,7 @@ def read_sources(specs: object, root: Path) -> list[Source]:
         root: Folder that relative paths start from.
 
     Returns:
-        One source a mapping; nothing is opened yet.
+        One source per mapping; nothing is opened yet.
 
     Raises:
         ValueError: If there is none, a kind or key is unknown, a key is missing, or a value has the wrong type.
@@ -139,7 +139,7 @@ def _read_source(name: str, spec: object, root: Path) -> Source:
 
 
 def _located(kind: str, values: Mapping[str, Any], root: Path) -> dict[str, Path | str]:
-    """Paths from the recipe's folder on; a Hugging Face path that is no folder there is a name."""
+    """Resolve paths relative to the recipe's folder; a Hugging Face path that is not a folder there is a name on the hub."""
     if kind == "huggingface":
         folder = root / values["path"]
         return {"path": str(folder) if folder.is_dir() else values["path"]}
@@ -147,7 +147,7 @@ def _located(kind: str, values: Mapping[str, Any], root: Path) -> dict[str, Path
 
 
 def _checked(name: str, wanted: object, value: object) -> object:
-    """The value, if it is what the argument wants: a number above 0 for a weight, a list of texts for columns, else a text."""
+    """Check a value against its argument: a number above 0 for a weight, a list of strings for columns, otherwise a string."""
     if wanted is float:
         if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf"):
             return float(value)

@@ -1,4 +1,4 @@
-"""Handles on undecoded bytes: a file, a member of a tar, a cell. What cannot be had says why when it is read."""
+"""Handles on undecoded bytes: a file, a member of a tar, a cell. Errors are raised when the bytes are read, with the reason."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -9,21 +9,21 @@ from maskgen.io.limits import BadMedia
 
 
 class MediaPart(ABC):
-    """A handle on the undecoded bytes of one modality of one item: small, picklable, safe to hold by the million."""
+    """A handle on the undecoded bytes of one modality of one item: small and picklable, so millions can be held in memory."""
 
     @abstractmethod
     def read(self, limit: int) -> bytes:
         """The bytes.
 
         Args:
-            limit: Most bytes that are read.
+            limit: Maximum number of bytes.
 
         Raises:
-            BadMedia: If there are more bytes than that, or they cannot be had.
+            BadMedia: If there are more bytes, or they cannot be read.
         """
 
     def facts(self) -> Mapping[str, str | int | float]:
-        """Attributes that are known only once the part was read; none for most."""
+        """Attributes that are known only after the part was read; empty for most parts."""
         return {}
 
 
@@ -34,7 +34,7 @@ class FilePart(MediaPart):
     path: Path
 
     def read(self, limit: int) -> bytes:
-        """See `MediaPart`; what is no regular file (any longer) is refused, so that a pipe cannot block."""
+        """See `MediaPart`; anything but a regular file is refused, so that a pipe cannot block."""
         return _read_slice(self.path, 0, None, limit)
 
 
@@ -53,7 +53,7 @@ class TarPart(MediaPart):
 
 @dataclass(frozen=True)
 class InlinePart(MediaPart):
-    """Bytes that the listing already holds, such as a cell with a caption."""
+    """Bytes that are already in memory, such as a caption in a cell."""
 
     content: bytes
 
@@ -64,7 +64,7 @@ class InlinePart(MediaPart):
 
 @dataclass(frozen=True)
 class JoinedPart(MediaPart):
-    """Texts of several places, as the lines of one."""
+    """Texts from several places, joined as lines."""
 
     parts: tuple[MediaPart, ...]
 
@@ -75,20 +75,20 @@ class JoinedPart(MediaPart):
 
 @dataclass(frozen=True)
 class BadPart(MediaPart):
-    """A part of which the listing already saw that it cannot be used; it says so when it is read, as any other."""
+    """A part that the listing found unusable; reading it raises the reason."""
 
     reason: str
 
     def read(self, limit: int) -> bytes:
-        """Raises BadMedia with the reason."""
+        """Raise BadMedia with the reason."""
         raise BadMedia(self.reason)
 
 
 def within(content: bytes, limit: int) -> bytes:
-    """The content, if it is no longer than the limit.
+    """The content, checked against a limit of bytes.
 
     Raises:
-        BadMedia: If it is.
+        BadMedia: If it is longer.
     """
     if len(content) > limit:
         raise BadMedia(f"{len(content)} bytes, at most {limit}")
@@ -115,7 +115,7 @@ def _read_slice(path: Path, offset: int, size: int | None, limit: int) -> bytes:
 
 
 def inside(root: Path, name: str) -> FilePart | BadPart:
-    """The file that a name in the data points to; names and links that lead outside are refused.
+    """The file that a name in the data refers to; names and links that lead outside are refused.
 
     Args:
         root: Resolved folder.
@@ -131,7 +131,7 @@ def inside(root: Path, name: str) -> FilePart | BadPart:
 
 
 def size_of(part: MediaPart) -> int:
-    """Bytes of a file or inline part, for identities; -1 of any other."""
+    """Size in bytes of a file or inline part, for identities; -1 for other parts."""
     if isinstance(part, FilePart):
         return part.path.stat().st_size
     return len(part.content) if isinstance(part, InlinePart) else -1

@@ -1,4 +1,4 @@
-"""Data sets of Hugging Face as a source: rows in Arrow's storage form, so that nothing but our own decoders sees media."""
+"""Hugging Face data sets as a source: rows are read undecoded, so that only our own decoders handle media."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,9 +14,9 @@ from maskgen.data.sources.tables import Columns, check_columns, row_item
 from maskgen.io.limits import BadMedia
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-"""owner/name: names without an owner are loaders of the library, one of which unpickles."""
+"""owner/name. Names without an owner are loaders of the library, one of which unpickles."""
 SAVED = ("state.json", "dataset_dict.json")
-"""What `save_to_disk` writes."""
+"""Files that `save_to_disk` writes."""
 ROWS_AT_ONCE = 256
 
 
@@ -38,13 +38,13 @@ class HubPart(MediaPart):
 
 @dataclass(frozen=True)
 class HuggingFaceSource(Source):
-    """A row of a Hugging Face data set is an item. Code of a data set is never run, for none is ever trusted.
+    """Rows of a Hugging Face data set as items. Code of a data set is never run.
 
     Args:
         path: A folder written by `save_to_disk`, or "owner/name", which is downloaded.
-        subset: Configuration of a data set that has several.
-        split: Split that is read; None reads all. Its name is the items' split.
-        text: Columns, as the next four: see `Columns`. Media columns hold bytes, paths or structs of both.
+        subset: Configuration, for a data set with several.
+        split: Split to read; None reads all. Its name becomes the items' split.
+        text: Column names, like the next four; see `Columns`. Media columns hold bytes, paths or structs of both.
         weight: See `Source`.
 
     Raises:
@@ -109,7 +109,7 @@ class HuggingFaceSource(Source):
 
 
 def _spelled(cells: dict[str, Any] | BadMedia, classes: Mapping[str, Sequence[str]]) -> dict[str, Any] | BadMedia:
-    """Cells with the names of classes in place of their numbers; -1, which means no label, as nothing."""
+    """Cells with class names instead of class numbers; -1, which means no label, becomes None."""
     if isinstance(cells, BadMedia):
         return cells
     known = {name: number for name, number in cells.items() if name in classes and number is not None}
@@ -121,7 +121,7 @@ def _is_saved(path: str) -> bool:
 
 
 def _media_root(path: str) -> Path:
-    """Folder that paths in cells may not leave: the data set's own, or the cache that it was downloaded to."""
+    """Folder that paths in cells must stay in: the data set's own, or the cache that it was downloaded to."""
     from datasets import config
 
     return Path(path if _is_saved(path) else config.HF_CACHE_HOME).resolve()
@@ -129,7 +129,7 @@ def _media_root(path: str) -> Path:
 
 @lru_cache(maxsize=4)
 def _load(path: str, subset: str | None) -> dict[str | None, Any]:
-    """Data sets by split in Arrow's form, which decodes nothing; the key of one without splits is None.
+    """Data sets by split, undecoded; the key is None for a data set without splits.
 
     Raises:
         ValueError: If it cannot be loaded.

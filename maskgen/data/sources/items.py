@@ -1,4 +1,4 @@
-"""What a source hands to a build: items with a key, handles on their undecoded parts, attributes, a split and an identity."""
+"""Items that a source gives to a build: a key, handles on undecoded parts, attributes, a split and an identity."""
 
 import hashlib
 import json
@@ -29,11 +29,11 @@ class Item:
     """One sample of a source, undecoded.
 
     Args:
-        key: Unique in its source; matches `KEY`, so it holds no dot and is a safe file name.
+        key: Unique in its source. Matches `KEY`, so it has no dot and is a safe file name.
         parts: Handles by modality: at least one of "text", "image", "audio".
-        attributes: Facts beside the media.
-        split: Split that the source puts it in; None leaves that to the build.
-        identity: ASCII text that changes when the input changes, as far as that can be known without decoding.
+        attributes: Metadata.
+        split: Split given by the source; None lets the build decide.
+        identity: ASCII text that changes when the input changes, as far as can be known without decoding.
     """
 
     key: str
@@ -49,37 +49,37 @@ class Item:
 
 
 class Source(ABC):
-    """Where items come from.
+    """A source of items.
 
     Args:
-        weight: Share of draws in training, relative to the other sources.
+        weight: Sampling weight in training, relative to the other sources.
     """
 
     weight: float
 
     @abstractmethod
     def items(self) -> Iterator[Item]:
-        """Every item, always in the same order; no media is decoded.
+        """Every item, always in the same order, without decoding media.
 
         Raises:
-            ValueError: If the source as a whole cannot be used; what is wrong with one item is said when its part is read.
+            ValueError: If the source as a whole cannot be used. Errors of single items are raised when their parts are read.
         """
 
 
 class Keys:
-    """Hands out each key once; the same names in the same order give the same keys."""
+    """Unique keys for names; the same names in the same order give the same keys."""
 
     def __init__(self) -> None:
         self._given: set[str] = set()
 
     def of(self, name: str) -> str:
-        """A name that is a key already stays; any other becomes a slug and a short hash of the name.
+        """The key of a name: the name itself if it is a valid key, otherwise a slug and a short hash of the name.
 
         Args:
             name: Any text, such as a path without its ending.
 
         Returns:
-            A key that was not handed out before; a repeated name gets another hash.
+            A new key; a repeated name gets another hash.
         """
         slug = slug_of(name)
         key, turn = slug, 0
@@ -91,18 +91,18 @@ class Keys:
 
 
 def slug_of(name: str) -> str:
-    """Lower-case ASCII letters, digits, "-" and "_" of a name, at most `LONGEST_SLUG`; accents are dropped, all else becomes "-"."""
+    """Lower-case ASCII letters, digits, "-" and "_" of a name, at most `LONGEST_SLUG`; accents are dropped, everything else becomes "-"."""
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
     return re.sub(r"[^a-z0-9_-]+", "-", plain).lstrip("-_")[:LONGEST_SLUG] or "item"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What a JSON object says beside the media.
+    """Metadata of a sample, from a JSON object.
 
     Args:
-        texts: Alternatives of its "captions" and "text".
-        attributes: Its other texts and numbers; true and false are 1 and 0.
+        texts: Captions, from "captions" and "text".
+        attributes: Its other strings and numbers; true and false are 1 and 0.
         split: Its "split".
     """
 
@@ -112,10 +112,10 @@ class Record:
 
 
 def parse_object(content: bytes) -> dict[str, Any]:
-    """A JSON object.
+    """Parse a JSON object.
 
     Raises:
-        BadMedia: If the bytes are no UTF-8 or no JSON, nest too deep, or are no object.
+        BadMedia: If the bytes are not UTF-8, not JSON, nested too deeply, or not an object.
     """
     try:
         value = json.loads(content.decode("utf-8-sig"))
@@ -126,11 +126,11 @@ def parse_object(content: bytes) -> dict[str, Any]:
     return value
 
 
-def record_of(content: bytes) -> Record:
-    """Sorts the fields of a JSON object; lists and objects other than the captions are left out.
+def sample_record(content: bytes) -> Record:
+    """Parse the JSON of a sample; lists and objects other than the captions are ignored.
 
     Raises:
-        BadMedia: If it is no JSON object, or a field that is used has another type.
+        BadMedia: If it is not a JSON object, or a field that is used has a wrong type.
     """
     fields = parse_object(content)
     texts = [text for name in TEXT_FIELDS for text in texts_of(fields.pop(name, None), name)]
@@ -140,7 +140,7 @@ def record_of(content: bytes) -> Record:
 
 
 def texts_of(value: object, name: str) -> list[str]:
-    """Alternatives of a field or cell: a text, a list of texts, or nothing.
+    """Captions in a field or cell: a string, a list of strings, or None.
 
     Raises:
         BadMedia: If it is anything else.
@@ -153,10 +153,10 @@ def texts_of(value: object, name: str) -> list[str]:
 
 
 def checked_split(value: object) -> str | None:
-    """The name of a split, which becomes part of a file name.
+    """Check the name of a split, which becomes part of a file name.
 
     Raises:
-        BadMedia: If it is not of letters, digits, "-" and "_".
+        BadMedia: If it has other characters than letters, digits, "-" and "_".
     """
     if value is None or (isinstance(value, str) and SPLIT.fullmatch(value)):
         return value
@@ -164,12 +164,12 @@ def checked_split(value: object) -> str | None:
 
 
 def text_part(texts: Sequence[str]) -> InlinePart:
-    """Texts as lines; broken characters pass through, for the decoder to refuse."""
+    """Texts as lines; invalid characters are kept, and the decoder refuses them."""
     return InlinePart("\n".join(texts).encode("utf-8", "surrogatepass"))
 
 
 def attribute_of(value: object, name: str) -> Attribute:
-    """A text or finite number.
+    """Check an attribute: a string or a finite number.
 
     Raises:
         BadMedia: If it is anything else.
@@ -182,5 +182,5 @@ def attribute_of(value: object, name: str) -> Attribute:
 
 
 def identity_of(*facts: object) -> str:
-    """Facts as ASCII JSON, whatever characters file names hold."""
+    """Facts as ASCII JSON, also for non-ASCII file names."""
     return json.dumps(facts, sort_keys=True)

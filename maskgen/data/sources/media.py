@@ -1,4 +1,4 @@
-"""Untrusted bytes to checked media: headers are read first, limits hold before a pixel or sample is decoded, damage has a reason."""
+"""Decoding of untrusted media: headers and limits are checked before a pixel or sample is decoded, and every error has a reason."""
 
 import io
 import re
@@ -19,13 +19,13 @@ __all__ = ["BadMedia", "MediaLimits", "Waveform", "decode_audio", "decode_image"
 PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 LONGEST_SIDE = 65_535
 SCAN_PIXELS_PER_PIXEL = 20
-"""A progressive JPEG may pass over its picture this often when it has `max_pixels`; smaller pictures may do it more often."""
+"""Maximum number of scans of a progressive JPEG with `max_pixels`; smaller images may have more."""
 BAND_ROWS = 256
 MAX_CROPS = 5
 CORNER_SHARE = 0.8
-"""Side of a corner crop over the short side of the picture."""
+"""Side of a corner crop divided by the short side of the image."""
 PILLOW_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, TypeError, LookupError, OverflowError)
-"""What Pillow's format plugins raise on damaged bytes: the first three in our fuzz test, the others by reports about damaged metadata."""
+"""Errors of Pillow's format plugins on damaged bytes: the first three from our fuzz test, the others from reports on damaged metadata."""
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -35,21 +35,21 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF orientation to the turn that sets the picture upright."""
+"""EXIF orientation to the transposition that sets the image upright."""
 
 
 def decode_image(content: bytes, limits: MediaLimits) -> Image.Image:
-    """An upright RGB picture without metadata; transparency lies on white, of an animation the first frame is taken.
+    """Decode an image to upright RGB without metadata; transparency is blended on white, and animations give their first frame.
 
     Args:
         content: A PNG, JPEG, WebP, GIF, BMP or TIFF file.
         limits: Checked on the header, before a pixel is decoded.
 
     Returns:
-        A picture of mode RGB. 16-bit grey is scaled to 8 bits, CMYK and palettes are converted.
+        An image of mode RGB. 16-bit grey is scaled to 8 bits, CMYK and palettes are converted.
 
     Raises:
-        BadMedia: If the bytes are another format, damaged, cut short, over a limit, or have pixels of unknown range (float, 32 bits).
+        BadMedia: If the bytes are of another format, damaged, truncated, over a limit, or have pixels of unknown range (float, 32 bits).
     """
     check_bytes(content, limits)
     try:
@@ -84,7 +84,7 @@ def _decode_image(content: bytes, limits: MediaLimits) -> Image.Image:
 
 
 def _check_picture_header(picture: Image.Image, content: bytes, limits: MediaLimits) -> None:
-    """Refuses by what the header says."""
+    """Refuse images by their header."""
     width, height = picture.size
     if width * height > limits.max_pixels or max(width, height) > LONGEST_SIDE:
         raise BadMedia(f"{width} x {height} pixels, at most {limits.max_pixels} and {LONGEST_SIDE} a side")
@@ -101,7 +101,7 @@ def _check_picture_header(picture: Image.Image, content: bytes, limits: MediaLim
 
 
 def _flat(picture: Image.Image) -> Image.Image:
-    """A plain RGB copy on white, made in bands: whole-picture conversions would hold four copies of a large one."""
+    """An RGB copy on white, converted in bands: a conversion of the whole image would need four times its memory."""
     flat = Image.new("RGB", picture.size)
     for top in range(0, picture.height, BAND_ROWS):
         flat.paste(on_white(picture.crop((0, top, picture.width, min(top + BAND_ROWS, picture.height)))), (0, top))
@@ -109,7 +109,7 @@ def _flat(picture: Image.Image) -> Image.Image:
 
 
 def decode_text(content: bytes, limits: MediaLimits) -> list[str]:
-    """Captions: every line with a visible character is one alternative.
+    """Decode captions: every line with a visible character is one caption.
 
     Args:
         content: UTF-8, with or without a byte-order mark.
@@ -119,7 +119,7 @@ def decode_text(content: bytes, limits: MediaLimits) -> list[str]:
         NFC texts with single spaces, in the file's order.
 
     Raises:
-        BadMedia: If the bytes are no UTF-8, hold control characters, are too long, or nothing is left.
+        BadMedia: If the bytes are not UTF-8, contain control characters, are too long, or hold no caption.
     """
     check_bytes(content, limits)
     if len(content) > 4 * limits.max_characters + 3:  # four bytes a character and the mark
@@ -141,19 +141,19 @@ def decode_text(content: bytes, limits: MediaLimits) -> list[str]:
 
 
 def fit_image(image: Image.Image, size: int, how: Literal["letterbox", "crop"], crops: int = 1) -> list[Image.Image]:
-    """Square pictures of one size out of a picture of any; never stretched, always the same ones.
+    """Square images of a given size from an image of any size, deterministic and without stretching.
 
     Args:
         image: RGB.
-        size: Side wanted, in pixels.
-        how: "letterbox" shows the whole picture on white; "crop" cuts windows out of it.
-        crops: Windows, 1 to `MAX_CROPS`: first the centre; then, of a long picture, its two ends; then corners of 0.8 of the short side.
+        size: Side of the result in pixels.
+        how: "letterbox" shows the whole image on white; "crop" cuts windows.
+        crops: Number of windows, 1 to `MAX_CROPS`: the centre; the two ends of a long image; corners of 0.8 of the short side.
 
     Returns:
-        `crops` pictures of size x size.
+        `crops` images of size x size.
 
     Raises:
-        ValueError: If size or crops is out of range, or a letterbox is asked for more than one picture.
+        ValueError: If size or crops is out of range, or a letterbox is combined with several crops.
     """
     if size < 1 or not 1 <= crops <= MAX_CROPS:
         raise ValueError(f"size must be at least 1 and crops 1 to {MAX_CROPS}, got size={size}, crops={crops}")
@@ -166,7 +166,7 @@ def fit_image(image: Image.Image, size: int, how: Literal["letterbox", "crop"], 
 
 
 def _letterboxed(image: Image.Image, size: int) -> Image.Image:
-    """As `pictures.letterbox`, also where the short side would shrink to no pixel at all."""
+    """As `maskgen.io.letterbox.letterbox`, also for images whose short side would shrink to zero pixels."""
     longest = max(image.size)
     if min(image.size) * size >= longest:
         return letterbox(image, (size, size))
@@ -175,7 +175,7 @@ def _letterboxed(image: Image.Image, size: int) -> Image.Image:
 
 
 def _windows(width: int, height: int) -> list[tuple[float, float, float, float]]:
-    """Square windows (left, top, right, bottom), the most telling first."""
+    """Square windows (left, top, right, bottom), the most informative first."""
     side, corner = min(width, height), CORNER_SHARE * min(width, height)
     places = [((width - side) / 2, (height - side) / 2, float(side))]
     if max(width, height) * CORNER_SHARE >= side:

@@ -1,4 +1,4 @@
-"""Files that belong together by their names become one item; shared by folders and tars."""
+"""Groups files into items by their names; used by folders and tars."""
 
 import hashlib
 import logging
@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from maskgen.data.sources.handles import BadPart, JoinedPart, MediaPart
-from maskgen.data.sources.items import LARGEST_RECORD_BYTES, Item, identity_of, record_of, text_part
+from maskgen.data.sources.items import LARGEST_RECORD_BYTES, Item, identity_of, sample_record, text_part
 from maskgen.io.limits import BadMedia
 
 logger = logging.getLogger(__name__)
@@ -19,21 +19,21 @@ ENDINGS: Mapping[str, str] = {
     "txt": "text",
     "json": "record",
 }
-"""Ending to what a file is; files of other endings are never opened."""
+"""File ending to the kind of its content; files with other endings are never opened."""
 Member = tuple[str, MediaPart]
 """Ending and handle."""
 
 
 def paired(key: str, members: Sequence[Member], identity: str) -> Item | None:
-    """Files of one stem as one item.
+    """An item from the files of one stem.
 
     Args:
         key: The item's key.
-        members: Endings among `ENDINGS` with their handles.
+        members: Endings from `ENDINGS` with their handles.
         identity: The item's identity; the JSON's content is added to it.
 
     Returns:
-        None if there is nothing but a JSON object without texts.
+        None if there is only a JSON object without texts.
     """
     parts: dict[str, MediaPart] = {}
     for ending, part in members:
@@ -44,7 +44,7 @@ def paired(key: str, members: Sequence[Member], identity: str) -> Item | None:
         return Item(key=key, parts=parts, identity=identity)
     try:
         content = record.read(LARGEST_RECORD_BYTES)
-        found = record_of(content)
+        found = sample_record(content)
     except BadMedia as error:
         return Item(key=key, parts=dict.fromkeys(parts or ["text"], BadPart(f"its JSON: {error}")), identity=identity)
     if found.texts:
@@ -55,7 +55,7 @@ def paired(key: str, members: Sequence[Member], identity: str) -> Item | None:
 
 
 def listed(name: object, items: Iterator[Item | None], ignored: Counter[str]) -> Iterator[Item]:
-    """The items; none at all is an error, what was ignored is said at the end."""
+    """The items; logs at the end what was ignored, and raises if there is no item."""
     count = 0
     for item in items:
         if item is None:

@@ -1,4 +1,4 @@
-"""Parquet for `tables.py`: cheap columns row by row, media cells by row group and only when they are read."""
+"""Parquet for `tables.py`: light columns are read row by row, media cells by row group and on demand."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,7 +31,7 @@ def _pyarrow() -> ModuleType:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[ModuleType]:
-    """pyarrow, with its errors as one of ours."""
+    """pyarrow, with its errors turned into ValueError."""
     pyarrow = _pyarrow()
     try:
         yield pyarrow
@@ -44,8 +44,8 @@ def cell_bytes(value: object, root: Path, limit: int) -> bytes:
 
     Args:
         value: The cell.
-        root: Resolved folder that paths may not leave.
-        limit: Most bytes that are read.
+        root: Resolved folder that paths must stay in.
+        limit: Maximum number of bytes.
 
     Raises:
         BadMedia: If the cell is empty, of another type, too large, or its path leads outside.
@@ -61,7 +61,7 @@ def cell_bytes(value: object, root: Path, limit: int) -> bytes:
 
 @dataclass(frozen=True)
 class ParquetPart(MediaPart):
-    """A cell of a media column; `root` is where a path in it starts. Neighbours are read together and kept."""
+    """A cell of a media column; paths in it are relative to `root`. The cells of a row group are read together and cached."""
 
     path: Path
     column: str
@@ -89,7 +89,7 @@ def parquet_columns(path: Path) -> list[str]:
     """Names of a file's columns.
 
     Raises:
-        ValueError: If it is no Parquet file.
+        ValueError: If it is not a Parquet file.
         ImportError: If pyarrow is not installed.
     """
     with _readable(path) as pyarrow, pyarrow.parquet.ParquetFile(path) as file:
@@ -101,12 +101,12 @@ def parquet_rows(path: Path, root: Path, names: Sequence[str], media: Mapping[st
 
     Args:
         path: A Parquet file.
-        root: Resolved folder that paths may not leave.
-        names: Columns wanted.
+        root: Resolved folder that paths must stay in.
+        names: Columns to read.
         media: Modality to column, for those among `names` that hold media.
 
     Yields:
-        Cells of the columns without media in them, and handles on the media that are there.
+        Cells of the columns without media, and handles on the media that exist.
 
     Raises:
         ValueError: If the file is damaged or a row group is too large to be read at once.
@@ -130,20 +130,20 @@ def _is_text(pyarrow: ModuleType, kind: Any) -> bool:
 
 
 def _leaves(group: Any, name: str) -> list[Any]:
-    """Stored columns of a column: itself, or the fields of a struct."""
+    """Physical columns of a column: itself, or the fields of a struct."""
     columns = (group.column(number) for number in range(group.num_columns))
     return [column for column in columns if column.path_in_schema.split(".")[0] == name]
 
 
 def _check_group(path: Path, group: Any, names: Sequence[str]) -> None:
-    """Refuses a row group that would not fit into memory."""
+    """Refuse a row group that would not fit into memory."""
     size = sum(leaf.total_uncompressed_size for name in names for leaf in _leaves(group, name))
     if size > LARGEST_GROUP_BYTES:
         raise ValueError(f"{path} has a row group of {size} bytes, at most {LARGEST_GROUP_BYTES}; write it with smaller row groups")
 
 
 def _present(file: Any, group: int, name: str) -> Sequence[bool]:
-    """Which cells are filled: by the statistics if they suffice, else by reading the column."""
+    """Which cells are not null: from the statistics if they suffice, otherwise by reading the column."""
     stored = file.metadata.row_group(group)
     if any(leaf.statistics is not None and leaf.statistics.null_count == 0 for leaf in _leaves(stored, name)):
         return [True] * stored.num_rows
@@ -151,7 +151,7 @@ def _present(file: Any, group: int, name: str) -> Sequence[bool]:
 
 
 def filled(column: Any) -> list[bool]:
-    """Which cells of an Arrow column hold something; of a struct, any of its fields."""
+    """Which cells of an Arrow column are not null; for a struct, any of its fields."""
     pyarrow = _pyarrow()
     if not pyarrow.types.is_struct(column.type):
         return list(column.is_valid().to_pylist())
@@ -160,7 +160,7 @@ def filled(column: Any) -> list[bool]:
 
 
 def _light_rows(file: Any, group: int, names: Sequence[str]) -> Iterator[dict[str, Any] | BadMedia]:
-    """Cells by column; broken UTF-8 is one row's fault."""
+    """Cells by column; invalid UTF-8 affects only its row."""
     if not names:
         yield from ({} for _ in range(file.metadata.row_group(group).num_rows))
         return

@@ -1,4 +1,4 @@
-"""Sentences that a teacher speaks: a source whose sound is made when a shard is built."""
+"""Sentences spoken by a teacher: a source whose audio is synthesized when a shard is built."""
 
 import gzip
 import hashlib
@@ -14,12 +14,12 @@ from maskgen.data.sources.items import Attribute, Item, Source, identity_of, tex
 from maskgen.data.sources.teachers import TeacherSpeech, load_teacher
 
 SPEEDS = (0.85, 1.0, 1.0, 1.0, 1.0, 1.2)
-"""Paces that the sentences of a source take in turn, by the hash of their key."""
+"""Speeds of training sentences, chosen by the hash of their key."""
 
 
 @lru_cache(maxsize=2)
 def _said(name: str, text: str, speed: float, seed: int) -> TeacherSpeech:
-    """A sentence; kept, because its sound and its facts are asked for one after the other."""
+    """The speech of a sentence; cached, because its audio and its facts are read one after the other."""
     speaker = load_teacher(name)
     spoken: TeacherSpeech = speaker.speak(speaker.phonemes(text), speed, seed)
     return spoken
@@ -27,13 +27,13 @@ def _said(name: str, text: str, speed: float, seed: int) -> TeacherSpeech:
 
 @dataclass(frozen=True)
 class SpokenPart(MediaPart):
-    """A sentence as sound: 16-bit WAV bytes.
+    """A spoken sentence: 16-bit WAV bytes.
 
     Args:
-        teacher: Who speaks.
-        text: What is said.
-        speed: 1 is the teacher's pace.
-        seed: Of the teacher's noise.
+        teacher: Name of the teacher.
+        text: Text to speak.
+        speed: 1 is the teacher's own speed.
+        seed: Seed of the teacher's noise.
     """
 
     teacher: str
@@ -51,7 +51,7 @@ class SpokenPart(MediaPart):
         return within(content.getvalue(), limit)
 
     def facts(self) -> Mapping[str, Attribute]:
-        """Phonemes, and the frames of each with the silence at both ends."""
+        """Phonemes, and the frames of each, including the silence at both ends."""
         spoken = _said(self.teacher, self.text, self.speed, self.seed)
         return {
             "phonemes": spoken.phonemes,
@@ -69,8 +69,8 @@ class SpokenSource(Source):
 
     Args:
         path: The file.
-        teacher: Name of the teacher, see `maskgen.data.sources.teachers`.
-        speaker: Name of the voice in the samples' "speaker".
+        teacher: Name of the teacher; see `maskgen.data.sources.teachers`.
+        speaker: Value of the samples' attribute "speaker".
         weight: See `Source`.
     """
 
@@ -84,7 +84,7 @@ class SpokenSource(Source):
         """See `Source`.
 
         Raises:
-            ValueError: If the file is missing, or a line is no such object.
+            ValueError: If the file is missing, or a line is not such an object.
         """
         for number, row in enumerate(read_sentences(self.path), start=1):
             if not {"key", "text", "split"} <= set(row):
@@ -118,6 +118,6 @@ def read_sentences(path: Path) -> list[dict[str, Attribute]]:
 
 
 def write_sentences(rows: Sequence[Mapping[str, Attribute]], path: Path) -> None:
-    """Rows as JSONL, gzip without a date if the name ends in .gz, so that the same rows give the same bytes."""
+    """Write rows as JSONL, compressed without a date if the name ends in .gz, so that the same rows give the same bytes."""
     content = "".join(json.dumps(dict(row), ensure_ascii=False) + "\n" for row in rows).encode()
     path.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)

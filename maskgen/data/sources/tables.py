@@ -33,15 +33,15 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Names of the columns that are read.
+    """Names of the columns to read.
 
     Args:
-        text: A text or, in JSON and Parquet, a list of alternatives.
-        image: Paths of pictures, or pictures.
-        audio: Paths of sounds, or sounds.
-        attributes: Texts and numbers.
-        split: Names of splits.
-        key: Names from which keys are made; None numbers the rows.
+        text: Column of a caption or, in JSON and Parquet, a list of captions.
+        image: Column of image paths or image bytes.
+        audio: Column of audio paths or audio bytes.
+        attributes: Columns of strings and numbers.
+        split: Column of split names.
+        key: Column of names that keys are made from; None numbers the rows.
     """
 
     text: str | None = None
@@ -62,13 +62,13 @@ class Columns:
         return list(dict.fromkeys([name for name in single if name] + list(self.attributes)))
 
     def name_of(self, row: Row | BadMedia, number: str) -> str:
-        """What a row is called: its cell in the column of keys, else its number."""
+        """Name of a row: its cell in the key column, otherwise its number."""
         cell = None if isinstance(row, BadMedia) or self.key is None else row.get(self.key)
         return number if cell is None or cell == "" else str(cell)
 
     @property
     def media(self) -> dict[str, str]:
-        """Modality to column of what is not text."""
+        """Modality to column, without text."""
         return {kind: name for kind, name in (("image", self.image), ("audio", self.audio)) if name}
 
 
@@ -77,13 +77,13 @@ def row_item(key: str, row: Row | BadMedia, media: Mapping[str, MediaPart], colu
 
     Args:
         key: The item's key.
-        row: Cells other than media, or why the row cannot be read.
+        row: Cells other than media, or the reason why the row cannot be read.
         media: Handles by modality.
         columns: Names of the columns.
-        facts: What else makes up the identity; needed where media is not in files.
+        facts: Further parts of the identity; needed if media is not in files.
 
     Returns:
-        The item; what is wrong with the row is said by its parts.
+        The item; errors of the row are raised when its parts are read.
     """
     cells: Row = {} if isinstance(row, BadMedia) else row
     digest = hashlib.sha256(json.dumps(cells, sort_keys=True, default=str).encode()).hexdigest()
@@ -107,15 +107,15 @@ def _attributes(cells: Row, names: Sequence[str]) -> dict[str, Attribute]:
 
 @dataclass(frozen=True)
 class TableSource(Source):
-    """A row of a table is an item.
+    """Rows of a table as items.
 
-    Media columns hold paths, relative to the table's folder or to `root`, which they may not leave; in Parquet also bytes, or the structs
-    {"bytes", "path"} of Hugging Face. An empty cell means that the row lacks that modality.
+    Media columns hold paths inside the table's folder or `root`; in Parquet also bytes, or the structs {"bytes", "path"} of Hugging
+    Face. An empty cell means that the row lacks that modality.
 
     Args:
         path: A .csv or .tsv with a header line, .jsonl or a .json list of objects, or .parquet.
-        text: See `Columns`, as the next five.
-        root: Folder of the media; None is the table's.
+        text: Column name, like the next five; see `Columns`.
+        root: Folder of the media; None is the table's folder.
         weight: See `Source`.
 
     Raises:
@@ -175,12 +175,12 @@ class TableSource(Source):
 
 
 def path_part(root: Path, value: object) -> MediaPart:
-    """Handle on the file that a cell names."""
+    """Handle on the file named by a cell."""
     return inside(root, value) if isinstance(value, str) else BadPart(f"a cell holds {type(value).__name__}, wanted a path")
 
 
 def check_columns(name: object, found: Sequence[str], wanted: Sequence[str]) -> None:
-    """Compares the columns of a table with those that are asked for.
+    """Check that a table has the requested columns.
 
     Raises:
         ValueError: If one is missing.
@@ -191,7 +191,7 @@ def check_columns(name: object, found: Sequence[str], wanted: Sequence[str]) -> 
 
 
 def _text_rows(path: Path, wanted: Sequence[str]) -> Iterator[Row | BadMedia]:
-    """Rows of a table that is text; the columns of JSON are known at its end only."""
+    """Rows of a text table; the columns of JSON are only known at its end."""
     kind = path.suffix.lower().removeprefix(".")
     if kind in ("csv", "tsv"):
         yield from _csv_rows(path, "," if kind == "csv" else "\t", wanted)
@@ -207,7 +207,7 @@ def _text_rows(path: Path, wanted: Sequence[str]) -> Iterator[Row | BadMedia]:
 
 
 def _csv_rows(path: Path, delimiter: str, wanted: Sequence[str]) -> Iterator[Row | BadMedia]:
-    """Rows by the names of the first; broken UTF-8 passes through, for the text decoder to refuse."""
+    """Rows keyed by the header; invalid UTF-8 is kept, and the text decoder refuses it."""
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         reader = csv.reader(file, delimiter=delimiter, strict=True)
         try:

@@ -1,4 +1,4 @@
-"""Speech synthesizers that ship inside packages, as teachers: phonemes in; sound and the length of every phoneme out."""
+"""Speech synthesizers from packages, used as teachers: they turn phonemes into audio and give the length of every phoneme."""
 
 import hashlib
 from collections.abc import Sequence
@@ -15,19 +15,19 @@ from maskgen.io.audio import Waveform
 HIBARI_VERSION = "0.2.1"
 HIBARI_SHA256 = "5f70741d4e900f4e85d0037498736cc1b3e1b9a63a13546a5da1e63abf4fccd8"
 HIBARI_DURATIONS = "/Clip_output_0"
-"""The tensor inside the network that holds the frames of each phoneme; the network does not give it out by itself."""
+"""Name of the internal tensor with the frames of each phoneme, which is not an output of the network."""
 HIBARI_FRAMES_PER_S = 40
 
 
 @dataclass(frozen=True, eq=False)
 class TeacherSpeech:
-    """What a teacher said.
+    """Speech of a teacher.
 
     Args:
-        wave: The sound.
-        phonemes: What was said, in the alphabet of misaki.
+        wave: The audio.
+        phonemes: Its phonemes, in misaki's alphabet.
         durations: Frames of each phoneme, with the silence before the first and after the last.
-        frames_per_s: Frames a second.
+        frames_per_s: Frames per second.
     """
 
     wave: Waveform
@@ -41,7 +41,7 @@ class Hibari:
 
     Raises:
         ImportError: If the packages are missing.
-        ValueError: If another version of the network lies in the package.
+        ValueError: If the package contains another version of the network.
     """
 
     def __init__(self) -> None:
@@ -64,16 +64,16 @@ class Hibari:
         self._voice = hibari.Hibari()
 
     def phonemes(self, text: str) -> str:
-        """Phonemes of a sentence, or of several with a space between."""
+        """Phonemes of a text; sentences are separated by a space."""
         return " ".join(self._voice.phonemize(text))
 
     def speak(self, phonemes: str, speed: float, seed: int) -> TeacherSpeech:
-        """Says phonemes; the same seed gives the same samples on one machine.
+        """Speak phonemes; the same seed gives the same samples on one machine.
 
         Args:
-            phonemes: In misaki's alphabet; letters outside the teacher's are left out.
-            speed: 1 is the teacher's pace, 2 twice as fast.
-            seed: Of the noise.
+            phonemes: Phonemes in misaki's alphabet; those that the teacher does not know are left out.
+            speed: 1 is the teacher's own speed, 2 is twice as fast.
+            seed: Seed of the noise.
         """
         from hibari import dsp
 
@@ -90,10 +90,10 @@ TEACHERS: dict[str, Any] = {"hibari": Hibari}
 
 @cache
 def load_teacher(name: str) -> Any:
-    """The teacher of that name, loaded once a process.
+    """The teacher of that name, loaded once per process.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If the name is unknown.
     """
     if name not in TEACHERS:
         raise ValueError(f"there is no teacher {name!r}; there are {', '.join(TEACHERS)}")

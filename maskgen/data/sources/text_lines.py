@@ -1,4 +1,4 @@
-"""Text files as a source, a text a line; WordNet's data files give their glosses."""
+"""Text files as a source, one text per line; WordNet's data files give their glosses."""
 
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
@@ -8,7 +8,7 @@ from maskgen.data.sources.items import Item, Keys, Source, identity_of, text_par
 
 
 def lines_of(path: Path) -> Iterator[str]:
-    """Texts of a file: the glosses of a WordNet data file (`data.noun` and the like), else its lines; empty ones are left out.
+    """Texts of a file: the glosses of a WordNet data file (`data.noun` and others), otherwise its lines; empty ones are left out.
 
     Raises:
         ValueError: If the file is not UTF-8.
@@ -26,7 +26,7 @@ def lines_of(path: Path) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class LinesSource(Source):
-    """Every line of a file is an item of text alone.
+    """Lines of a file as items with text only.
 
     Args:
         path: A UTF-8 file.
@@ -44,7 +44,7 @@ class LinesSource(Source):
             ValueError: If the file is missing, empty or not UTF-8.
         """
         if not self.path.is_file():
-            raise ValueError(f"{self.path} does not exist or is no file; give a text file, a text a line")
+            raise ValueError(f"{self.path} does not exist or is no file; give a text file with one text per line")
         keys, number = Keys(), -1
         for number, text in enumerate(lines_of(self.path)):
             key = keys.of(f"{self.path.name.replace('.', '-')}-{number:08d}")

@@ -1,4 +1,4 @@
-"""WebDataset tars as a source: a table of members of our own, no unpacking, no decoding, no pipes."""
+"""WebDataset tars as a source, read without unpacking: only an index of members is built."""
 
 import tarfile
 from collections import Counter
@@ -13,10 +13,10 @@ from maskgen.data.sources.pairing import ENDINGS, Member, listed, paired
 
 @dataclass(frozen=True)
 class WebDatasetSource(Source):
-    """Uncompressed tars with WebDataset's naming: members up to the first dot of their base name are one item.
+    """Uncompressed tars with WebDataset's naming: members with the same name up to the first dot are one item.
 
-    Only whole endings of `ENDINGS` are taken (`a.png`, not `a.mask.png`); other members are never opened and counted. Nothing is unpacked:
-    handles hold a tar, an offset and a size.
+    Only exact endings of `ENDINGS` are used (`a.png`, not `a.mask.png`); other members are counted but never opened. Handles hold a tar,
+    an offset and a size.
 
     Args:
         path: A tar, or a pattern such as `shards/train-*.tar`.
@@ -31,7 +31,7 @@ class WebDatasetSource(Source):
         """See `Source`; in the order of the tars' names and of the members.
 
         Raises:
-            ValueError: If no tar is there, or one is compressed, damaged or cut short.
+            ValueError: If there is no tar, or one is compressed, damaged or truncated.
         """
         ignored: Counter[str] = Counter()
         yield from listed(self.path, self._items(ignored), ignored)
@@ -68,7 +68,7 @@ class WebDatasetSource(Source):
 
 
 def _webdataset_name(header: tarfile.TarInfo) -> tuple[str, str]:
-    """Stem and ending; the ending of what is no plain file with a harmless name is in words, so that it is in no table."""
+    """Stem and ending; for anything but a regular file with a safe name the ending is a phrase that is not in `ENDINGS`."""
     if header.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or header.sparse is not None:
         return "", "folder" if header.isdir() else "link or device"
     folder, _, base = header.name.removeprefix("./").rpartition("/")
@@ -79,10 +79,10 @@ def _webdataset_name(header: tarfile.TarInfo) -> tuple[str, str]:
 
 
 def _headers(tar: Path) -> Iterator[tarfile.TarInfo]:
-    """Every member's header. Python's reader takes a damaged header for the end, so the end is checked as well.
+    """Every member's header. Python's reader stops silently at a damaged header, so the end of the archive is checked as well.
 
     Raises:
-        ValueError: If the file is no uncompressed tar, is damaged or cut short.
+        ValueError: If the file is not an uncompressed tar, damaged or truncated.
     """
     size = tar.stat().st_size
     with _opened(tar) as archive:
@@ -111,7 +111,7 @@ def _next(tar: Path, archive: tarfile.TarFile) -> tarfile.TarInfo | None:
 
 
 def _is_zero(path: Path, start: int) -> bool:
-    """Whether nothing but zeros follows."""
+    """Whether only zeros follow."""
     with path.open("rb") as handle:
         handle.seek(start)
         return not any(block.strip(b"\0") for block in iter(lambda: handle.read(2**20), b""))

@@ -1,4 +1,4 @@
-"""Row sets that need no model: the nearest training caption's picture, and pictures of other captions."""
+"""Baselines without a model: the image of the nearest training caption, and shuffled captions."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +13,8 @@ from maskgen.evaluation.image.features import text_features
 def copy_index(held_out: Sequence[Row], training: Sequence[Row], cache: Path | None = None) -> Int[Tensor, " batch"]:
     """For each held-out row the training row whose caption lies nearest: the copy baseline.
 
-    Nearest by cosine of MiniLM embeddings of the canonical captions, style included; a tie goes to the first row. It shows what a model
-    reaches that knows its training captions and draws nothing new.
+    Nearest by cosine of MiniLM embeddings of the canonical captions, style included; ties go to the first row. This is the score of a
+    model that only copies training images.
     """
     asked = text_features([row.caption for row in held_out], cache)
     known = text_features([row.caption for row in training], cache)
@@ -22,9 +22,9 @@ def copy_index(held_out: Sequence[Row], training: Sequence[Row], cache: Path | N
 
 
 def shuffled(corpus: Corpus) -> Corpus:
-    """The corpus with each caption beside another row's picture: the floor.
+    """The corpus with each caption paired with another row's image: the lower bound of every score.
 
-    Rows stay in place; row i gets the picture of the row that follows it in the order of the keys' hashes, so none keeps its own.
+    Row i gets the image of the row that follows it in the order of the keys' hashes, so no row keeps its own.
     """
     order = sorted(range(len(corpus.rows)), key=lambda place: corpus.rows[place].hash)
     following = {place: order[(rank + 1) % len(order)] for rank, place in enumerate(order)}

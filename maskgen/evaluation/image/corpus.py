@@ -18,15 +18,15 @@ from maskgen.evaluation.image.pixels import to_rgb_bytes
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What is known of one picture.
+    """Metadata of one image.
 
     Args:
         key: Name in the shard.
-        label: Text in the retrieval gallery, tone included, style not.
-        caption: The canonical caption: what a model is asked to draw.
+        label: Text in the retrieval gallery, with the tone and without the style.
+        caption: The canonical caption, used as the prompt.
         style: One of the corpus's drawing styles.
-        tone: Skin tone 1 (light) to 5 (dark); 0 where there is none.
-        group: Group of the label; flags and symbols are reported apart.
+        tone: Skin tone, 1 (light) to 5 (dark); 0 if there is none.
+        group: Group of the label; flags and symbols are reported separately.
     """
 
     key: str
@@ -38,7 +38,7 @@ class Row:
 
     @property
     def hash(self) -> str:
-        """Sha256 of the key: a fixed order that owes nothing to the corpus's own."""
+        """Sha256 of the key: gives a fixed order independent of the order in the corpus."""
         return hashlib.sha256(self.key.encode()).hexdigest()
 
     @property
@@ -49,7 +49,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Rows and their pictures, in one order."""
+    """Rows and their images, in the same order."""
 
     rows: list[Row]
     pixels: UInt8[Tensor, "batch channels rows columns"] = field(repr=False)
@@ -59,7 +59,7 @@ class Corpus:
         return Corpus([self.rows[place] for place in index], self.pixels[torch.tensor(list(index), dtype=torch.long)])
 
     def limited(self, limit: int | None) -> "Corpus":
-        """A fixed subset: the `limit` rows whose keys hash lowest, in the corpus's own order."""
+        """A fixed subset: the `limit` rows with the lowest key hashes, in the order of the corpus; all rows for None."""
         if limit is None or limit >= len(self.rows):
             return self
         lowest = sorted(range(len(self.rows)), key=lambda place: self.rows[place].hash)[:limit]
@@ -67,7 +67,7 @@ class Corpus:
 
 
 def read_corpus(folder: Path) -> dict[str, Corpus]:
-    """Read the raw shards: the training rows, every held-out split, and so all labels of the gallery.
+    """Read every split of the raw shards; together they hold all labels of the retrieval gallery.
 
     Args:
         folder: Folder with `<split>-000000.tar` and so on and `index.json`, as docs/architecture.md describes.

@@ -11,7 +11,7 @@ _CAPTION = re.compile(rf"(?P<subject>.*?)(?: (?:with|and) (?P<tone>{_TONE}(?: an
 
 
 class CaptionParts(NamedTuple):
-    """What a caption of the corpus says."""
+    """Parts of a caption of the corpus."""
 
     subject: str
     tone: str | None
@@ -19,20 +19,20 @@ class CaptionParts(NamedTuple):
 
 
 def parts_of(caption: str) -> CaptionParts:
-    """Subject, skin tone and style of a caption; what a caption does not say is None."""
+    """Subject, skin tone and style of a caption; a part that is not in it is None."""
     found = _CAPTION.fullmatch(caption.strip().lower())
     return CaptionParts(caption.strip().lower(), None, None) if found is None else CaptionParts(**found.groupdict())
 
 
 def caption_scores(wanted: Sequence[str], found: Sequence[str]) -> dict[str, float | int | None]:
-    """Share of captions whose parts are right.
+    """Share of captions with the right parts.
 
     Args:
-        wanted: The pictures' own captions.
-        found: What a model says of them.
+        wanted: The images' own captions.
+        found: Captions that a model generated for them.
 
     Returns:
-        Shares in [0, 1]: `exact`, `subject`, `tone` (of pictures with one; None without any), `style`, `subject_and_tone`; and `rows`.
+        Shares in [0, 1]: `exact`, `subject`, `tone` (of images with one; None without any), `style`, `subject_and_tone`; and `rows`.
     """
     pairs = [(parts_of(left), parts_of(right)) for left, right in zip(wanted, found, strict=True)]
     toned = [(left, right) for left, right in pairs if left.tone is not None]

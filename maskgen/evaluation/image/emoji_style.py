@@ -20,5 +20,5 @@ def style_inputs(features: Float[Tensor, "batch wide"], histograms: Float[Tensor
 
 
 def train_style(inputs: Float[Tensor, "batch dim"], styles: Int[Tensor, " batch"], num_styles: int, seed: int) -> Probe:
-    """Train a probe on `style_inputs` of real training pictures."""
+    """Train a probe on `style_inputs` of real training images."""
     return train_probe(inputs, styles, num_styles, seed, EPOCHS)

@@ -27,7 +27,7 @@ def colour_histogram(pixels: UInt8[Tensor, "batch channels rows columns"]) -> Fl
 
 
 def train_tone(histograms: Float[Tensor, "batch 512"], tones: Int[Tensor, " batch"], seed: int) -> Probe:
-    """Train a probe on the histograms of real training pictures that have a tone (1 to 5).
+    """Train a probe on the histograms of real training images that have a tone (1 to 5).
 
     One hidden layer, where data.md used none: on rows held out from training it reached .94 and a linear layer .90, since the shaded
     styles ("3d", "color") spread a tone over many colours.

@@ -1,4 +1,4 @@
-"""`maskgen evaluate image`: the scores of a text-to-image model on held-out splits, beside their ceiling and their floor."""
+"""`maskgen evaluate image`: scores of a text-to-image model on held-out splits, between an upper and a lower bound."""
 
 import logging
 import time
@@ -31,7 +31,7 @@ BATCH_SIZE = 64
 
 @dataclass(frozen=True)
 class Judged:
-    """A row set with everything that was found of it."""
+    """A row set with its features, verdicts and nearest training images."""
 
     pixels: UInt8[Tensor, "batch channels rows columns"]
     features: Float[Tensor, "batch dim"]
@@ -42,15 +42,15 @@ class Judged:
 
 @dataclass(frozen=True)
 class References:
-    """What every row set is held against: the training pictures, their features, the judges.
+    """What every row set is compared with: the training images, their features, the judges.
 
     Args:
         training: Training rows.
-        features: EfficientNet-Lite0 features of the training pictures.
-        thumbnails: The training pictures as the search for the nearest one sees them.
+        features: EfficientNet-Lite0 features of the training images.
+        thumbnails: The training images at the size of the nearest-neighbour search.
         basis: Directions of FD-EffLite0.
         panel: The judges.
-        cache: Folder for features; None keeps none.
+        cache: Folder for features; None disables caching.
     """
 
     training: Corpus
@@ -62,12 +62,12 @@ class References:
 
 
 def load_references(corpora: dict[str, Corpus], seeds: Sequence[int] = (0, 1, 2), cache: Path | None = None) -> References:
-    """Train or read the judges and the features of the training pictures.
+    """Load the judges and the features of the training images; train or compute them if they are not cached.
 
     Args:
         corpora: `read_corpus(folder)`.
         seeds: Evaluator seeds.
-        cache: Folder for both; with it a second evaluation needs no training.
+        cache: Folder for both, so that a second evaluation needs no training.
     """
     panel = load_panel(corpora, seeds, cache)
     training = corpora["train"]
@@ -78,18 +78,18 @@ def load_references(corpora: dict[str, Corpus], seeds: Sequence[int] = (0, 1, 2)
 def evaluate_images(
     candidates: Mapping[str, UInt8[Tensor, "batch channels rows columns"]], real: Corpus, references: References
 ) -> tuple[dict[str, Any], dict[str, Judged]]:
-    """Score row sets of one split: the real pictures, the candidates, the copy baseline and shuffled captions.
+    """Score row sets of one split: the real images, the candidates, the copy baseline and shuffled captions.
 
     Args:
-        candidates: Name ("reconstruction", "generated") to one picture for each row of `real`.
-        real: The held-out rows with their real pictures.
+        candidates: Name ("reconstruction", "generated") to one image for each row of `real`.
+        real: The held-out rows with their real images.
         references: From `load_references`.
 
     Returns:
-        The split's part of the report, and what was found of each row set.
+        The split's part of the report, and name to each judged row set.
 
     Raises:
-        ValueError: If a candidate has another number of pictures than the split.
+        ValueError: If a candidate has another number of images than the split.
     """
     for name, pixels in candidates.items():
         if len(pixels) != len(real.rows):
@@ -117,27 +117,27 @@ def evaluate_image_model(
     seeds: Sequence[int] = (0, 1, 2),
     limit: int | None = None,
     cache: Path | None = None,
-    pictures: int = 240,
+    shown_rows: int = 240,
 ) -> dict[str, Any]:
     """Judge a text-to-image model on held-out rows; write `report.json` and `report.html`.
 
     Args:
         raw: Folder of raw shards, held-out splits and training split alike.
         out: Folder of the report; made when missing.
-        generate: Captions and one seed each to pictures; None leaves the row set out.
-        reconstruct: Pictures through the image tokenizer and back; None leaves the row set out.
-        splits: Held-out splits to judge: "A" tone x subject, "B" gender x role, "C" family x subject, "D" new concepts.
-        seeds: Evaluator seeds: one set of judges each.
-        limit: Judge only this many rows a split, chosen by the hash of their keys; None judges all.
+        generate: Maps captions and one seed each to images; None leaves the row set out.
+        reconstruct: Encodes and decodes images with the image tokenizer; None leaves the row set out.
+        splits: Held-out splits: "A" tone x subject, "B" gender x role, "C" family x subject, "D" new concepts.
+        seeds: Evaluator seeds, one set of judges each.
+        limit: Rows per split, chosen by the hash of their keys; None judges all.
         cache: Folder of trained judges and features (the command line's default is ~/.cache/maskgen/evaluators).
-        pictures: Rows shown in the HTML report, per split.
+        shown_rows: Rows shown in the HTML report, per split.
 
     Returns:
-        What `report.json` holds.
+        The content of `report.json`.
 
     Raises:
         ImportError: If the extra `eval` is not installed.
-        ValueError: If the shards are missing or damaged, a split is unknown, or a callable gives another number of pictures.
+        ValueError: If the shards are missing or damaged, a split is unknown, or a callable gives another number of images.
     """
     started = time.monotonic()
     corpora = read_corpus(raw)
@@ -153,18 +153,18 @@ def evaluate_image_model(
         candidates = _candidates(real, generate, reconstruct)
         drawing_s += time.monotonic() - before
         report["splits"][split], judged = evaluate_images(candidates, real, references)
-        shown[split] = _shown(real.limited(pictures), real, judged, references)
+        shown[split] = _shown(real.limited(shown_rows), real, judged, references)
     report["drawing_s"] = round(drawing_s, 1)
     report["judging_s"] = round(time.monotonic() - started - drawing_s, 1)
     write_image_report(out, report, shown)
     logger.info(
-        "wrote %s and report.html after %.0f s of drawing and %.0f s of judging", out / "report.json", drawing_s, report["judging_s"]
+        "wrote %s and report.html after %.0f s of generation and %.0f s of judging", out / "report.json", drawing_s, report["judging_s"]
     )
     return report
 
 
 def _check(corpora: Mapping[str, Corpus], splits: Sequence[str]) -> None:
-    """Refuse splits that are not there, and the training split."""
+    """Refuse unknown splits and the training split."""
     held_out = sorted(corpora.keys() - {"train"})
     unknown = [split for split in splits if split not in held_out]
     if unknown or not splits:
@@ -174,7 +174,7 @@ def _check(corpora: Mapping[str, Corpus], splits: Sequence[str]) -> None:
 def _candidates(
     real: Corpus, generate: Generate | None, reconstruct: Reconstruct | None
 ) -> dict[str, UInt8[Tensor, "batch channels rows columns"]]:
-    """Pictures of the tokenizer and of the model for each row."""
+    """Images of the tokenizer and of the model for each row."""
     found = {}
     if reconstruct is not None:
         originals = from_rgb_bytes(real.pixels)
@@ -185,13 +185,13 @@ def _candidates(
         for start in range(0, len(real.rows), BATCH_SIZE):
             rows = real.rows[start : start + BATCH_SIZE]
             parts.append(generate([row.caption for row in rows], [int(row.hash[:8], 16) for row in rows]))
-            logger.info("drew %d of %d", start + len(rows), len(real.rows))
+            logger.info("generated %d of %d", start + len(rows), len(real.rows))
         found["generated"] = to_rgb_bytes([picture for part in parts for picture in part])
     return found
 
 
 def _judged(rows: list[Row], pixels: UInt8[Tensor, "batch channels rows columns"], references: References) -> Judged:
-    """Features, verdicts and nearest training pictures of a row set."""
+    """Features, verdicts and nearest training images of a row set."""
     features = image_features(pixels, references.cache)
     verdicts = references.panel.verdicts(rows, pixels, features)
     pixel = nearest_pixels(thumbnails(pixels), references.thumbnails)
@@ -210,24 +210,24 @@ def _row_set(found: Judged, real: Judged, rows: list[Row], references: Reference
 
 
 def _nearest_scores(found: Nearest, real: Nearest) -> dict[str, float]:
-    """Distances beside the real pictures' own; a near copy lies closer than all but 1 in 100 real pictures."""
+    """Distances compared with those of the real images; a near copy is closer than 99 in 100 real images."""
     return nearest_scores(found.distance, real.distance, float(real.distance.quantile(NEAR_COPY_QUANTILE)))
 
 
 def _distance(left: Float[Tensor, "batch dim"], right_hand: Float[Tensor, "other dim"]) -> float | None:
-    """FD-EffLite0, or None where the rows are too few for its covariance."""
+    """FD-EffLite0, or None if there are too few rows for its covariance."""
     return None if min(len(left), len(right_hand)) <= left.shape[1] else frechet_distance(left, right_hand)
 
 
 def _about(references: References, seeds: Sequence[int]) -> dict[str, Any]:
-    """What the evaluators are."""
+    """Facts about the evaluators."""
     panel = references.panel
     facts = {"training_rows": len(references.training.rows), "gallery_labels": len(panel.labels), "styles": panel.styles}
     return {"seeds": list(seeds), "split_key": panel.split_key, **facts}
 
 
 def _shown(chosen: Corpus, real: Corpus, judged: Mapping[str, Judged], references: References) -> list[ReportRow]:
-    """The report's picture rows: real, reconstruction, generated, nearest training picture, and what the first judge says."""
+    """The report's image rows: real, reconstruction, generated, nearest training image, and what the first judge says."""
     places = {row.key: place for place, row in enumerate(real.rows)}
     judge_of = judged.get("generated", judged["real"])
     found = []
@@ -241,7 +241,7 @@ def _shown(chosen: Corpus, real: Corpus, judged: Mapping[str, Judged], reference
         found.append(
             ReportRow(
                 caption=row.caption,
-                pictures={name: from_rgb_bytes(part[None])[0] for name, part in pixels.items()},
+                images={name: from_rgb_bytes(part[None])[0] for name, part in pixels.items()},
                 right={name: None if mark[place].isnan() else bool(mark[place]) for name, mark in marks.items()},
                 taken_for=_taken_for(verdict, place, references.panel),
                 nearest=f"{references.training.rows[near].caption} ({float(judge_of.pixel.distance[place]):.3f})",
@@ -251,5 +251,5 @@ def _shown(chosen: Corpus, real: Corpus, judged: Mapping[str, Judged], reference
 
 
 def _taken_for(verdict: ImageVerdict, place: int, panel: Panel) -> str:
-    """What a judge reads from a picture."""
+    """Label, tone and style that a judge predicts for an image."""
     return f"{panel.labels[int(verdict.label[place])]}, tone {int(verdict.tone[place])}, {panel.styles[int(verdict.style[place])]}"

@@ -1,4 +1,4 @@
-"""Frozen pretrained features: EfficientNet-Lite0 of pictures and MiniLM of texts, from packages of the extra `eval`."""
+"""Frozen pretrained features: EfficientNet-Lite0 of images and MiniLM of texts, from packages of the extra `eval`."""
 
 import functools
 from collections.abc import Sequence
@@ -23,15 +23,15 @@ TEXT_VERSION = "all-MiniLM-L6-v2, mean-pooled, normalised, fp32, 1"
 def image_features(
     pixels: UInt8[Tensor, "batch channels rows columns"], cache: Path | None = None, batch_size: int = 64
 ) -> Float[Tensor, "batch 1280"]:
-    """EfficientNet-Lite0 features of pictures: the last convolution's output, averaged over the grid.
+    """EfficientNet-Lite0 features of images: the last convolution's output, averaged over the grid.
 
-    Pictures are enlarged to 128 pixels (bicubic), since the network has stride 32. The network is kept in float32: bfloat16 features
-    reach a cosine of only 0.9993 with these, a distance as large as that between nearest neighbours, and save no more than a minute.
+    Images are enlarged to 128 pixels (bicubic), since the network has stride 32. The network runs in float32: bfloat16 features have a
+    cosine of only 0.9993 with these, which is as far as nearest neighbours are apart, and save less than a minute.
 
     Args:
         pixels: RGB bytes.
-        cache: Folder in which features are kept by sha256 of the pixels; None recomputes.
-        batch_size: Pictures in one pass.
+        cache: Folder of features, keyed by the sha256 of the pixels; None disables caching.
+        batch_size: Images per forward pass.
 
     Raises:
         ImportError: If the extra `eval` is not installed.
@@ -54,8 +54,8 @@ def text_features(texts: Sequence[str], cache: Path | None = None, batch_size: i
 
     Args:
         texts: Labels or captions.
-        cache: Folder in which embeddings are kept by sha256 of the texts; None recomputes.
-        batch_size: Texts in one pass.
+        cache: Folder of embeddings, keyed by the sha256 of the texts; None disables caching.
+        batch_size: Texts per forward pass.
 
     Raises:
         ImportError: If the extra `eval` is not installed.
@@ -66,7 +66,7 @@ def text_features(texts: Sequence[str], cache: Path | None = None, batch_size: i
     encoder = functools.cache(_minilm)
 
     def make(places: list[int]) -> Tensor:
-        # Texts of like length go together: padding is most of the cost.
+        # Batches of texts of similar length: padding is most of the cost.
         order = sorted(places, key=lambda place: len(texts[place]))
         parts = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
         found = torch.cat([_embed(encoder(), [texts[place] for place in part]) for part in parts])

@@ -1,4 +1,4 @@
-"""Frechet distance between sets of features. On EfficientNet-Lite0 features it is called FD-EffLite0: it is not FID."""
+"""Frechet distance between sets of features. On EfficientNet-Lite0 features it is called FD-EffLite0; it is not FID."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ COMPONENTS = 128
 
 @dataclass(frozen=True)
 class Basis:
-    """The directions in which features are compared: their main components on real training pictures."""
+    """Principal components of the features of real training images, in which features are compared."""
 
     mean: Float[Tensor, " dim"]
     components: Float[Tensor, "dim kept"]
@@ -31,7 +31,7 @@ def principal(features: Float[Tensor, "batch dim"], components: int = COMPONENTS
 def frechet_distance(left: Float[Tensor, "batch dim"], right: Float[Tensor, "other dim"]) -> float:
     """Frechet distance between the Gaussians fitted to two sets of features.
 
-    |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), in float64. Few rows inflate it: compare sets of equal size only.
+    |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), in float64. It grows when rows are few, so compare only sets of equal size.
 
     Args:
         left: One set.

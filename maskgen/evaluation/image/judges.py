@@ -1,4 +1,4 @@
-"""The trained evaluators: one judge a seed, trained on real training pictures only, frozen and cached."""
+"""The trained evaluators: one judge per seed, trained on real training images only, frozen and cached."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Judge:
 
 @dataclass(frozen=True)
 class ImageVerdict:
-    """What one judge says of every picture of a row set."""
+    """Predictions of one judge for every image of a row set."""
 
     rank: Int[Tensor, " batch"]
     label: Int[Tensor, " batch"]
@@ -40,11 +40,11 @@ class Panel:
     """All judges, with what they share.
 
     Args:
-        judges: One a seed.
+        judges: One per seed.
         labels: The gallery: every label of the corpus, held-out ones included.
         gallery: Embeddings of the labels.
         styles: Styles in the order of the style network's outputs.
-        split_key: Digest of the training rows and their pictures.
+        split_key: Digest of the training rows and their images.
     """
 
     judges: list[Judge]
@@ -56,7 +56,7 @@ class Panel:
     def verdicts(
         self, rows: Sequence[Row], pixels: UInt8[Tensor, "batch channels rows columns"], features: Float[Tensor, "batch dim"]
     ) -> list[ImageVerdict]:
-        """What each judge says of these pictures, each beside its row."""
+        """Predictions of each judge for these images, in the order of their rows."""
         place = {label: index for index, label in enumerate(self.labels)}
         target = torch.tensor([place[row.label] for row in rows])
         histograms = emoji_tone.colour_histogram(pixels)
@@ -69,18 +69,18 @@ class Panel:
 
 
 def split_key(training: Corpus) -> str:
-    """Digest of the training rows and their pictures: 16 hex digits."""
+    """Digest of the training rows and their images: 16 hex digits."""
     facts = (f"{row.key}|{row.label}|{row.style}|{row.tone}" for row in training.rows)
     return digest(*facts, training.pixels)[:16]
 
 
 def load_panel(corpora: dict[str, Corpus], seeds: Sequence[int], cache: Path | None = None) -> Panel:
-    """Train the judges on the split "train", or read them from the cache.
+    """Train the judges on the split "train", or load them from the cache.
 
     Args:
-        corpora: Every split; only labels are taken from the held-out ones.
+        corpora: Every split; the held-out ones contribute labels only.
         seeds: One judge each.
-        cache: Folder of trained judges and features; None trains anew.
+        cache: Folder of trained judges and features; None trains them again.
     """
     training = corpora["train"]
     key = split_key(training)
@@ -91,7 +91,7 @@ def load_panel(corpora: dict[str, Corpus], seeds: Sequence[int], cache: Path | N
 
 
 def _judge(training: Corpus, styles: list[str], seed: int, key: str, cache: Path | None) -> Judge:
-    """One judge, trained or from the cache; each part's name tells the rows, the features and the version that it stands on."""
+    """One judge, trained or from the cache; the name of each part encodes its rows, features and version."""
 
     def part(kind: str, version: str, make: Callable[[], nn.Module]) -> dict[str, Tensor]:
         name = f"{kind}-{digest(key, IMAGE_VERSION, TEXT_VERSION, version)[:16]}-{seed}"
@@ -106,7 +106,7 @@ def _judge(training: Corpus, styles: list[str], seed: int, key: str, cache: Path
 
 
 def _heads(training: Corpus, seed: int, cache: Path | None) -> retrieval.RetrievalHeads:
-    """Retrieval heads of a seed: training labels only, the gallery is not looked at."""
+    """Retrieval heads of a seed, trained on training labels only; the gallery is not used."""
     labels = sorted({row.label for row in training.rows})
     place = {label: index for index, label in enumerate(labels)}
     target = torch.tensor([place[row.label] for row in training.rows])

@@ -1,4 +1,4 @@
-"""`maskgen evaluate probe`: what a linear classifier reads from a model's features, beside pixels and an untrained model."""
+"""`maskgen evaluate probe`: linear classifiers on a model's features, compared with pixels and an untrained model."""
 
 import json
 import logging
@@ -21,17 +21,17 @@ logger = logging.getLogger(__name__)
 
 Features = Callable[[Sequence[Image.Image]], Float[Tensor, "batch dim"]]
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
-"""Weight penalties that are tried on rows left out of training."""
+"""Weight penalties to choose from, on rows left out of training."""
 FEWEST_ROWS = 10
 ITERATIONS = 100
 SMALLEST_SPREAD = 1e-3
 THUMBNAIL = 16
-"""Pixels a side of what the probe on raw pixels sees."""
+"""Side in pixels of the input of the probe on raw pixels."""
 _TONE = re.compile(r"[:,] [a-z-]+ skin tone")
 
 
 def subject(row: Row) -> str:
-    """The label without its skin tone: what is drawn."""
+    """The label without its skin tone."""
     return _TONE.sub("", row.label)
 
 
@@ -41,7 +41,7 @@ ATTRIBUTES: dict[str, Callable[[Row], str | None]] = {
     "tone": lambda row: str(row.tone) if row.tone else None,
     "style": lambda row: row.style,
 }
-"""What is read from the features; None leaves a row out."""
+"""Name to the class that a probe predicts for a row; None leaves the row out."""
 
 
 class LinearProbe(nn.Module):
@@ -49,7 +49,7 @@ class LinearProbe(nn.Module):
 
     Args:
         width: Width of the features.
-        num_classes: Classes to tell apart.
+        num_classes: Number of classes.
     """
 
     def __init__(self, width: int, num_classes: int) -> None:
@@ -66,7 +66,7 @@ class LinearProbe(nn.Module):
 
 
 def fit_probe(features: Float[Tensor, "batch dim"], target: Int[Tensor, " batch"], num_classes: int, penalty: float) -> LinearProbe:
-    """Minimise cross-entropy plus `penalty` times half the squared weights by L-BFGS; convex and from zero, so without chance.
+    """Minimise cross-entropy plus `penalty` times half the squared weights by L-BFGS; convex and started at zero, so deterministic.
 
     Args:
         features: Of training rows.
@@ -91,12 +91,12 @@ def fit_probe(features: Float[Tensor, "batch dim"], target: Int[Tensor, " batch"
 
 @torch.no_grad()
 def accuracy(probe: LinearProbe, features: Float[Tensor, "batch dim"], target: Int[Tensor, " batch"]) -> float:
-    """Share of rows whose likeliest class is right; a class that training never saw is -1 and never right."""
+    """Share of rows whose most likely class is right; target -1 stands for a class that is not in training and is never right."""
     return float((probe(features).argmax(dim=1) == target).double().mean())
 
 
 def choose_penalty(features: Float[Tensor, "batch dim"], target: Int[Tensor, " batch"], num_classes: int) -> float:
-    """The penalty that does best on every fifth row, which is left out meanwhile; the larger one where two do alike."""
+    """The penalty with the best accuracy on every fifth row, which is left out of the fit; of equal ones the larger."""
     left_out = torch.arange(len(target)) % 5 == 4
     tried = [
         accuracy(fit_probe(features[~left_out], target[~left_out], num_classes, penalty), features[left_out], target[left_out])
@@ -108,13 +108,13 @@ def choose_penalty(features: Float[Tensor, "batch dim"], target: Int[Tensor, " b
 def read_attributes(
     features: Mapping[str, tuple[Float[Tensor, "rows dim"], Float[Tensor, "held_out dim"]]], rows: Sequence[Row], held_out: Sequence[Row]
 ) -> dict[str, Any]:
-    """Accuracy of each attribute from each kind of features on held-out rows, beside the commonest class of training.
+    """Accuracy of each attribute from each kind of features on held-out rows, compared with the most common training class.
 
     Args:
         features: Name to features of the training rows and of the held-out rows.
         rows: Training rows.
-        held_out: Held-out rows; an attribute of which they show one class alone is left out, and so are training rows of classes that
-            they do not show.
+        held_out: Held-out rows. An attribute with only one class among them is left out, and so are training rows of classes that are
+            not among them.
     """
     found: dict[str, Any] = {}
     for name, read in ATTRIBUTES.items():
@@ -138,7 +138,7 @@ def read_attributes(
 
 
 def pixel_features(pixels: UInt8[Tensor, "batch channels rows columns"]) -> Float[Tensor, "batch dim"]:
-    """Pictures averaged down to THUMBNAIL pixels a side, in [0, 1]: the features of the probe on raw pixels."""
+    """Images averaged down to THUMBNAIL pixels per side, in [0, 1]: the features of the probe on raw pixels."""
     return nn.functional.adaptive_avg_pool2d(pixels.float() / 255, THUMBNAIL).flatten(1)
 
 
@@ -151,16 +151,16 @@ def evaluate_probe(
     limit: int | None = 500,
     facts: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Train linear probes on training rows and judge them on held-out ones, beside a probe on raw pixels.
+    """Train linear probes on training rows and score them on held-out ones, with a probe on raw pixels for comparison.
 
     Args:
         raw: Folder of the raw shards.
         out: Folder of the report, `probe.json`.
-        features: Name to features of pictures.
+        features: Name to features of images.
         split: Held-out split.
-        rows: Training rows, those whose keys hash lowest.
-        limit: Held-out rows likewise; None takes all.
-        facts: What else the report says.
+        rows: Number of training rows, those with the lowest key hashes.
+        limit: Number of held-out rows, chosen likewise; None takes all.
+        facts: Further entries of the report.
 
     Returns:
         Accuracies by attribute and kind of features.
@@ -185,5 +185,5 @@ def evaluate_probe(
 
 
 def _of(features: Features, corpus: Corpus) -> Float[Tensor, "batch dim"]:
-    """Features of a corpus's pictures."""
+    """Features of a corpus's images."""
     return features(from_rgb_bytes(corpus.pixels))

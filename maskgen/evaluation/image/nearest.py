@@ -1,4 +1,4 @@
-"""Distance to the nearest training picture: the first suspicion in a small corpus is memorisation."""
+"""Distance to the nearest training image, to detect memorisation."""
 
 from dataclasses import dataclass
 
@@ -12,25 +12,25 @@ BATCH_SIZE = 512
 
 @dataclass(frozen=True)
 class Nearest:
-    """For each picture the place of its nearest training picture, and how far that is."""
+    """For each image the index of its nearest training image, and the distance."""
 
     distance: Float[Tensor, " batch"]
     index: Int[Tensor, " batch"]
 
 
 def thumbnails(pixels: UInt8[Tensor, "batch channels rows columns"]) -> Float[Tensor, "batch dim"]:
-    """Flat pictures of 32 x 32 in [0, 1], by averaging: a shift below a pixel or a codec's noise does not hide a copy."""
+    """Flat images of 32 x 32 in [0, 1], by averaging, so that a sub-pixel shift or codec noise does not hide a copy."""
     parts = torch.split(pixels, BATCH_SIZE)
     return torch.cat([nn.functional.adaptive_avg_pool2d(part.float() / 255, THUMBNAIL).flatten(start_dim=1) for part in parts])
 
 
 def nearest_pixels(pictures: Float[Tensor, "batch dim"], training: Float[Tensor, "other dim"]) -> Nearest:
-    """Nearest training picture by root-mean-square difference of `thumbnails`, in [0, 1]."""
+    """Nearest training image by root-mean-square difference of `thumbnails`, in [0, 1]."""
     return _nearest(pictures, training, scale=training.shape[1])
 
 
 def nearest_features(features: Float[Tensor, "batch dim"], training: Float[Tensor, "other dim"]) -> Nearest:
-    """Nearest training picture by Euclidean distance of unit-length features, in [0, 2]."""
+    """Nearest training image by Euclidean distance of unit-length features, in [0, 2]."""
     return _nearest(nn.functional.normalize(features, dim=-1), nn.functional.normalize(training, dim=-1), scale=1)
 
 
@@ -43,15 +43,15 @@ def _nearest(rows: Float[Tensor, "batch dim"], known: Float[Tensor, "other dim"]
 
 
 def nearest_scores(found: Float[Tensor, " batch"], real: Float[Tensor, " batch"], near_copy: float) -> dict[str, float]:
-    """How near a row set lies to the training pictures, beside the real held-out pictures of the same rows.
+    """How close a row set is to the training images, compared with the real held-out images of the same rows.
 
     Args:
-        found: Nearest distance of each picture of the row set.
-        real: Nearest distance of the real held-out picture of the same row.
-        near_copy: Distance below which a picture counts as a near copy.
+        found: Nearest distance of each image of the row set.
+        real: Nearest distance of the real held-out image of the same row.
+        near_copy: Distance below which an image counts as a near copy.
 
     Returns:
-        `mean`, `median`, `share_nearer_than_real` (the real row says 0; a half means no more memorised than reality) and
+        `mean`, `median`, `share_nearer_than_real` (0 for the real images; 0.5 means no more memorised than they are) and
         `share_near_copy`.
     """
     return {

@@ -1,4 +1,4 @@
-"""A small classifier on fixed features: what the tone and the style evaluators are."""
+"""A small classifier on fixed features, used by the tone and the style evaluators."""
 
 import torch
 from jaxtyping import Float, Int
@@ -11,15 +11,15 @@ DROPOUT = 0.5
 BATCH_SIZE = 256
 LEARNING_RATE = 2e-3
 WEIGHT_DECAY = 0.05
-SMALLEST_SPREAD = 0.05  # a colour seen in one training picture must not become a shout
+SMALLEST_SPREAD = 0.05  # a colour seen in a single training image must not get a huge weight
 
 
 class Probe(nn.Module):
-    """Standardise, one hidden layer, out.
+    """Standardisation, one hidden layer, output layer.
 
     Args:
         width: Width of the features.
-        num_classes: Classes to tell apart.
+        num_classes: Number of classes.
     """
 
     def __init__(self, width: int, num_classes: int) -> None:
@@ -34,19 +34,19 @@ class Probe(nn.Module):
 
     @torch.inference_mode()
     def predict(self, features: Float[Tensor, "batch dim"]) -> Int[Tensor, " batch"]:
-        """The likeliest class."""
+        """The most likely class."""
         found: Tensor = self(features)
         return found.argmax(dim=1)
 
 
 def train_probe(features: Float[Tensor, "batch dim"], target: Int[Tensor, " batch"], num_classes: int, seed: int, epochs: int) -> Probe:
-    """Train a probe on real training pictures.
+    """Train a probe on real training images.
 
     Args:
         features: Their features.
         target: Their classes, from 0.
         num_classes: Classes in all.
-        seed: Start, order and dropout; the global generator is left as it was.
+        seed: Seed of initialisation, order and dropout; the global generator is not changed.
         epochs: Passes over the rows.
     """
     with torch.random.fork_rng():

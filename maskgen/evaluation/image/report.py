@@ -1,4 +1,4 @@
-"""The report of an image evaluation: one JSON and one HTML file that needs nothing beside it."""
+"""The report of an image evaluation: one JSON and one self-contained HTML file."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -19,35 +19,35 @@ TITLES = {
     "all_right": "R@5 + tone + style",
 }
 ROLES = {
-    "real": "real image (ceiling)",
-    "reconstruction": "VQ reconstruction (the tokenizer's ceiling)",
+    "real": "real image (upper bound)",
+    "reconstruction": "VQ reconstruction (upper bound of the tokenizer)",
     "generated": "generated",
-    "copy": "copy: nearest training caption's image",
-    "shuffled": "shuffled captions (floor)",
+    "copy": "copy: image of the nearest training caption",
+    "shuffled": "shuffled captions (lower bound)",
 }
 NOTES = (
-    "Retrieval ranks the picture's own label among all labels of the corpus. Its features hardly see tone, so the copy baseline "
+    "Retrieval ranks the image's own label among all labels of the corpus. Its features hardly see tone, so the copy baseline "
     "passes R@5; the column with tone and style tells them apart. FD-EffLite0 is a Frechet distance of EfficientNet-Lite0 features "
     "(128 components) to the same split's real images: it is not FID, and shuffled captions leave it at 0. Nearer than real: share of "
-    "pictures that lie closer to a training picture than the real held-out picture does; near copies lie closer than 99 in 100 real "
+    "images that lie closer to a training image than the real held-out picture does; near copies lie closer than 99 in 100 real "
     "ones."
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportRow:
-    """One line of pictures.
+    """One line of images.
 
     Args:
-        caption: What was asked.
-        pictures: Column title to picture.
-        right: Measure to right, wrong, or None where it does not apply.
-        taken_for: What the first judge reads from the picture.
-        nearest: Caption and distance of the nearest training picture.
+        caption: The prompt.
+        images: Column title to image.
+        right: Measure to right or wrong; None if it does not apply.
+        taken_for: Prediction of the first judge.
+        nearest: Caption and distance of the nearest training image.
     """
 
     caption: str
-    pictures: Mapping[str, Image.Image]
+    images: Mapping[str, Image.Image]
     right: Mapping[str, bool | None]
     taken_for: str
     nearest: str
@@ -57,9 +57,9 @@ def write_image_report(out: Path, report: Mapping[str, Any], shown: Mapping[str,
     """Write `report.json` and `report.html`.
 
     Args:
-        out: Folder, made when missing.
-        report: What `evaluate_image_model` found.
-        shown: Split name to its lines of pictures.
+        out: Folder, created if missing.
+        report: Result of `evaluate_image_model`.
+        shown: Split name to its lines of images.
     """
     out.mkdir(parents=True, exist_ok=True)
     (out / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -70,22 +70,22 @@ def render_image_report(report: Mapping[str, Any], shown: Mapping[str, Sequence[
     """The page."""
     about = report["evaluators"]
     facts = (
-        f"Evaluators: seeds {about['seeds']}, split key {about['split_key']}, trained on {about['training_rows']} real pictures; "
+        f"Evaluators: seeds {about['seeds']}, split key {about['split_key']}, trained on {about['training_rows']} real images; "
         f"gallery of {about['gallery_labels']} labels. Limit: {report['limit'] or 'none'}."
     )
     parts = [_split_html(name, found, shown.get(name, ())) for name, found in report["splits"].items()]
-    body = f"<h1>maskgen: images judged</h1><p>{text(facts)}</p><p><small>{text(NOTES)}</small></p>{''.join(parts)}"
-    return page("maskgen: images judged", body)
+    body = f"<h1>maskgen: image evaluation</h1><p>{text(facts)}</p><p><small>{text(NOTES)}</small></p>{''.join(parts)}"
+    return page("maskgen: image evaluation", body)
 
 
 def _split_html(name: str, found: Mapping[str, Any], shown: Sequence[ReportRow]) -> str:
-    """Tables and pictures of one split."""
+    """Tables and images of one split."""
     halves = _number(found["fd_efflite0_between_real_halves"])
     parts = [f"<h2>Split {text(name)}: {found['rows']} rows</h2>", _scores_table(found["row_sets"]), _distance_table(found["row_sets"])]
     parts.append(f"<p><small>FD-EffLite0 between two halves of the real images: {halves}.</small></p>")
     for grouping in ("by_style", "by_tone", "by_kind"):
         parts.append(f"<h3>{text(grouping.replace('_', ' '))}</h3>{_group_table(found['row_sets'], grouping)}")
-    return "".join(parts) + f"<h3>Pictures ({len(shown)} rows)</h3>{_pictures_table(shown)}"
+    return "".join(parts) + f"<h3>Images ({len(shown)} rows)</h3>{_images_table(shown)}"
 
 
 def _scores_table(row_sets: Mapping[str, Any]) -> str:
@@ -95,7 +95,7 @@ def _scores_table(row_sets: Mapping[str, Any]) -> str:
 
 
 def _group_table(row_sets: Mapping[str, Any], grouping: str) -> str:
-    """The same, one line a group and row set."""
+    """Scores by group, one line per group and row set."""
     groups = sorted({group for found in row_sets.values() for group in found["scores"][grouping]})
     lines = []
     for group in groups:
@@ -125,21 +125,21 @@ def _cells(scores: Mapping[str, Any]) -> list[str]:
     return ["-" if one is None else f"{one['mean']:.3f} <small>{one['low']:.3f} to {one['high']:.3f}</small>" for one in found]
 
 
-def _pictures_table(shown: Sequence[ReportRow]) -> str:
-    """Every line of pictures with its verdict."""
+def _images_table(shown: Sequence[ReportRow]) -> str:
+    """Every line of images with its verdict."""
     if not shown:
         return "<p>none</p>"
-    titles = list(shown[0].pictures)
+    titles = list(shown[0].images)
     lines = []
     for row in shown:
         marks = [
             f'<span class="{"right" if mark else "wrong"}">{TITLES[name]}</span>' for name, mark in row.right.items() if mark is not None
         ]
         verdict = f"{' '.join(marks)}<br><small>taken for: {text(row.taken_for)}<br>nearest: {text(row.nearest)}</small>"
-        lines.append([text(row.caption), *(image(row.pictures[title]) for title in titles), verdict])
+        lines.append([text(row.caption), *(image(row.images[title]) for title in titles), verdict])
     return table(["caption", *titles, "verdict (first judge)"], lines, last="text")
 
 
 def _number(value: float | None) -> str:
-    """A distance, or a dash where the rows were too few."""
+    """A distance, or a dash if there were too few rows."""
     return "-" if value is None else f"{value:.2f}"

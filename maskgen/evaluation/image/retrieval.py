@@ -1,4 +1,4 @@
-"""Image-to-label retrieval: an image head on EfficientNet-Lite0 and a text head on MiniLM, contrastive, trained on real pictures."""
+"""Image-to-label retrieval: an image head on EfficientNet-Lite0 and a text head on MiniLM, contrastive, trained on real images."""
 
 import torch
 from jaxtyping import Float, Int
@@ -12,14 +12,14 @@ WEIGHT_DECAY = 0.05
 
 
 class RetrievalHeads(nn.Module):
-    """Two small heads into one space; a picture and its label lie close.
+    """Two small heads that map images and labels into one space, where matching ones are close.
 
     Args:
-        image_dim: Width of the picture's features.
+        image_dim: Width of the image's features.
         text_dim: Width of the label's embedding.
         dim: Width of the shared space.
-        hidden: Width inside the heads.
-        dropout: Share of hidden units dropped in training.
+        hidden: Hidden width of the heads.
+        dropout: Dropout probability of hidden units.
     """
 
     def __init__(self, image_dim: int = 1280, text_dim: int = 384, dim: int = 256, hidden: int = 768, dropout: float = 0.3) -> None:
@@ -38,7 +38,7 @@ class RetrievalHeads(nn.Module):
     def forward(
         self, pictures: Float[Tensor, "batch image_dim"], labels: Float[Tensor, "gallery text_dim"]
     ) -> Float[Tensor, "batch gallery"]:
-        """Scaled cosine of every picture and every label."""
+        """Scaled cosine of every image and every label."""
         left = nn.functional.normalize(self.image(pictures), dim=-1)
         right = nn.functional.normalize(self.text(labels), dim=-1)
         return self.log_scale.exp() * left @ right.T
@@ -51,17 +51,17 @@ def train_retrieval(
     seed: int,
     epochs: int = EPOCHS,
 ) -> RetrievalHeads:
-    """Train both heads on real training pictures.
+    """Train both heads on real training images.
 
-    Each picture is contrasted with *all* training labels, not only those of its batch: the hard negatives (the same subject in another
-    tone) are there at every step. Labels of held-out rows are never seen.
+    Each image is contrasted with *all* training labels, not only those of its batch, so that the hard negatives (the same subject in
+    another tone) are present at every step. Labels of held-out rows are not used.
 
     Args:
-        features: Features of the training pictures.
+        features: Features of the training images.
         labels: Embeddings of the distinct training labels.
-        target: Which of them is each picture's own.
-        seed: Start, order and dropout; the global generator is left as it was.
-        epochs: Passes over the pictures.
+        target: Which of them is each image's own.
+        seed: Seed of initialisation, order and dropout; the global generator is not changed.
+        epochs: Epochs.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -89,16 +89,16 @@ def retrieval_ranks(
     gallery: Float[Tensor, "gallery text_dim"],
     target: Int[Tensor, " batch"],
 ) -> tuple[Int[Tensor, " batch"], Int[Tensor, " batch"]]:
-    """Where each picture's own label stands among all labels, and which stands first.
+    """Rank of each image's own label among all labels, and the best label.
 
     Args:
         heads: Trained heads.
-        features: Features of the pictures.
+        features: Features of the images.
         gallery: Embeddings of all labels of the corpus.
-        target: Place of each picture's own label in the gallery.
+        target: Place of each image's own label in the gallery.
 
     Returns:
-        Rank of the own label (0 is first; labels with an equal score count as better), and the place of the first label.
+        Rank of the own label (0 is first; labels with an equal score count as better), and index of the best label.
     """
     scores = heads(features, gallery)
     own = scores.gather(1, target[:, None])
@@ -106,11 +106,11 @@ def retrieval_ranks(
 
 
 class Standardise(nn.Module):
-    """Fixed mean and spread of a feature, taken once from training rows.
+    """Standardisation of features by mean and standard deviation of training rows.
 
     Args:
-        width: Width of the feature.
-        smallest: Lowest spread that is divided by.
+        width: Width of the features.
+        smallest: Lower bound of the standard deviation.
     """
 
     mean: Tensor
@@ -123,12 +123,12 @@ class Standardise(nn.Module):
         self.register_buffer("spread", torch.ones(width))
 
     def fit(self, features: Float[Tensor, "batch dim"]) -> None:
-        """Take the statistics of these rows."""
+        """Set the statistics to those of these rows."""
         self.mean.copy_(features.mean(dim=0))
         self.spread.copy_(features.std(dim=0).clamp(min=self.smallest))
 
     def forward(self, features: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
-        """Features with mean 0 and spread 1 over the training rows."""
+        """Features with mean 0 and standard deviation 1 over the training rows."""
         return (features - self.mean) / self.spread
 
 

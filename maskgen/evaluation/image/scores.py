@@ -1,4 +1,4 @@
-"""From verdicts to numbers: mean and range over the judges, in all and by style, tone and kind."""
+"""Scores from verdicts: mean and range over the judges, in total and by style, tone and kind."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -20,10 +20,10 @@ GROUPINGS: Mapping[str, Callable[[Row], str]] = {
 
 
 def right(verdict: ImageVerdict, rows: Sequence[Row], styles: Sequence[str]) -> Right:
-    """For each measure 1 where a picture is right, 0 where it is wrong, NaN where the measure does not apply (tone of an untoned row).
+    """For each measure 1 if an image is right, 0 if it is wrong, NaN if the measure does not apply (tone of a row without one).
 
-    `all_right` asks for recall at 5, style and, where there is one, tone at once: the retrieval features hardly see tone, so a picture of
-    the right subject in the wrong tone passes recall at 5, and only this measure tells it from a right one.
+    `all_right` requires recall at 5, style and, if there is one, tone at once. The retrieval features hardly see tone, so an image of
+    the right subject in the wrong tone passes recall at 5; only this measure detects it.
     """
     tones = torch.tensor([row.tone for row in rows])
     tone_right = verdict.tone == tones

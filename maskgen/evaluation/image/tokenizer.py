@@ -25,7 +25,7 @@ GAP = 4
 
 @dataclass(frozen=True)
 class RoundTrip:
-    """Pictures through a tokenizer: their codes, what these decode to, and the codes of that."""
+    """Images through a tokenizer: their codes, what these decode to, and the codes of that."""
 
     codes: list[Codes]
     decoded: list[Image.Image]
@@ -42,15 +42,15 @@ def evaluate_tokenizer(
     batch_size: int = 32,
     sheet: int = 48,
 ) -> dict[str, Any]:
-    """Judge an image tokenizer on held-out pictures; write `tokenizer.json` and `tokenizer.png`.
+    """Judge an image tokenizer on held-out images; write `tokenizer.json` and `tokenizer.png`.
 
     Args:
         tokenizer: Any image tokenizer.
         raw: Folder of raw shards.
         out: Folder of the report; made when missing.
-        splits: Splits whose pictures are used, together.
-        limit: This many pictures a split, chosen by the hash of their keys; None uses all.
-        batch_size: Pictures encoded at once.
+        splits: Splits whose images are used, together.
+        limit: This many images a split, chosen by the hash of their keys; None uses all.
+        batch_size: Images encoded at once.
         sheet: Pairs of original and reconstruction on the sheet.
 
     Returns:
@@ -63,17 +63,17 @@ def evaluate_tokenizer(
     missing = [split for split in splits if split not in corpora]
     if missing or not splits:
         raise ValueError(f"found split(s) {missing or 'none'}, wanted some of {sorted(corpora)}")
-    pictures = [picture for split in splits for picture in from_rgb_bytes(corpora[split].limited(limit).pixels)]
-    trip = round_trip(tokenizer, pictures, batch_size)
-    report = {"format": 1, "fingerprint": tokenizer.fingerprint, "splits": list(splits), **tokenizer_scores(tokenizer, pictures, trip)}
+    images = [image for split in splits for image in from_rgb_bytes(corpora[split].limited(limit).pixels)]
+    trip = round_trip(tokenizer, images, batch_size)
+    report = {"format": 1, "fingerprint": tokenizer.fingerprint, "splits": list(splits), **tokenizer_scores(tokenizer, images, trip)}
     out.mkdir(parents=True, exist_ok=True)
     (out / "tokenizer.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    comparison(pictures[:sheet], trip.decoded[:sheet]).save(out / "tokenizer.png")
-    logger.info("wrote %s: PSNR %.2f dB over %d pictures", out / "tokenizer.json", report["psnr_db"], len(pictures))
+    comparison(images[:sheet], trip.decoded[:sheet]).save(out / "tokenizer.png")
+    logger.info("wrote %s: PSNR %.2f dB over %d images", out / "tokenizer.json", report["psnr_db"], len(images))
     return report
 
 
-def round_trip(tokenizer: Tokenizer, pictures: Sequence[Image.Image], batch_size: int = 32) -> RoundTrip:
+def round_trip(tokenizer: Tokenizer, images: Sequence[Image.Image], batch_size: int = 32) -> RoundTrip:
     """Encode, decode, and encode what came out.
 
     Raises:
@@ -82,8 +82,8 @@ def round_trip(tokenizer: Tokenizer, pictures: Sequence[Image.Image], batch_size
     if tokenizer.kind != "image":
         raise ValueError(f"found a tokenizer of {tokenizer.kind}, wanted one of images; give the image tokenizer's bundle")
     trip = RoundTrip([], [], [])
-    for start in range(0, len(pictures), batch_size):
-        codes = tokenizer.encode(pictures[start : start + batch_size])
+    for start in range(0, len(images), batch_size):
+        codes = tokenizer.encode(images[start : start + batch_size])
         decoded = tokenizer.decode(codes)
         trip.codes.extend(codes)
         trip.decoded.extend(decoded)
@@ -91,20 +91,20 @@ def round_trip(tokenizer: Tokenizer, pictures: Sequence[Image.Image], batch_size
     return trip
 
 
-def tokenizer_scores(tokenizer: Tokenizer, pictures: Sequence[Image.Image], trip: RoundTrip) -> dict[str, Any]:
+def tokenizer_scores(tokenizer: Tokenizer, images: Sequence[Image.Image], trip: RoundTrip) -> dict[str, Any]:
     """Reconstruction error, and per level the codes' use and their survival.
 
     Args:
         tokenizer: Its sizes are read.
-        pictures: The originals.
+        images: The originals.
         trip: `round_trip` of them.
 
     Returns:
-        `pictures`, `size`, `psnr_db` (mean over pictures; an exact one counts as 100), `l1` (of pixels in [0, 1]), `ssim`, `grid`, and
+        `pictures`, `size`, `psnr_db` (mean over images; an exact one counts as 100), `l1` (of pixels in [0, 1]), `ssim`, `grid`, and
         `levels`: for each `used` (share of the codebook), `perplexity`, `survival` (share of codes equal after decode and re-encode).
     """
     size = trip.decoded[0].size[0]
-    found = {"pictures": len(pictures), "size": size, **_errors(to_rgb_bytes(pictures, size), to_rgb_bytes(trip.decoded, size))}
+    found = {"pictures": len(images), "size": size, **_errors(to_rgb_bytes(images, size), to_rgb_bytes(trip.decoded, size))}
     levels = [
         {
             **code_usage(torch.stack([codes[level].flatten() for codes in trip.codes]), tokenizer.codebook_size),
@@ -137,7 +137,7 @@ def comparison(originals: Sequence[Image.Image], decoded: Sequence[Image.Image])
 
 
 def _survival(trip: RoundTrip, level: int) -> float:
-    """Share of a level's codes that come back from their own picture."""
+    """Share of a level's codes that come back from their own image."""
     kept = [(before[level] == after[level]).double().mean() for before, after in zip(trip.codes, trip.again, strict=True)]
     return float(torch.stack(kept).mean())
 

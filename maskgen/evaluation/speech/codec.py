@@ -1,4 +1,4 @@
-"""`maskgen evaluate codec`: what an audio tokenizer loses and costs, how it uses its codes, and whether they survive a round trip."""
+"""`maskgen evaluate codec`: reconstruction error, speed and code usage of an audio tokenizer, and stability of codes in a round trip."""
 
 import json
 import time
@@ -22,10 +22,10 @@ WINDOWS = (256, 512, 1024, 2048)
 
 
 def held_out_sounds(raw: Path, split: str, rate_hz: int, count: int) -> list[tuple[dict[str, Any], Waveform]]:
-    """Json and sound of some rows of a split of raw shards, always the same ones.
+    """Metadata and audio of a fixed choice of rows of a split of raw shards.
 
     Raises:
-        ValueError: If the shards or the split are missing, or have another rate.
+        ValueError: If the shards or the split are missing, or have another sample rate.
     """
     store = ShardStore(str(raw))
     rows = open_rows(store, store.index(), split)
@@ -41,7 +41,7 @@ def held_out_sounds(raw: Path, split: str, rate_hz: int, count: int) -> list[tup
 
 
 def codec_report(tokenizer: SoundTokenizer, waves: Sequence[Waveform]) -> dict[str, Any]:
-    """Losses, rates and code usage over some sounds.
+    """Reconstruction error, speed and code usage over audio clips.
 
     Args:
         tokenizer: Any codec.
@@ -76,14 +76,14 @@ def codec_report(tokenizer: SoundTokenizer, waves: Sequence[Waveform]) -> dict[s
 
 
 def evaluate_codec(tokenizer: SoundTokenizer, raw: Path, out: Path, split: str = "test", limit: int = 100) -> dict[str, Any]:
-    """Judge a codec on held-out sounds and write `codec.json`.
+    """Score a codec on held-out audio clips; write `codec.json`.
 
     Args:
         tokenizer: Any codec.
         raw: Folder of raw shards.
-        out: Folder of the report; made when missing.
-        split: Split whose sounds are used.
-        limit: This many of them.
+        out: Folder of the report; created if missing.
+        split: Held-out split.
+        limit: Number of audio clips.
 
     Raises:
         ValueError: If the shards or the split are missing.
@@ -96,7 +96,7 @@ def evaluate_codec(tokenizer: SoundTokenizer, raw: Path, out: Path, split: str =
 
 
 def _timed(work: Callable[[], list[Any]]) -> tuple[list[Any], float]:
-    """What the work gives, and its seconds."""
+    """The result of a function, and its run time in seconds."""
     started_s = time.perf_counter()
     found = work()
     return found, time.perf_counter() - started_s

@@ -1,4 +1,4 @@
-"""`maskgen evaluate speech`: the scores of a text-to-speech model on held-out sentences, beside its teacher and its codec."""
+"""`maskgen evaluate speech`: scores of a text-to-speech model on held-out sentences, compared with its teacher and its codec."""
 
 import hashlib
 import logging
@@ -30,10 +30,10 @@ class SpeechRow:
     """A held-out sentence.
 
     Args:
-        key: Its name in the data set.
-        text: What is to be said.
-        reference: The teacher saying it.
-        speaker: Whose voice it should be; a key of `voices`.
+        key: Its key in the data set.
+        text: The transcript.
+        reference: The teacher's speech.
+        speaker: The speaker wanted; a key of `voices`.
     """
 
     key: str
@@ -44,11 +44,11 @@ class SpeechRow:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RowSet:
-    """Sounds to be judged, one for each row.
+    """Audio clips to be judged, one for each row.
 
     Args:
         waves: In the order of the rows.
-        elapsed_s: Seconds that making each took; None where that is of no interest.
+        elapsed_s: Seconds that generating each clip took; None if not measured.
     """
 
     waves: Sequence[Waveform]
@@ -66,28 +66,28 @@ def evaluate_speech(
     facts: Mapping[str, Any] | None = None,
     players: int = 12,
 ) -> dict[str, Any]:
-    """Judge sounds of held-out sentences; write `report.json` and `report.html`.
+    """Score speech of held-out sentences; write `report.json` and `report.html`.
 
-    The teacher's own sounds are judged first, as row set "teacher": what they score is the ceiling.
+    The teacher's own speech is scored first, as row set "teacher": it is the upper bound.
 
     Args:
         rows: The sentences.
-        row_sets: Name to sounds: "codec" (the teacher through the codec and back), "generated"; several seeds of one model are
+        row_sets: Name to audio clips: "codec" (the teacher through the codec and back), "generated"; several seeds of one model are
             "generated seed 0", "generated seed 1", ... and are also reported together.
-        voices: Speaker to clips of the teacher, three are usual; none may be the reference of a row, or similarity flatters.
-        out: Folder of the report; made when missing.
-        judges: Some of `speech_judges.JUDGES`; without "whisper_base" there is no word error rate to report.
-        cache: Folder of findings; with it only new sounds are judged, and a killed evaluation goes on where it stopped.
-        facts: What else the report should say: model, settings, data; must be JSON.
-        players: Rows that can be listened to in the HTML report.
+        voices: Speaker to reference clips of the teacher, usually three. None may be the reference of a row, which would raise similarity.
+        out: Folder of the report; created if missing.
+        judges: Some of `judges.JUDGES`; without "whisper_base" no word error rate is reported.
+        cache: Folder of findings: only new clips are judged, and a killed evaluation resumes where it stopped.
+        facts: Further entries of the report, such as model, settings, data; must be JSON.
+        players: Number of rows with audio players in the HTML report.
 
     Returns:
-        What `report.json` holds.
+        The content of `report.json`.
 
     Raises:
-        ImportError: If a package of the extra `speech-eval` or `audio` is not installed; found before anything is judged.
-        ValueError: If there is no row, two have one key, a text holds no word, a row set has another number of sounds, a speaker
-            has no clip or one that is judged too, or a sound cannot be judged.
+        ImportError: If a package of the extra `speech-eval` or `audio` is not installed; checked before anything is judged.
+        ValueError: If there is no row, a key occurs twice, a text holds no word, a row set has another number of clips, a speaker has no
+            reference clip or one that is judged too, or a clip cannot be judged.
     """
     _check(rows, row_sets, voices)
     started = time.monotonic()
@@ -95,7 +95,7 @@ def evaluate_speech(
     panel.load()
     for row in rows if any(name.startswith("whisper") for name in panel.judges) else ():
         if not normalised(row.text):
-            raise ValueError(f"row {row.key}: the text {row.text!r} holds no word that could be said; leave the row out")
+            raise ValueError(f"row {row.key}: the text {row.text!r} holds no word that could be spoken; leave the row out")
     logger.info("judging %d sentences in %d row sets by %s", len(rows), len(row_sets) + 1, ", ".join(panel.judges))
     targets = {name: _voices(clips, panel) for name, clips in voices.items()} if "speaker" in panel.judges else {}
     sets = {TEACHER: RowSet(waves=[row.reference for row in rows]), **row_sets}
@@ -119,13 +119,13 @@ def evaluate_speech(
 
 
 def judge_row(row: SpeechRow, verdict: SpeechVerdict, targets: Sequence[Float[Tensor, " dim"]], elapsed_s: float | None) -> dict[str, Any]:
-    """What is reported of one sound.
+    """The report's entry for one audio clip.
 
     Args:
         row: Its sentence.
-        verdict: What the judges found.
-        targets: Voices of the row's speaker; none leaves similarity out.
-        elapsed_s: Seconds that making it took.
+        verdict: Findings of the judges.
+        targets: Embeddings of the row's speaker; without any, similarity is left out.
+        elapsed_s: Seconds that generating it took.
     """
     found: dict[str, Any] = {
         "key": row.key,
@@ -147,7 +147,7 @@ def judge_row(row: SpeechRow, verdict: SpeechVerdict, targets: Sequence[Float[Te
 def _judged(
     name: str, rows: Sequence[SpeechRow], row_set: RowSet, panel: SpeechPanel, targets: Mapping[str, list[Float[Tensor, " dim"]]]
 ) -> list[dict[str, Any]]:
-    """What is reported of each sound of a row set."""
+    """The report's entries for the clips of a row set."""
     found = []
     for place, (row, wave) in enumerate(zip(rows, row_set.waves, strict=True)):
         elapsed_s = None if row_set.elapsed_s is None else row_set.elapsed_s[place]
@@ -158,7 +158,7 @@ def _judged(
 
 
 def _voices(clips: Sequence[Waveform], panel: SpeechPanel) -> list[Float[Tensor, " dim"]]:
-    """The voice of each clip of a speaker in which one is found."""
+    """Speaker embeddings of the clips in which a voice is found."""
     found = [voice for voice in (panel(clip).voice for clip in clips) if voice is not None]
     if not found:
         raise ValueError(f"no voice is found in {len(clips)} reference clips of a speaker; give clips in which the speaker can be heard")
@@ -166,7 +166,7 @@ def _voices(clips: Sequence[Waveform], panel: SpeechPanel) -> list[Float[Tensor,
 
 
 def _check(rows: Sequence[SpeechRow], row_sets: Mapping[str, RowSet], voices: Mapping[str, Sequence[Waveform]]) -> None:
-    """Refuse what would be found after an hour, or never."""
+    """Refuse wrong inputs before the long work starts."""
     if not rows or len({row.key for row in rows}) < len(rows):
         raise ValueError(f"found {len(rows)} rows with {len({row.key for row in rows})} keys, wanted at least one row and a key for each")
     if TEACHER in row_sets:
@@ -186,7 +186,7 @@ def _check(rows: Sequence[SpeechRow], row_sets: Mapping[str, RowSet], voices: Ma
 
 
 def _over_seeds(row_sets: Mapping[str, Any]) -> dict[str, Any]:
-    """Scores of the models of which several seeds were judged."""
+    """Scores over the seeds of each model."""
     names: dict[str, list[str]] = {}
     for name in row_sets:
         if match := SEED_NAME.fullmatch(name):
@@ -195,6 +195,6 @@ def _over_seeds(row_sets: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _chosen(rows: Sequence[SpeechRow], count: int) -> list[int]:
-    """Rows to listen to, by the hash of their keys: not the best, and the same ones every time."""
+    """Rows with audio players, a fixed choice by the hash of their keys."""
     order = sorted(range(len(rows)), key=lambda place: hashlib.sha256(rows[place].key.encode()).hexdigest())
     return sorted(order[:count])

@@ -1,4 +1,4 @@
-"""The judges of speech together: what each finds of a sound, remembered by the sound itself."""
+"""All judges of speech, with a cache of their findings keyed by the audio."""
 
 import functools
 import json
@@ -31,19 +31,19 @@ JUDGES: dict[str, Callable[[], Judge]] = {
     "speech": SpeechDetector,
 }
 VERSION = "whisper-base d01c3014 beam 5, tiny.en 1a5afae0 greedy, fp32; resemblyzer 0.1.4; speechmos 0.0.1.1; silero-vad 6.2.3; soxr HQ; 1"
-"""What the findings depend on besides the sound; a change of any makes old findings unfindable."""
+"""What the findings depend on besides the audio; a change invalidates the cache."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SpeechVerdict:
-    """What the judges find of one sound; None where a judge was not asked.
+    """Findings of the judges for one audio clip; None for a judge that was not used.
 
     Args:
         seconds: Length.
-        transcripts: Judge ("whisper_base", "whisper_tiny_en") to what it hears.
-        voice: Direction of the speaker, of length 1; None also where no voice is found.
+        transcripts: Recogniser ("whisper_base", "whisper_tiny_en") to its transcript.
+        voice: Speaker embedding of unit length; None also if no voice is found.
         opinion: DNSMOS.
-        speech_ratio: Share of the sound that is speech, in [0, 1].
+        speech_ratio: Share of the audio that is speech, in [0, 1].
     """
 
     seconds: float
@@ -54,11 +54,11 @@ class SpeechVerdict:
 
 
 class SpeechPanel:
-    """Judges that are loaded when first asked and never asked twice about the same sound.
+    """Judges that are loaded on first use and whose findings are cached.
 
     Args:
         judges: Some of `JUDGES`.
-        cache: Folder of findings, one small file a sound; None keeps none.
+        cache: Folder of findings, one small file per audio clip; None disables caching.
 
     Raises:
         ValueError: If a judge is unknown, or none is named.
@@ -74,23 +74,23 @@ class SpeechPanel:
         self._load = functools.cache(lambda name: JUDGES[name]())
 
     def load(self) -> None:
-        """Load every judge now: a missing package is found before an hour of work, not after.
+        """Load every judge now, so that a missing package is reported before the work starts.
 
         Raises:
-            ImportError: If a package of the extra `speech-eval` is not installed; the sentence names it.
-            ValueError: If a package holds other weights than those that were examined.
+            ImportError: If a package of the extra `speech-eval` is not installed; the message names it.
+            ValueError: If a package contains other weights than the expected ones.
         """
         for name in self.judges:
             self._load(name)
 
     def __call__(self, wave: Waveform) -> SpeechVerdict:
-        """What the judges find of a sound.
+        """Judge an audio clip.
 
         Args:
-            wave: Any sound.
+            wave: Any audio clip.
 
         Raises:
-            ValueError: If the sound has no sample, or samples outside [-1, 1].
+            ValueError: If the audio has no sample, or samples outside [-1, 1].
             ImportError: If a package is missing.
         """
         check_sound(wave)
@@ -105,7 +105,7 @@ class SpeechPanel:
         )
 
     def _findings(self, wave: Waveform) -> dict[str, Any]:
-        """Findings as JSON has them: those of the cache, and those still missing, which are added to it."""
+        """Findings as JSON data, from the cache; missing ones are computed and added to it."""
         known: dict[str, Any] = {}
         path = None
         if self._folder is not None:
@@ -121,25 +121,25 @@ class SpeechPanel:
 
 
 def seconds_of(wave: Waveform) -> float:
-    """Length of a sound."""
+    """Length of an audio clip in seconds."""
     return float(wave.samples.shape[1] / wave.sample_rate_hz)
 
 
 def check_sound(wave: Waveform) -> None:
-    """Refuse what cannot be judged.
+    """Refuse audio that cannot be judged.
 
     Raises:
-        ValueError: If the sound has no sample, or samples that are not in [-1, 1].
+        ValueError: If the audio has no sample, or samples that are not in [-1, 1].
     """
     if not wave.samples.size:
-        raise ValueError("a sound without samples cannot be judged; give silence if nothing was said")
+        raise ValueError("a sound without samples cannot be judged; give silence if nothing was spoken")
     loudest = float(np.abs(wave.samples).max())
     if not loudest <= 1:  # NaN fails too
         raise ValueError(f"a sound has samples up to {loudest}, wanted [-1, 1]; scale or clip it before judging")
 
 
 def _plain(finding: Any) -> Any:
-    """A finding as JSON has it."""
+    """A finding as JSON data."""
     if isinstance(finding, Tensor):
         return finding.tolist()
     return asdict(finding) if isinstance(finding, Opinion) else finding

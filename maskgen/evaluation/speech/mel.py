@@ -1,4 +1,4 @@
-"""Mel spectrograms in plain torch: what the judges of speech listen to, and small pictures of sounds."""
+"""Mel spectrograms in plain torch: inputs of the judges of speech, and small images for reports."""
 
 import math
 
@@ -22,7 +22,7 @@ def mel_filters(sample_rate_hz: int, window: int, num_mels: int) -> Float[Tensor
     """Triangular filters of equal area from 0 Hz to half the rate, evenly spaced in mels.
 
     Args:
-        sample_rate_hz: Rate of the sound.
+        sample_rate_hz: Rate of the audio.
         window: Samples of a Fourier transform.
         num_mels: Filters.
 
@@ -61,16 +61,16 @@ def mel_power(
 
 
 def decibels(power: Float[Tensor, "mels frames"], range_db: float = 80.0) -> Float[Tensor, "mels frames"]:
-    """Decibels below the loudest cell, from -range_db to 0; silence is 0 everywhere."""
+    """Decibels relative to the loudest cell, from -range_db to 0; silence is 0 everywhere."""
     level = 10 * power.clamp(min=1e-10).log10()
     return (level - level.max()).clamp(min=-range_db)
 
 
 def mel_picture(wave: Waveform) -> Image.Image:
-    """A grey picture of a sound, dark where it is loud: a column each 20 ms, low notes at the bottom.
+    """A grey-scale mel spectrogram, dark where it is loud: one column per 20 ms, low frequencies at the bottom.
 
     Args:
-        wave: Any sound; its channels are averaged.
+        wave: Any audio clip; its channels are averaged.
     """
     samples = torch.from_numpy(wave.samples.mean(axis=0))
     window, hop = round(0.04 * wave.sample_rate_hz), round(PICTURE_HOP_S * wave.sample_rate_hz)

@@ -1,4 +1,4 @@
-"""Weights that lie inside installed packages of the extra `speech-eval`, found without importing the packages."""
+"""Weights inside installed packages of the extra `speech-eval`, located without importing the packages."""
 
 import importlib
 import importlib.util
@@ -9,14 +9,14 @@ from typing import Any
 from maskgen.io.files import file_sha256
 
 APART = {"resemblyzer": "pip install --no-deps resemblyzer==0.1.4"}
-"""Packages whose own demands do harm (a source build of webrtcvad, a backport of typing): the extra leaves them out."""
+"""Packages that the extra leaves out, since their dependencies do harm (a source build of webrtcvad, a backport of typing)."""
 
 
 def package_module(name: str) -> ModuleType:
     """Import a module of the extra.
 
     Raises:
-        ImportError: If it is not installed; the sentence says what to run.
+        ImportError: If it is not installed; the message names the command to run.
     """
     try:
         return importlib.import_module(name)
@@ -25,9 +25,9 @@ def package_module(name: str) -> ModuleType:
 
 
 def package_file(package: str, inside: str, sha256: str) -> Path:
-    """A weight file of a package, checked; no line of the package runs.
+    """Path of a weight file inside a package, after a check of its digest; the package itself is not imported.
 
-    These packages are small works of single people: a file other than the one that was examined is refused.
+    These packages are maintained by single people, so a file with another digest than the expected one is refused.
 
     Args:
         package: Import name.
@@ -36,7 +36,7 @@ def package_file(package: str, inside: str, sha256: str) -> Path:
 
     Raises:
         ImportError: If the package is not installed.
-        ValueError: If the file is missing or another.
+        ValueError: If the file is missing or has another digest.
     """
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
@@ -58,10 +58,10 @@ def onnx_session(path: Path, threads: int) -> Any:
 
 
 def _command(name: str) -> str:
-    """What installs a module."""
+    """The command that installs a module."""
     return APART.get(name.partition(".")[0], "pip install maskgen[speech-eval]")
 
 
 def _sentence(name: str) -> str:
-    """What is missing and what to do."""
+    """Error message: the missing package and the command that installs it."""
     return f"judging speech needs {name.partition('.')[0]}, which is not installed; install it: {_command(name)}"

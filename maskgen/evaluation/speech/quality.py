@@ -1,4 +1,4 @@
-"""How clean a sound is (DNSMOS) and how much of it is speech (Silero VAD), from the weights inside two packages."""
+"""Audio quality (DNSMOS) and share of speech (Silero VAD), with the weights of two packages."""
 
 from dataclasses import dataclass
 
@@ -24,13 +24,13 @@ SPEECH_CONTEXT = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Opinion:
-    """Mean opinion scores that DNSMOS expects of listeners, from 1 (bad) to 5.
+    """Mean opinion scores predicted by DNSMOS, from 1 (bad) to 5.
 
     Args:
         ovrl: Overall quality (P.835).
         sig: Quality of the speech itself.
-        bak: Absence of noise behind it.
-        p808: Overall quality by another network (P.808).
+        bak: Absence of background noise.
+        p808: Overall quality, predicted by another network (P.808).
     """
 
     ovrl: float
@@ -40,31 +40,31 @@ class Opinion:
 
 
 class Dnsmos:
-    """DNSMOS P.835 and P.808: networks trained on what listeners said of noisy and cleaned calls, not of synthesis.
+    """DNSMOS P.835 and P.808: networks trained on ratings of noisy and denoised calls, not of synthetic speech.
 
-    Source: arXiv:2110.01763, arXiv:2010.15258; weights and curves as in package speechmos 0.0.1.1 (MIT). That code loses the parts that
-    start at seconds 7 to 23 by rounding; here they count, so sounds of 17 s and more may differ.
+    Source: arXiv:2110.01763, arXiv:2010.15258; weights and curves as in package speechmos 0.0.1.1 (MIT). That code drops the
+    windows that start at seconds 7 to 23 by a rounding error; here they count, so scores of clips of 17 s and more may differ.
     """
 
     def __init__(self) -> None:
-        """Read the networks.
+        """Load the networks.
 
         Raises:
             ImportError: If the extra `speech-eval` is not installed.
-            ValueError: If the package holds another file than the one that was examined.
+            ValueError: If the package contains another file than the expected one.
         """
         threads = torch.get_num_threads()
         self._p835 = onnx_session(package_file(*P835), threads)
         self._p808 = onnx_session(package_file(*P808), threads)
 
     def __call__(self, wave: Waveform) -> Opinion:
-        """Scores of a sound: a short one is doubled until it lasts 9 s; of a long one, 9 s from each whole second are averaged.
+        """Scores of an audio clip. A clip under 9 s is repeated; for a longer one, windows of 9 s at each full second are averaged.
 
         Args:
-            wave: Any sound of at least one sample; it is brought to 16 kHz mono.
+            wave: Any audio clip of at least one sample; converted to 16 kHz mono.
         """
         samples = fit_audio(wave, RATE_HZ)[0].samples[0]
-        while len(samples) < MOS_SAMPLES:  # doubled, not tiled to the exact length; and the last start left out: as DNSMOS does it
+        while len(samples) < MOS_SAMPLES:  # as in DNSMOS: doubled, not tiled to the exact length, and without the last start
             samples = np.append(samples, samples)
         starts = [place * RATE_HZ for place in range(max(1, len(samples) // RATE_HZ - 9))]
         parts = [samples[start : start + MOS_SAMPLES] for start in starts]
@@ -80,25 +80,25 @@ class Dnsmos:
 
 
 class SpeechDetector:
-    """Silero's voice detector.
+    """Silero's voice activity detector.
 
-    Source: silero-vad 6.2.3 (MIT), its ONNX network run directly: the package asks for torchaudio to read files.
+    Source: silero-vad 6.2.3 (MIT). Its ONNX network is run directly, since the package needs torchaudio.
     """
 
     def __init__(self) -> None:
-        """Read the network.
+        """Load the network.
 
         Raises:
             ImportError: If the extra `speech-eval` is not installed.
-            ValueError: If the package holds another file than the one that was examined.
+            ValueError: If the package contains another file than the expected one.
         """
         self._session = onnx_session(package_file(*SILERO), threads=1)
 
     def __call__(self, wave: Waveform) -> float:
-        """Share of the windows of 32 ms that are more likely speech than not.
+        """Share of windows of 32 ms with a speech probability above 0.5.
 
         Args:
-            wave: Any sound of at least one sample; it is brought to 16 kHz mono, its last window filled with zeros.
+            wave: Any audio clip of at least one sample; converted to 16 kHz mono, its last window filled with zeros.
         """
         samples = fit_audio(wave, RATE_HZ)[0].samples[0]
         padded = np.pad(samples, (SPEECH_CONTEXT, -len(samples) % SPEECH_WINDOW))

@@ -1,4 +1,4 @@
-"""The report of a speech evaluation: one JSON and one HTML file that needs nothing beside it."""
+"""The report of a speech evaluation: one JSON and one self-contained HTML file."""
 
 import io
 import json
@@ -28,7 +28,7 @@ TITLES = {
     "real_time_factor": "real-time factor",
 }
 SHARES = {"wer", "wer_tiny_en", "cer", "exact", "duration_error", "duration_bias", "speech_ratio"}
-ROLES = {"teacher": "teacher (ceiling)", "codec": "codec: the teacher through it and back (the model's ceiling)"}
+ROLES = {"teacher": "teacher (upper bound)", "codec": "codec: the teacher, encoded and decoded (upper bound of the model)"}
 NOTES = (
     "Word error rates: all edits over all words, both sides in Whisper's normal form, with 95% bootstrap intervals over sentences (of "
     "several seeds: lowest and highest). Compounds count: 'sea shells' heard as 'seashells' is two errors. Similarity: Resemblyzer cosine "
@@ -39,13 +39,13 @@ NOTES = (
 
 
 def write_speech_report(out: Path, report: Mapping[str, Any], waves: Mapping[str, Sequence[Waveform]], playable: Sequence[int]) -> None:
-    """Write `report.json` and `report.html`, each whole or not at all.
+    """Write `report.json` and `report.html` atomically.
 
     Args:
-        out: Folder, made when missing.
-        report: What `evaluate_speech` found.
-        waves: Row set to its sounds, in the order of the rows.
-        playable: Rows whose sounds are put into the page.
+        out: Folder, created if missing.
+        report: Result of `evaluate_speech`.
+        waves: Row set to its audio clips, in the order of the rows.
+        playable: Rows whose audio is embedded in the page.
 
     Raises:
         ImportError: If soundfile is not installed.
@@ -59,15 +59,15 @@ def render_speech_report(report: Mapping[str, Any], waves: Mapping[str, Sequence
     """The page.
 
     Args:
-        report: What `evaluate_speech` found.
-        waves: Row set to its sounds.
-        playable: Rows whose sounds are put into the page.
+        report: Result of `evaluate_speech`.
+        waves: Row set to its audio clips.
+        playable: Rows whose audio is embedded in the page.
     """
     facts = [f"{report['rows']} sentences, {report['words']} words, {report['teacher_seconds']:.0f} s of the teacher."]
     facts += [f"{name}: {value}." for name, value in report["facts"].items()]
     rest = [place for place in range(report["rows"]) if place not in playable]
     parts = [
-        f"<h1>maskgen: speech judged</h1><p>{text(' '.join(facts))}</p><p><small>{text(NOTES)}</small></p>",
+        f"<h1>maskgen: speech evaluation</h1><p>{text(' '.join(facts))}</p><p><small>{text(NOTES)}</small></p>",
         _scores_table(report),
         f"<p><small>Judges: {text(report['judges_version'])}.</small></p>",
         f"<h2>To listen to ({len(playable)} sentences, chosen by the hash of their keys)</h2>",
@@ -75,11 +75,11 @@ def render_speech_report(report: Mapping[str, Any], waves: Mapping[str, Sequence
     ]
     if rest:
         parts.append(f"<h2>All others ({len(rest)} sentences)</h2>{_rows_table(report, waves, rest, players=False)}")
-    return page("maskgen: speech judged", "".join(parts))
+    return page("maskgen: speech evaluation", "".join(parts))
 
 
 def _scores_table(report: Mapping[str, Any]) -> str:
-    """One line a row set, and one for the seeds of a model together."""
+    """One line per row set, and one for all seeds of a model."""
     found = {ROLES.get(name, name): row_set["scores"] for name, row_set in report["row_sets"].items()}
     found |= {f"{name}, over seeds": values for name, values in report["over_seeds"].items()}
     shown = [name for name in TITLES if any(values[name] is not None for values in found.values())]
@@ -88,7 +88,7 @@ def _scores_table(report: Mapping[str, Any]) -> str:
 
 
 def _number(measure: str, value: float | Mapping[str, float] | None) -> str:
-    """A score with its interval, or a dash where it does not apply."""
+    """A score with its interval, or a dash if it does not apply."""
     if value is None:
         return "-"
     style = ".1%" if measure in SHARES else ".3f"
@@ -98,7 +98,7 @@ def _number(measure: str, value: float | Mapping[str, float] | None) -> str:
 
 
 def _rows_table(report: Mapping[str, Any], waves: Mapping[str, Sequence[Waveform]], places: Sequence[int], *, players: bool) -> str:
-    """Picture, player and transcript of each sound."""
+    """Image, player and transcript of each audio clip."""
     lines = []
     for place in places:
         cells = []
@@ -111,7 +111,7 @@ def _rows_table(report: Mapping[str, Any], waves: Mapping[str, Sequence[Waveform
 
 
 def _heard(row: Mapping[str, Any]) -> str:
-    """What the best judge heard, green where it is right, and the sound's other scores."""
+    """Transcript of the best judge, green if it is right, and the other scores of the clip."""
     judge = next(iter(row["transcripts"]), None)
     heard = ""
     if judge is not None:
@@ -123,7 +123,7 @@ def _heard(row: Mapping[str, Any]) -> str:
 
 
 def flac(wave: Waveform) -> bytes:
-    """A sound as a FLAC file of 16 bits.
+    """An audio clip as a FLAC file of 16 bits.
 
     Raises:
         ImportError: If soundfile is not installed.

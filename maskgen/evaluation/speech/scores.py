@@ -1,4 +1,4 @@
-"""From what the judges find of each sound to the scores of a row set."""
+"""Scores of a row set, from the findings of the judges for each clip."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,14 +20,14 @@ def scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Scores of a row set.
 
     Args:
-        rows: For each row what `speech.judge_row` gives; a key that is missing or None gives no score.
+        rows: Results of `judge_row`; a key that is missing or None gives no score.
 
     Returns:
         `wer`, `cer`, `wer_tiny_en`: {"value", "low", "high", "edits", "of"}, all edits over all words, 95% interval;
-        `exact`: {"value", "low", "high"}, share of sentences that Whisper base hears exactly right;
+        `exact`: {"value", "low", "high"}, share of sentences without an error in the transcript of Whisper base;
         `similarity`, `ovrl`, `sig`, `bak`, `p808`, `speech_ratio`: {"value", "low", "high"}, means with 95% intervals;
         `duration_error`, `duration_bias`: mean of |seconds - teacher's| and of the signed difference, as shares of the teacher's;
-        `real_time_factor`: seconds of work for a second of sound, below 1 is faster than it sounds;
+        `real_time_factor`: seconds of computation per second of audio, below 1 is faster than real time;
         `without_voice`: clips in which no voice was found, whose similarity counts as 0.
     """
     found: dict[str, Any] = {}
@@ -52,7 +52,7 @@ def mean_interval(values: Sequence[float]) -> dict[str, float]:
     """A mean with its 95% interval.
 
     Args:
-        values: One a row, at least one.
+        values: One per row, at least one.
     """
     array = np.array(values, np.float64)
     return _interval(float(array.mean()), array[_draws(len(array))].mean(axis=1))
@@ -72,7 +72,7 @@ def over_seeds(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _rate(edits: Sequence[int], of: Sequence[int]) -> dict[str, float]:
-    """All edits over all words, with the interval that resampled rows give."""
+    """All edits over all words, with a bootstrap interval over rows."""
     counted, totals = np.array(edits, np.float64), np.array(of, np.float64)
     draws = _draws(len(counted))
     interval = _interval(float(counted.sum() / totals.sum()), counted[draws].sum(axis=1) / totals[draws].sum(axis=1))
@@ -80,11 +80,11 @@ def _rate(edits: Sequence[int], of: Sequence[int]) -> dict[str, float]:
 
 
 def _draws(rows: int) -> Int[np.ndarray, "resamples rows"]:
-    """Rows drawn with replacement, the same for every row set, so that they differ by their sounds alone."""
+    """Rows drawn with replacement, the same for every row set, so that intervals are comparable."""
     return np.random.default_rng(BOOTSTRAP_SEED).integers(0, rows, (RESAMPLES, rows))
 
 
 def _interval(value: float, resampled: Float[np.ndarray, " resamples"]) -> dict[str, float]:
-    """A value between the 2.5th and the 97.5th percentile of its bootstrap."""
+    """A value with the 2.5th and the 97.5th percentile of its bootstrap."""
     low, high = np.percentile(resampled, (2.5, 97.5))
     return {"value": value, "low": float(low), "high": float(high)}

@@ -1,4 +1,4 @@
-"""Whose voice a sound has: Resemblyzer's speaker encoder, with its weights but without its imports."""
+"""Speaker embeddings and their similarity: Resemblyzer's encoder, with its weights but without its imports."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ WEIGHTS = ("resemblyzer", "pretrained.pt", "39373b86598fa3da9fcddee6142382efe097
 PART_FRAMES = 160
 PART_STEP = round(RATE_HZ / 1.3 / HOP)
 LEAST_COVERAGE = 0.75
-"""Share of a last part that must hold sound."""
+"""Share of the last window that must be covered by the clip."""
 LOUDNESS_DB = -30.0
 VOICE_WINDOW = 480
 SMOOTHING = 8
@@ -25,19 +25,19 @@ LONGEST_PAUSE = 6
 
 
 class SpeakerEncoder:
-    """A sound to a direction in 256 dimensions that depends on its speaker.
+    """Maps an audio clip to a speaker embedding of 256 dimensions.
 
-    The preparation follows Resemblyzer step by step: quiet sounds are made louder, long pauses cut, parts of 1.6 s averaged.
+    Preprocessing follows Resemblyzer: quiet clips are amplified, long pauses are cut, embeddings of windows of 1.6 s are averaged.
 
-    Source: Resemblyzer 0.1.4 (Apache-2.0), after GE2E, arXiv:1710.10467. Only the rate is changed by another filter (soxr's).
+    Source: Resemblyzer 0.1.4 (Apache-2.0), after GE2E, arXiv:1710.10467. Differs: resampling uses soxr's filter.
     """
 
     def __init__(self) -> None:
-        """Read the weights.
+        """Load the weights.
 
         Raises:
             ImportError: If resemblyzer or webrtcvad-wheels is not installed.
-            ValueError: If the package holds another file than the one that was examined.
+            ValueError: If the package contains another file than the expected one.
         """
         self._vad: Any = package_module("webrtcvad")
         self._lstm = nn.LSTM(40, 256, 3, batch_first=True)
@@ -47,10 +47,10 @@ class SpeakerEncoder:
             layer.load_state_dict({key.removeprefix(name): value for key, value in state.items() if key.startswith(name)})
 
     def __call__(self, wave: Waveform) -> Float[Tensor, "256"] | None:
-        """The voice of a sound, of length 1; None where no voice is found.
+        """The embedding of a clip, of unit length; None if no voice is found.
 
         Args:
-            wave: Any sound; it is brought to 16 kHz mono.
+            wave: Any audio clip; converted to 16 kHz mono.
         """
         samples = _louder(fit_audio(wave, RATE_HZ)[0].samples[0])
         kept = len(samples) - len(samples) % VOICE_WINDOW
@@ -67,7 +67,7 @@ class SpeakerEncoder:
         return mean
 
     def _voiced(self, samples: Float[np.ndarray, " samples"]) -> Bool[np.ndarray, " windows"]:
-        """Which windows of 30 ms are kept: voice, smoothed, and pauses of up to 6 windows around it."""
+        """Windows of 30 ms to keep: voiced ones after smoothing, and pauses of up to 6 windows around them."""
         if not len(samples):
             return np.zeros(0, bool)
         detector = self._vad.Vad(mode=3)
@@ -76,14 +76,14 @@ class SpeakerEncoder:
         padded = np.pad(flags, ((SMOOTHING - 1) // 2, SMOOTHING // 2))
         smooth = np.convolve(padded, np.ones(SMOOTHING), mode="valid") / SMOOTHING
         near = np.convolve(np.round(smooth), np.ones(LONGEST_PAUSE + 1), mode="same") > 0
-        # `same` cuts to the longer of the two; a sound shorter than the pause keeps its own length.
+        # `same` cuts to the longer of the two; an audio clip shorter than the pause keeps its own length.
         extra = (len(near) - len(flags)) // 2
         voiced: np.ndarray = near[extra : extra + len(flags)]
         return voiced
 
 
 def part_starts(length: int) -> list[int]:
-    """First frame of each part of a sound; a last part that would be mostly padding is left out.
+    """First frame of each window of a clip; a last window that would be mostly padding is left out.
 
     Args:
         length: Samples at 16 kHz, at least 1.
@@ -95,11 +95,11 @@ def part_starts(length: int) -> list[int]:
 
 
 def similarity(voice: Float[Tensor, "256"] | None, references: list[Float[Tensor, "256"]]) -> float:
-    """Cosine of a voice to the mean of reference clips of one speaker; 0 where no voice was found.
+    """Cosine similarity of a voice to the mean of a speaker's reference clips; 0 if no voice was found.
 
     Args:
-        voice: From `SpeakerEncoder`.
-        references: Voices of the speaker wanted, at least one.
+        voice: Embedding from `SpeakerEncoder`.
+        references: Embeddings of the speaker, at least one.
 
     Raises:
         ValueError: If there is no reference.
@@ -110,7 +110,7 @@ def similarity(voice: Float[Tensor, "256"] | None, references: list[Float[Tensor
 
 
 def _louder(samples: Float[np.ndarray, " samples"]) -> Float[np.ndarray, " samples"]:
-    """At least -30 dB root mean square; silence stays."""
+    """Amplified to at least -30 dB root mean square; silence is unchanged."""
     level = float(np.sqrt(np.mean(samples.astype(np.float64) ** 2)))
     wanted: float = 10 ** (LOUDNESS_DB / 20)
     return samples if level == 0 or level >= wanted else (samples * (wanted / level)).astype(np.float32)

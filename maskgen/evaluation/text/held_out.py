@@ -1,4 +1,4 @@
-"""Held-out texts of token shards: the same ones always, their ends, their lengths."""
+"""Held-out texts of token shards, their end codes, and a model of their lengths."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,10 +13,10 @@ from maskgen.tokens.space import TokenSpace
 
 
 class LengthLaw:
-    """Probability of a text's length, from the lengths of training texts: counts, and one text's worth of a geometric law.
+    """Probability of a text's length: counts of training texts, smoothed with one pseudo-count of a geometric distribution.
 
-    A model that fills a given number of cells pays nothing for the length; a causal model pays for it in its end token. This is what
-    makes their bounds comparable.
+    A model that fills a given number of cells does not predict the length; a causal model does, with its end token. Adding the nats of
+    the length makes their bounds comparable.
 
     Args:
         lengths: Tokens of the training texts.
@@ -35,15 +35,15 @@ class LengthLaw:
 def held_out_texts(
     folder: str, space: TokenSpace, target: str, split: str = "validation", limit: int | None = None, canvas: int = 0
 ) -> list[dict[str, Codes]]:
-    """Samples of a split that have the target modality, with their first caption; always the same ones.
+    """A fixed choice of samples of a split that have the target modality, with their first caption.
 
     Args:
         folder: Token shards.
         space: Token space of the model.
-        target: Modality that will be scored.
+        target: Modality to score.
         split: Split of the shards.
-        limit: At most this many, by the hash of their keys; None takes all.
-        canvas: Where the target has an end code, a text is filled with it to so many cells; one end code stands behind it in any case.
+        limit: Maximum number, chosen by the hash of their keys; None takes all.
+        canvas: If the target has an end code, each text is padded with it to this many cells; there is always at least one end code.
 
     Raises:
         ValueError: If the shards or the split are missing, or the shards have another token space.
@@ -60,13 +60,13 @@ def held_out_texts(
 
 
 def ended(codes: Codes, end: int, canvas: int = 0) -> Codes:
-    """A text's codes [1, n] and its end code behind them, once and as often as it takes to fill `canvas` cells."""
+    """A text's codes [1, n] followed by at least one end code, padded with it to `canvas` cells."""
     before = until_end(codes, end)
     return torch.cat([before, before.new_full((1, max(1, canvas - before.shape[1])), end)], dim=1)
 
 
 def by_length(samples: Sequence[Mapping[str, Codes]], space: TokenSpace, batch_size: int, multiple: int = 1) -> Iterator[TokenBatch]:
-    """Batches of rows of like length, shortest first."""
+    """Batches of rows of similar length, shortest first."""
     ranked = sorted(samples, key=lambda sample: sum(codes[0].numel() for codes in sample.values()))
     for start in range(0, len(ranked), batch_size):
         yield pack(ranked[start : start + batch_size], space, multiple)

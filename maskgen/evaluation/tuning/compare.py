@@ -1,4 +1,4 @@
-"""`maskgen compare samplers`: every decoding order at several budgets of steps, on the same rows with the same seeds."""
+"""`maskgen compare samplers`: every sampler at several step budgets, on the same rows with the same seeds."""
 
 import json
 import logging
@@ -19,7 +19,7 @@ from maskgen.sampling import by_name, names
 
 logger = logging.getLogger(__name__)
 NEEDS = {"critic": "a trained critic"}
-"""What an order may lack beside the generator, in the words of its error."""
+"""What a sampler may need besides the generator: a part of its error message to a name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,10 +27,10 @@ class Cell:
     """One sampler at one budget.
 
     Args:
-        sampler: Its name.
+        sampler: Name of the sampler.
         budget: Steps of all levels together.
-        trial: What it scored; None where it cannot be.
-        reason: Why it cannot be.
+        trial: Its result; None if the combination is impossible.
+        reason: Why it is impossible.
     """
 
     sampler: str
@@ -48,7 +48,7 @@ def read_defaults(path: Path) -> dict[str, dict[str, Any]]:
     """Changes of the bundle's setting for each sampler by name, from a YAML file with the mappings `all` and `samplers`.
 
     Raises:
-        ValueError: If the file is missing or has another form, or names a sampler that there is not.
+        ValueError: If the file is missing or has another form, or names an unknown sampler.
     """
     if not path.is_file():
         raise ValueError(f"the samplers' defaults {path} do not exist; give --config, see configs/compare_samplers.yaml for one")
@@ -76,16 +76,16 @@ def _sections(found: Any, path: Path) -> tuple[dict[str, Any], dict[str, dict[st
 
 
 def shared_steps(own: Sequence[int], budget: int) -> list[int]:
-    """A budget of steps divided over groups of levels: one each, the rest as the bundle divides what it has beyond one each.
+    """Divide a step budget over groups of levels: one step each, the rest in proportion to the bundle's own steps beyond one each.
 
-    At the bundle's own budget these are its own steps.
+    At the bundle's own budget the result is its own steps.
 
     Args:
         own: The bundle's steps of each group.
-        budget: Steps in all.
+        budget: Total steps.
 
     Raises:
-        ValueError: If the budget has not one step for each group.
+        ValueError: If the budget has less than one step per group.
     """
     if budget < len(own):
         raise ValueError(f"a budget of {budget} steps is too small, this model decodes {len(own)} levels with at least one step each")
@@ -101,7 +101,7 @@ def at_budget(own: GenerationSettings, name: str, changes: Mapping[str, Any], bu
     """The bundle's setting with another sampler, that sampler's changes and a budget of steps.
 
     Raises:
-        ValueError: If the sampler cannot be made so, or the budget is too small.
+        ValueError: If the sampler does not take these changes, or the budget is too small.
     """
     groups = level_groups(own.groups, num_levels)
     steps = shared_steps([own.at(group[0]).steps for group in groups], budget)
@@ -118,19 +118,19 @@ def compare(
     num_levels: int,
     report: Report | None = None,
 ) -> list[Cell]:
-    """Score every sampler at every budget; what cannot be is listed with its reason.
+    """Score every sampler at every budget; impossible combinations are listed with the reason.
 
     Args:
         task: Rows and judge; all its rows are used.
-        journal: What was run before.
-        own: The bundle's setting, from which every other is made.
+        journal: Record of earlier trials.
+        own: The bundle's setting, which all others are derived from.
         defaults: Sampler to its changes, in the order of the table.
         budgets: Steps of all levels together.
         num_levels: Levels of the target.
-        report: Told before every cell.
+        report: Called before every cell.
 
     Raises:
-        ValueError: If there is no row, or no cell can be; says why the first cannot.
+        ValueError: If there is no row, or no combination is possible; the message gives the reason of the first.
     """
     if not task.keys:
         raise ValueError("found no row to score, wanted at least one; give another split or more --rows")
@@ -148,7 +148,7 @@ def compare(
 def _cell(
     task: TaskScorer, journal: Journal, own: GenerationSettings, name: str, changes: Mapping[str, Any], budget: int, num_levels: int
 ) -> Cell:
-    """One cell; a sampler says by a ValueError what it lacks, when it is made or when it begins."""
+    """One cell; a sampler raises ValueError for what it lacks, on construction or at its first step."""
     try:
         settings = at_budget(own, name, changes, budget, num_levels)
         trial = run_trial(task, journal, {**changes, "sampler": name, "steps": list(settings.steps)}, settings, len(task.keys))
@@ -158,17 +158,17 @@ def _cell(
 
 
 def _reason(name: str, error: ValueError) -> str:
-    """Why a sampler cannot be: what it lacks, or its error in one line."""
+    """Why a combination is impossible: what the sampler needs, or its error in one line."""
     needed = [NEEDS[need] for need in by_name(name).needs if NEEDS.get(need, "\n") in str(error)]
     return f"needs {' and '.join(needed)}" if needed else " ".join(str(error).split())
 
 
 def markdown(cells: Sequence[Cell], facts: Mapping[str, Any], measure: str, rows: int) -> str:
-    """The table: a line a sampler, a column a budget, in each cell quality, measured passes and seconds of a row."""
+    """The table: one line per sampler, one column per budget; each cell holds quality, measured model calls and seconds per row."""
     budgets = list(dict.fromkeys(cell.budget for cell in cells))
     lines = [
-        f"Samplers on {facts['target']}, {rows} rows of split {facts['split']}. A cell: {measure} / measured passes a row / seconds a row; "
-        "a column: steps of all levels together. Guided steps are two passes.",
+        f"Samplers on {facts['target']}, {rows} rows of split {facts['split']}. A cell: {measure} / measured model calls per row / "
+        "seconds per row; a column: steps of all levels together. Guided steps are two model calls.",
         "",
         f"| sampler | {' | '.join(f'{budget} steps' for budget in budgets)} |",
         f"| --- |{' ---: |' * len(budgets)}",
@@ -183,13 +183,13 @@ def markdown(cells: Sequence[Cell], facts: Mapping[str, Any], measure: str, rows
 
 
 def _changes(settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What each sampler was given, but for its name and steps."""
+    """The options of each sampler, without its name and steps."""
     own = {name: {key: value for key, value in found.items() if key not in ("sampler", "steps")} for name, found in settings.items()}
     return [f"- {name}: {describe(found)}" for name, found in own.items()]
 
 
 def _shown(cell: Cell, notes: dict[str, str]) -> str:
-    """A cell of the table; what is no need of the sampler is told below the table."""
+    """A cell of the table; a reason other than a need of the sampler becomes a note below the table."""
     if cell.trial is not None:
         passes, quality = cell.trial.point
         return f"{quality:.3f} / {passes:.3g} / {cell.trial.to_dict()['elapsed_s_a_row']:.3f}"

@@ -1,4 +1,4 @@
-"""The judges by whose findings decode settings are told apart: retrieval for pictures, Whisper for speech."""
+"""Judges for the search of generation settings: retrieval for images, Whisper for speech."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ from maskgen.evaluation.tuning.tasks import JudgePictures, Listen
 
 
 def retrieval_judge(corpora: dict[str, Corpus], seeds: Sequence[int], cache: Path | None) -> JudgePictures:
-    """Reciprocal rank of each picture's own label, the mean over the judges of `maskgen evaluate image`.
+    """A judge that gives the reciprocal rank of each image's own label, averaged over the judges of `maskgen evaluate image`.
 
     Args:
         corpora: `read_corpus(folder)`.
@@ -40,7 +40,7 @@ def retrieval_judge(corpora: dict[str, Corpus], seeds: Sequence[int], cache: Pat
 def picture_scores(
     corpora: dict[str, Corpus], cache: Path | None, seeds: Sequence[int] = (0,)
 ) -> Callable[[Sequence[Row], Sequence[Image.Image]], dict[str, float]]:
-    """Recall at 1 and 5, tone, style and all of them at once of pictures beside the rows that they should show.
+    """A judge that gives recall at 1 and 5, tone, style and all of them at once for images and the rows that they should show.
 
     Args:
         corpora: `read_corpus(folder)`.
@@ -61,13 +61,13 @@ def picture_scores(
 
 
 def whisper_listener(cache: Path | None) -> Listen:
-    """Word edits between a text and what Whisper base hears.
+    """A judge that gives the word edits between a text and the transcript of Whisper base.
 
     Args:
         cache: Folder of findings.
 
     Raises:
-        ImportError: If the extra `speech-eval` is not installed; found now, not after the first sentence.
+        ImportError: If the extra `speech-eval` is not installed; checked now, not at the first sentence.
     """
     panel = SpeechPanel(["whisper_base"], cache)
     panel.load()

@@ -1,4 +1,4 @@
-"""What a search of decode settings found: JSON, and a page with quality drawn against passes."""
+"""Report of a search of generation settings: JSON, and a page that plots quality against model calls."""
 
 import json
 import math
@@ -21,13 +21,13 @@ def write_tune_report(out: Path, tuned: Tuned, facts: Mapping[str, Any], measure
     """Write `pareto.json` and `report.html`.
 
     Args:
-        out: Folder, made when missing.
-        tuned: What was found.
+        out: Folder, created if missing.
+        tuned: Result of the search.
         facts: What the scores depend on besides the settings.
-        measure: What quality is.
+        measure: Name of the quality measure.
 
     Returns:
-        What `pareto.json` holds.
+        The content of `pareto.json`.
     """
     out.mkdir(parents=True, exist_ok=True)
     report = {
@@ -56,17 +56,17 @@ def render_tune_report(tuned: Tuned, facts: Mapping[str, Any], measure: str) -> 
         "and the bundle's own. Rows and seeds are the same for all."
     )
     body = [
-        "<h1>maskgen: decode settings tried</h1>",
+        "<h1>maskgen: search of generation settings</h1>",
         f"<p>{text(about)}</p><p>{text(rounds)}</p><p><small>{text(RULE)}</small></p>",
         plot(tuned, measure),
         f"<h2>All rows</h2>{_trials_table(tuned.second, tuned.front, tuned.chosen)}",
         f"<h2>A quarter of the rows</h2>{_trials_table(tuned.first, (), None)}",
     ]
-    return page("maskgen: decode settings tried", "".join(body))
+    return page("maskgen: search of generation settings", "".join(body))
 
 
 def _trials_table(trials: Sequence[Trial], front: Sequence[int], chosen: int | None) -> str:
-    """A line a trial, best first."""
+    """One line per trial, best first."""
     lines = []
     for place in sorted(range(len(trials)), key=lambda one: -trials[one].point[1]):
         found = trials[place].to_dict()
@@ -74,11 +74,11 @@ def _trials_table(trials: Sequence[Trial], front: Sequence[int], chosen: int | N
         quality = f"{found['quality']:.4f} <small>{found['low']:.3f} to {found['high']:.3f}</small>"
         numbers = [quality, f"{found['passes']:.4g}", f"{found['elapsed_s_a_row']:.3f}"]
         lines.append([text(describe(found["changes"])), *numbers, ", ".join(marks)])
-    return table(["setting", "quality", "passes a row", "seconds a row", ""], lines, last="text")
+    return table(["setting", "quality", "model calls per row", "seconds per row", ""], lines, last="text")
 
 
 def plot(tuned: Tuned, measure: str) -> str:
-    """Quality against passes as an SVG: all trials of the second round, the front as a line, the chosen one ringed."""
+    """Quality against model calls as an SVG: all trials of the second round, the Pareto front as a line, the chosen one circled."""
     points = [trial.point for trial in tuned.second]
     across, up = ticks(0.0, max(passes for passes, _ in points)), ticks(min(one for _, one in points), max(one for _, one in points))
 
@@ -93,13 +93,13 @@ def plot(tuned: Tuned, measure: str) -> str:
     parts.append(f'<polyline class="front" points="{steps}" fill="none" stroke="#369"/>')
     for place, trial in enumerate(tuned.second):
         parts.append(_dot(at(*points[place]), describe(trial.changes), place in tuned.front, place == tuned.chosen))
-    parts.append(f'<text x="{(WIDE + LEFT) / 2:.0f}" y="{HIGH - 6}" text-anchor="middle">passes a row</text>')
+    parts.append(f'<text x="{(WIDE + LEFT) / 2:.0f}" y="{HIGH - 6}" text-anchor="middle">model calls per row</text>')
     parts.append(f'<text x="{LEFT}" y="11">{text(measure)}</text>')
     return f'<svg width="{WIDE}" height="{HIGH}" font-size="11" fill="#444">{"".join(parts)}</svg>'
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """Round numbers from at most `low` to at least `high`, two at least, equally far apart.
+    """Evenly spaced round numbers, at least two, that cover `low` to `high`.
 
     Args:
         low: Smallest number shown.

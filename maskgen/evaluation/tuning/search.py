@@ -1,4 +1,4 @@
-"""Searching decode settings: which are tried, which lie on the front of quality and passes, which one is chosen. No model in sight."""
+"""Searching generation settings: which are tried, which lie on the front of quality and passes, which one is chosen. No model in sight."""
 
 import math
 import random

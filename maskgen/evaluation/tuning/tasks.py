@@ -1,4 +1,4 @@
-"""What a decode setting is scored by: rows of one task, generated with paired seeds, a number for each."""
+"""Tasks that score generation settings: rows generated with paired seeds, and a quality for each."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -49,19 +49,19 @@ class Output(Protocol):
 
 
 Generate = Callable[[Sequence[Mapping[str, Any]], Sequence[int], GenerationSettings], Output]
-"""Known media or codes of each row, its seed, how to decode."""
+"""Known media or codes of each row, one seed each, and the settings, to an output."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RowScore:
-    """What one row scored under one setting.
+    """Score of one row under one setting.
 
     Args:
-        key: The row.
-        quality: The larger the better.
-        weight: How much the row counts in the mean.
-        passes: Model passes, as measured.
-        elapsed_s: Seconds in the model and the sampler; the share of its batch where rows were made together.
+        key: Key of the row.
+        quality: Larger is better.
+        weight: Weight of the row in the mean.
+        passes: Model calls, as measured.
+        elapsed_s: Seconds in the model and the sampler; its share of the batch if rows were generated together.
     """
 
     key: str
@@ -72,21 +72,21 @@ class RowScore:
 
 
 class TaskScorer(ABC):
-    """Rows in a fixed order, and what each scores under a setting. A row's seed depends on its key alone, so settings are paired."""
+    """Rows in a fixed order, and their scores under a setting. A row's seed depends only on its key, so settings are paired."""
 
     measure: str
-    """What quality is, in words."""
+    """Name of the quality measure."""
     judge: str
-    """Version of what quality depends on besides rows and model."""
+    """Version of everything that quality depends on besides rows and model."""
 
     @property
     @abstractmethod
     def keys(self) -> list[str]:
-        """Key of each row; a prefix of the rows is a fair sample of them."""
+        """Key of each row; any prefix is a random sample of the rows."""
 
     @abstractmethod
     def score(self, settings: GenerationSettings, places: Sequence[int]) -> list[RowScore]:
-        """Generate the rows at these places and judge them, in this order."""
+        """Generate and judge the rows at these places, in this order."""
 
 
 def row_seed(key: str, seed: int) -> int:
@@ -95,13 +95,13 @@ def row_seed(key: str, seed: int) -> int:
 
 
 def held_out_rows(folder: Path, split: str, rows: int) -> list[tuple[str, dict[str, Any]]]:
-    """Key and json of some rows of a split of shards, always the same ones: those whose keys hash lowest, lowest first.
+    """Key and metadata of the rows of a split with the lowest key hashes, lowest first.
 
     Raises:
         ValueError: If the shards or the split are missing or damaged, or it is the training split.
     """
     if split == "train":
-        raise ValueError("found split train, wanted a held-out one; what a model was trained on tells nothing of its settings")
+        raise ValueError("found split train, wanted a held-out one; settings chosen on training rows may not hold for new ones")
     store = ShardStore(str(folder))
     found = open_rows(store, store.index(), split)
     keys = [found.key(row) for row in range(len(found))]
@@ -110,7 +110,7 @@ def held_out_rows(folder: Path, split: str, rows: int) -> list[tuple[str, dict[s
 
 
 def passes_of(passes: int | float | Sequence[int | float], rows: int) -> list[float]:
-    """Passes of each row, from one number for all of them or a list.
+    """Model calls of each row, from one number for all rows or a list.
 
     Raises:
         ValueError: If the list has another length.
@@ -122,23 +122,23 @@ def passes_of(passes: int | float | Sequence[int | float], rows: int) -> list[fl
 
 
 Draw = Callable[[Sequence[str], Sequence[int], GenerationSettings], Output]
-"""Captions, seeds and how to decode; `media` of the output are the pictures."""
+"""Captions, one seed each, and the settings, to an output whose `media` are images."""
 
 JudgePictures = Callable[[Sequence[Row], Sequence[Image.Image]], list[float]]
-"""Quality of each picture, beside the row that it was asked for."""
+"""Rows and one image each, to the quality of each image."""
 
 
 class ImageTask(TaskScorer):
-    """Held-out captions drawn; quality is the mean reciprocal rank of the picture's own label.
+    """Images of held-out captions; quality is the mean reciprocal rank of the image's own label.
 
-    The rank is that of the retrieval heads of `maskgen evaluate image` among all labels of the corpus, tones included: 1 where the own
-    label stands first, 1/2 where it is second. Reciprocal ranks are averaged over the judges' seeds, then over rows.
+    The rank is that of the retrieval heads of `maskgen evaluate image` among all labels of the corpus, tones included: 1 if the own
+    label is first, 1/2 if it is second. Reciprocal ranks are averaged over the judges' seeds, then over rows.
 
     Args:
-        rows: Rows in the order in which they are taken.
+        rows: Rows, in the order in which they are used.
         draw: The model.
-        judge: From `task_judges.retrieval_judge`.
-        seed: With a row's key, its seed.
+        judge_pictures: From `retrieval_judge`.
+        seed: With its key, the seed of each row.
     """
 
     measure = "mean reciprocal rank of the own label"
@@ -161,12 +161,12 @@ class ImageTask(TaskScorer):
 
 @dataclass(frozen=True, kw_only=True)
 class Sentence:
-    """A sentence to be said.
+    """A sentence to be spoken.
 
     Args:
-        key: Its name in the data set.
-        text: What is to be said.
-        speaker: Whose voice it should be.
+        key: Its key in the data set.
+        text: Text to speak.
+        speaker: Speaker wanted.
     """
 
     key: str
@@ -176,7 +176,7 @@ class Sentence:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SpeechTake:
-    """A sentence said: its sound, its passes (the mean where it was spoken as several rows), seconds in model and sampler."""
+    """A generated sentence: its audio, its model calls (the mean if it was generated as several rows), seconds in model and sampler."""
 
     wave: Waveform
     passes: float
@@ -188,16 +188,16 @@ Listen = Callable[[str, Waveform], TextErrors]
 
 
 class SpeechTask(TaskScorer):
-    """Held-out sentences said; quality is 1 - WER of Whisper base, all words counted alike.
+    """Speech of held-out sentences; quality is 1 - the word error rate of Whisper base over all words.
 
-    A row's quality is 1 - its word edits over its words and its weight is its words, so the weighted mean is 1 - the word error rate
-    that `maskgen evaluate speech` reports. A row may lie below 0.
+    A row's quality is 1 - word edits / words and its weight is its number of words, so the weighted mean is 1 - the word error rate of
+    `maskgen evaluate speech`. The quality of a row may be below 0.
 
     Args:
-        rows: Sentences in the order in which they are taken.
+        rows: Sentences, in the order in which they are used.
         speak: The voice.
-        listen: From `task_judges.whisper_listener`.
-        seed: With a row's key, its seed.
+        listen: From `whisper_listener`.
+        seed: With its key, the seed of each row.
     """
 
     measure = "1 - word error rate"
@@ -225,11 +225,11 @@ class SpeechTask(TaskScorer):
 class TextTask(TaskScorer):
     """Texts with half of their cells unknown; quality is the share of unknown cells whose code is restored exactly.
 
-    The unknown cells are drawn from the row's key, n // 2 of n and at least one; a row's weight is how many they are. A text has many
-    good fillings, so 1 is not to be reached: only differences between settings mean something.
+    The unknown cells are drawn by the row's key, n // 2 of n and at least one; their number is the weight of the row. A text has many
+    good completions, so 1 is out of reach and only differences between settings matter.
 
     Args:
-        texts: Key and codes of each text, in the order in which they are taken.
+        texts: Key and codes of each text, in the order in which they are used.
         generate: The model.
         seed: With a row's key, its seed and its unknown cells.
     """
@@ -259,7 +259,7 @@ class TextTask(TaskScorer):
 
 
 def half_unknown(codes: Codes, seed: int) -> Codes:
-    """The text with n // 2 of its n cells unknown at all levels, at least one; which, the seed decides."""
+    """The text with n // 2 of its n cells (at least one) unknown at all levels, chosen by the seed."""
     generator = torch.Generator().manual_seed(seed)
     cells = torch.randperm(codes.shape[1], generator=generator)[: max(1, codes.shape[1] // 2)]
     found = codes.clone()
@@ -268,7 +268,7 @@ def half_unknown(codes: Codes, seed: int) -> Codes:
 
 
 def _scores(keys: Sequence[str], quality: Sequence[float], weights: Sequence[float], output: Output) -> list[RowScore]:
-    """Scores of rows that were made together."""
+    """Scores of rows that were generated together."""
     assert np.isfinite(quality).all(), f"quality must be finite, got {list(quality)}"
     passes, each_s = passes_of(output.passes, len(keys)), output.elapsed_s / len(keys)
     rows = zip(keys, quality, weights, passes, strict=True)

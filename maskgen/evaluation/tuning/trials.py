@@ -1,4 +1,4 @@
-"""Trials of decode settings and the file that remembers them, so that none is run twice."""
+"""Trials of generation settings and the file that remembers them, so that none is run twice."""
 
 import dataclasses
 import json

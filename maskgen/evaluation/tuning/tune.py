@@ -1,4 +1,4 @@
-"""`maskgen tune`: searches decode settings in two rounds and puts the chosen one into a bundle."""
+"""`maskgen tune`: searches generation settings in two rounds and puts the chosen one into a bundle."""
 
 import logging
 from collections.abc import Mapping, Sequence

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from maskgen.data.build.token_shards import padded
-from maskgen.data.build.tokenize import require_same_fingerprints, tokenize
+from maskgen.data.build.tokenize import tokenize
 from maskgen.data.loading.caption_templates import Phrases
 from maskgen.data.loading.order import fixed_subset
 from maskgen.data.loading.samples import TokenRows, open_rows
@@ -217,10 +217,7 @@ def test_a_killed_build_goes_on_and_ends_with_the_same_bytes(tokens: Path, tmp_p
 def test_another_tokenizer_is_refused_by_both_names_and_builds_again(
     tokens: Path, tmp_path: Path, tokenizers: dict[str, Tokenizer]
 ) -> None:
-    require_same_fingerprints(read_index(tokens), tokenizers)
     other = Corners("other")
-    with pytest.raises(ValueError, match=r"made with tokenizer corners, this run has other.*maskgen data tokenize --config"):
-        require_same_fingerprints(read_index(tokens), {"image": other})
     tokenize(SAMPLE, tmp_path, tokenizers, report=lambda _: None)
     with pytest.raises(ValueError, match=r"fingerprints.image was corners, it is other now; .* give --restart"):
         tokenize(SAMPLE, tmp_path, {**tokenizers, "image": other})
