@@ -47,11 +47,11 @@ class HeldOutSentence:
 
 def error_rate(wanted: Sequence[str], heard: Sequence[str]) -> dict[str, float]:
     """Word and character error rates over all sentences together."""
-    found = [text_errors(left, right) for left, right in zip(wanted, heard, strict=True)]
+    errors = [text_errors(left, right) for left, right in zip(wanted, heard, strict=True)]
     return {
-        "wer": sum(one.word_edits for one in found) / sum(one.words for one in found),
-        "cer": sum(one.character_edits for one in found) / sum(one.characters for one in found),
-        "exact": sum(one.word_edits == 0 for one in found) / len(found),
+        "wer": sum(one.word_edits for one in errors) / sum(one.words for one in errors),
+        "cer": sum(one.character_edits for one in errors) / sum(one.characters for one in errors),
+        "exact": sum(one.word_edits == 0 for one in errors) / len(errors),
     }
 
 
@@ -136,17 +136,17 @@ def _transcripts(
     heard = {"model": [model(["text"], sound=one.wave, seed=seed + place).text or "" for place, one in enumerate(sentences)]}
     heard |= {name: [hear(one.wave) for one in sentences] for name, hear in listeners.items()}
     for name, propose in proposers.items():
-        found = [list(propose(one.wave)) or [""] for one in sentences]
-        heard[name] = [texts[0] for texts in found]
-        heard[f"{name}, rescored"] = [_rescored(model, one.wave, texts) for one, texts in zip(sentences, found, strict=True)]
+        candidates = [list(propose(one.wave)) or [""] for one in sentences]
+        heard[name] = [texts[0] for texts in candidates]
+        heard[f"{name}, rescored"] = [_rescored(model, one.wave, texts) for one, texts in zip(sentences, candidates, strict=True)]
         heard[f"{name}, its best"] = [
-            min(texts, key=lambda text: text_errors(one.text, text).word_edits) for one, texts in zip(sentences, found, strict=True)
+            min(texts, key=lambda text: text_errors(one.text, text).word_edits) for one, texts in zip(sentences, candidates, strict=True)
         ]
     identified = [wanted[model.which(one.wave, wanted)[0].place] == one.text for one in sentences]
-    scores: dict[str, Any] = {name: error_rate(wanted, found) for name, found in heard.items()}
+    scores: dict[str, Any] = {name: error_rate(wanted, transcripts) for name, transcripts in heard.items()}
     scores["told from all sentences"] = {"share": sum(identified) / len(identified), "chance": 1 / len(set(wanted))}
     scores["times of known words"] = _times(model, sentences)
-    rows = [{"text": text, **{name: found[place] for name, found in heard.items()}} for place, text in enumerate(wanted)]
+    rows = [{"text": text, **{name: transcripts[place] for name, transcripts in heard.items()}} for place, text in enumerate(wanted)]
     return {"scores": scores, "rows": rows}
 
 
@@ -155,8 +155,8 @@ def _times(model: AnyToAny, sentences: Sequence[HeldOutSentence]) -> dict[str, f
     errors: list[float] = []
     for one in sentences:
         if one.starts_s is not None:
-            found = model.which(one.wave, [one.text])[0].candidate["transcript"].starts_s
-            errors += [abs(ours - true) for ours, true in zip(found, one.starts_s, strict=True)]
+            starts_s = model.which(one.wave, [one.text])[0].candidate["transcript"].starts_s
+            errors += [abs(ours - true) for ours, true in zip(starts_s, one.starts_s, strict=True)]
     if not errors:
         return {}
     return {

@@ -16,13 +16,13 @@ logger = logging.getLogger(__name__)
 
 def digest(*parts: str | Tensor) -> str:
     """Sha256 of strings and tensors in order, as 64 hex digits; shapes and types of tensors count too."""
-    found = hashlib.sha256()
+    hasher = hashlib.sha256()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part.contiguous().numpy().tobytes()
         label = "text" if isinstance(part, str) else f"{part.dtype}{tuple(part.shape)}"
-        found.update(f"{label}:{len(data)}:".encode())
-        found.update(data)
-    return found.hexdigest()
+        hasher.update(f"{label}:{len(data)}:".encode())
+        hasher.update(data)
+    return hasher.hexdigest()
 
 
 def cached(folder: Path | None, name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -70,11 +70,11 @@ def remembered(
     for start in range(0, len(places), part_size):
         part = places[start : start + part_size]
         rows = make(part)
-        found = [keys[place] for place in part]
-        known.update(zip(found, rows, strict=True))
+        part_keys = [keys[place] for place in part]
+        known.update(zip(part_keys, rows, strict=True))
         if folder is not None:
-            table = torch.tensor([list(bytes.fromhex(key)) for key in found], dtype=torch.uint8)
-            _write(folder / f"{name}-{digest(*found)[:16]}.safetensors", {"keys": table, "rows": rows})
+            table = torch.tensor([list(bytes.fromhex(key)) for key in part_keys], dtype=torch.uint8)
+            _write(folder / f"{name}-{digest(*part_keys)[:16]}.safetensors", {"keys": table, "rows": rows})
     return torch.stack([known[key] for key in keys])
 
 

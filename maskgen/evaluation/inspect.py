@@ -149,8 +149,8 @@ def census_summary(census: Census, index: Index) -> dict[str, Any]:
         for (name, level), codes in sorted(census.codes.items())
     }
     attributes = {
-        name: dict(found.most_common()) if len(found) <= MOST_VALUES else {"(different values)": len(found)}
-        for name, found in sorted(census.attributes.items())
+        name: dict(seen.most_common()) if len(seen) <= MOST_VALUES else {"(different values)": len(seen)}
+        for name, seen in sorted(census.attributes.items())
     }
     lengths = {name: _spread(values) for name, values in census.lengths.items()}
     counts = {"samples_counted": census.rows, "fields": dict(census.fields), "captions": dict(sorted(census.captions.items()))}
@@ -187,16 +187,16 @@ def _rejects_html(folder: Path) -> str:
     return f"<h2>{len(lines)} samples were rejected</h2>{bars(dict(reasons.most_common(MOST_REASONS)))}"
 
 
-def _census_html(found: Mapping[str, Any]) -> str:
+def _census_html(census: Mapping[str, Any]) -> str:
     """Tables of one split."""
-    parts = [f"<p>{found['samples_counted']:,} samples counted.</p>"]
-    if found["lengths"]:
-        lines = [[text(name), *(f"{value:.4g}" for value in spread.values())] for name, spread in found["lengths"].items()]
+    parts = [f"<p>{census['samples_counted']:,} samples counted.</p>"]
+    if census["lengths"]:
+        lines = [[text(name), *(f"{value:.4g}" for value in spread.values())] for name, spread in census["lengths"].items()]
         parts.append(table(["length", "least", "quarter", "median", "three quarters", "most", "mean"], lines))
-    if found["code_usage"]:
-        lines = [[text(name), f"{usage['used']:.1%}", f"{usage['perplexity']:.0f}"] for name, usage in found["code_usage"].items()]
+    if census["code_usage"]:
+        lines = [[text(name), f"{usage['used']:.1%}", f"{usage['perplexity']:.0f}"] for name, usage in census["code_usage"].items()]
         parts.append(table(["codes", "used", "perplexity"], lines))
-    for name, counts in {"fields": found["fields"], "captions a sample": found["captions"], **found["attributes"]}.items():
+    for name, counts in {"fields": census["fields"], "captions a sample": census["captions"], **census["attributes"]}.items():
         parts.append(f"<details><summary>{text(name)}</summary>{bars(counts)}</details>")
     return "".join(parts)
 

@@ -143,10 +143,10 @@ def _earlier(plan: Plan, out: Path, restart: bool) -> Lines:
 
 def _clear(out: Path) -> None:
     """Delete the files of an earlier build and nothing else; the plan goes last, so that a kill leaves a folder that is refused."""
-    found = [path for path in sorted(out.iterdir()) if SHARD_NAME.fullmatch(path.name)]
-    for path in [out / INDEX_FILE, *found, *(out / name for name in reversed(SIDECARS))]:
+    shards = [path for path in sorted(out.iterdir()) if SHARD_NAME.fullmatch(path.name)]
+    for path in [out / INDEX_FILE, *shards, *(out / name for name in reversed(SIDECARS))]:
         path.unlink(missing_ok=True)
-    logger.info("removed %d shards of an earlier build from %s", len(found), out)
+    logger.info("removed %d shards of an earlier build from %s", len(shards), out)
 
 
 def _refuse_other_builds(plan: Plan, out: Path) -> None:
@@ -162,8 +162,8 @@ def _refuse_other_builds(plan: Plan, out: Path) -> None:
             raise ValueError(f"{out} holds {(foreign or [INDEX_FILE])[0]} but no {PLAN_FILE}, so it is no build of this plan; {advice}")
         return
     try:
-        found = json.loads((out / PLAN_FILE).read_text(encoding="utf-8"))
-        differs = found["plan"] != plan.hash and _difference(found["facts"], json.loads(plan_bytes(plan))["facts"])
+        earlier = json.loads((out / PLAN_FILE).read_text(encoding="utf-8"))
+        differs = earlier["plan"] != plan.hash and _difference(earlier["facts"], json.loads(plan_bytes(plan))["facts"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{out / PLAN_FILE} is damaged ({error}); {advice}") from error
     if differs:
@@ -229,20 +229,20 @@ def _finish(plan: Plan, out: Path, lines: Lines) -> Index:
 
 def _log_end(out: Path, lines: Lines, built: int, elapsed_s: float) -> None:
     """Log the content of the folder and the speed of the build."""
-    found: Sequence[ManifestLine] = list(lines.values())
+    finished: Sequence[ManifestLine] = list(lines.values())
     tokens: dict[str, int] = {}
-    for line in found:
+    for line in finished:
         for name, count in line.entry.tokens.items():
             tokens[name] = tokens.get(name, 0) + count
     logger.info(
         "wrote %s: %d samples in %d shards, %.1f MB%s; %d rejects, %d resampled; %d samples in %.1f s, %.0f a second",
         out,
-        sum(line.entry.count for line in found),
-        len(found),
-        sum(line.entry.bytes or 0 for line in found) / 1e6,
+        sum(line.entry.count for line in finished),
+        len(finished),
+        sum(line.entry.bytes or 0 for line in finished) / 1e6,
         "".join(f", {count} {name} tokens" for name, count in sorted(tokens.items())),
-        sum(len(line.rejects) for line in found),
-        sum(line.resampled for line in found),
+        sum(len(line.rejects) for line in finished),
+        sum(line.resampled for line in finished),
         built,
         elapsed_s,
         built / max(elapsed_s, 1e-9),

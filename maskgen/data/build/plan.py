@@ -173,12 +173,12 @@ def _check_settings(recipe: Recipe, items: Sequence[Named], output: ShardOutput)
     Raises:
         ValueError: If images or audio have no settings.
     """
-    found = Counter(kind for item, _ in items for kind in item.parts)
+    counts = Counter(kind for item, _ in items for kind in item.parts)
     for kind, settings, example in (("image", recipe.image, "{size: 64}"), ("audio", recipe.audio, "{sample_rate_hz: 16000}")):
-        if found[kind] and kind in output.kinds and settings is None:
-            raise ValueError(f"the sources hold {found[kind]} samples with {kind}, and the recipe has no {kind}; add {kind}: {example}")
-    for kind in sorted(set(found) - output.kinds):
-        logger.warning("%d samples have %s, which no tokenizer of the recipe takes; it is left out", found[kind], kind)
+        if counts[kind] and kind in output.kinds and settings is None:
+            raise ValueError(f"the sources hold {counts[kind]} samples with {kind}, and the recipe has no {kind}; add {kind}: {example}")
+    for kind in sorted(set(counts) - output.kinds):
+        logger.warning("%d samples have %s, which no tokenizer of the recipe takes; it is left out", counts[kind], kind)
     hidden = Counter(name for item, _ in items for name in set(item.attributes) & RESERVED)
     for name, count in sorted(hidden.items()):
         logger.warning("the attribute %s of %d samples is replaced by what the build writes under that name", name, count)

@@ -72,7 +72,7 @@ class ItemOrigin(Origin):
         pictures = [{**media, "image": picture} for picture in self._pictures(content["image"])]
         if len(pictures) == 1:
             return [DecodedSample(item.key, meta, pictures[0], resampled)]
-        return [DecodedSample(crop_key(item.key, n), {**meta, "crop": n}, found, resampled) for n, found in enumerate(pictures, start=1)]
+        return [DecodedSample(crop_key(item.key, n), {**meta, "crop": n}, crop, resampled) for n, crop in enumerate(pictures, start=1)]
 
     def _pictures(self, content: bytes) -> list[Image.Image]:
         """The crops of an image."""

@@ -203,26 +203,26 @@ def section(cls: type[Section], plain: Any, where: str, **more: Any) -> Section:
     return cls(**{name: _value(types[name], plain[name], f"{where} {name}".removeprefix("recipe ")) for name in plain}, **more)
 
 
-def _value(wanted: Any, found: Any, where: str) -> Any:
+def _value(wanted: Any, value: Any, where: str) -> Any:
     """Check and convert one value."""
     options = [option for option in typing.get_args(wanted) if dataclasses.is_dataclass(option)] or [wanted]
     if dataclasses.is_dataclass(options[0]):
-        return section(typing.cast(type[Any], options[0]), found, where)
+        return section(typing.cast(type[Any], options[0]), value, where)
     origin = typing.get_origin(wanted)
-    if origin is dict and isinstance(found, Mapping):
+    if origin is dict and isinstance(value, Mapping):
         key_type, value_type = typing.get_args(wanted)
-        return {_value(key_type, key, f"a key of {where}"): _value(value_type, value, f"{where} {key}") for key, value in found.items()}
-    if origin is tuple and isinstance(found, Sequence) and not isinstance(found, str):
-        return tuple(_value(typing.get_args(wanted)[0], value, f"{where} {number}") for number, value in enumerate(found))
-    if origin is Literal and found not in typing.get_args(wanted):
-        raise ValueError(f"{where} is {found!r}, wanted {' or '.join(typing.get_args(wanted))}")
-    return found if wanted is Any or origin is Literal else _plain(wanted, found, where)
+        return {_value(key_type, key, f"a key of {where}"): _value(value_type, part, f"{where} {key}") for key, part in value.items()}
+    if origin is tuple and isinstance(value, Sequence) and not isinstance(value, str):
+        return tuple(_value(typing.get_args(wanted)[0], part, f"{where} {number}") for number, part in enumerate(value))
+    if origin is Literal and value not in typing.get_args(wanted):
+        raise ValueError(f"{where} is {value!r}, wanted {' or '.join(typing.get_args(wanted))}")
+    return value if wanted is Any or origin is Literal else _plain(wanted, value, where)
 
 
-def _plain(wanted: Any, found: Any, where: str) -> Any:
+def _plain(wanted: Any, value: Any, where: str) -> Any:
     """Check one number, string or bool; an int is accepted for a float, a bool is not accepted for a number."""
-    if wanted is float and isinstance(found, int) and not isinstance(found, bool):
-        return float(found)
-    if not isinstance(wanted, type) or not isinstance(found, wanted) or (isinstance(found, bool) and wanted is not bool):
-        raise ValueError(f"{where} is {found!r}, wanted {getattr(wanted, '__name__', wanted)}")
-    return found
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(wanted, type) or not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+        raise ValueError(f"{where} is {value!r}, wanted {getattr(wanted, '__name__', wanted)}")
+    return value

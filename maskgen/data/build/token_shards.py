@@ -132,16 +132,16 @@ def _encoded(batch: Sequence[DecodedSample], tokenizers: Mapping[str, Tokenizer]
     """Members of a batch of samples; each has only the modalities that it has media for."""
     members: list[dict[str, bytes]] = [{"json": json_bytes(sample.meta)} for sample in batch]
     tokens: list[dict[str, int]] = [{} for _ in batch]
-    frames_per_s = next((found.frames_per_s for found in tokenizers.values() if isinstance(found, SoundTokenizer)), None)
+    frames_per_s = next((codec.frames_per_s for codec in tokenizers.values() if isinstance(codec, SoundTokenizer)), None)
     media = [tokenizer_inputs(sample, frames_per_s) for sample in batch]
     for name, tokenizer in tokenizers.items():
-        rows = [row for row, found in enumerate(media) if tokenizer.kind in found]
+        rows = [row for row, inputs in enumerate(media) if tokenizer.kind in inputs]
         with torch.inference_mode():
             arrays = ENCODERS[tokenizer.kind]([media[row][tokenizer.kind] for row in rows], tokenizer)
         for row, array in zip(rows, arrays, strict=True):
             members[row][f"{name}.npy"], tokens[row][name] = npy_bytes(array), int((array >= 0).sum())
-    for sample, found, counts in zip(batch, members, tokens, strict=True):
-        yield Written(sample.key, found, counts)
+    for sample, fields, counts in zip(batch, members, tokens, strict=True):
+        yield Written(sample.key, fields, counts)
 
 
 def tokenizer_inputs(sample: DecodedSample, frames_per_s: float | None) -> dict[str, Any]:

@@ -98,13 +98,13 @@ def _full_damages(folder: Path, entry: ShardEntry, keys: dict[str, str]) -> Iter
     """Shards whose bytes, samples or count differ from the index, or that repeat a key of another shard."""
     try:
         check_shard(folder, entry)
-        found = [key for key, _ in read_shard(folder / entry.name)]
+        shard_keys = [key for key, _ in read_shard(folder / entry.name)]
     except ValueError as error:
         yield str(error)
         return
-    if len(found) != entry.count:
-        yield f"{folder / entry.name} holds {len(found)} samples, the index says {entry.count}; build it again"
-    for key in found:
+    if len(shard_keys) != entry.count:
+        yield f"{folder / entry.name} holds {len(shard_keys)} samples, the index says {entry.count}; build it again"
+    for key in shard_keys:
         if keys.setdefault(key, entry.name) != entry.name:
             yield f"{folder / entry.name} repeats the key {key} of {keys[key]}; build it again"
 

@@ -124,16 +124,16 @@ def rows_of(recipe: EmojiRecipe, downloads: Path) -> tuple[list[EmojiRow], HeldO
     """
     emoji = read_emoji(npm.fetch(**recipe.captions, folder=downloads))
     styles = {**recipe.styles, **recipe.other_domain}
-    found = {style: drawings(styles, style, downloads) for style in styles}
-    held = held_out((e.base, e.tone, styles[style].family) for style in recipe.styles for e in emoji if e.hexcode in found[style])
+    drawn = {style: drawings(styles, style, downloads) for style in styles}
+    held = held_out((e.base, e.tone, styles[style].family) for style in recipe.styles for e in emoji if e.hexcode in drawn[style])
     rows = []
     for style, source in styles.items():
         for e in emoji:
-            if e.hexcode in found[style]:
+            if e.hexcode in drawn[style]:
                 split = held.split_of(e.base, e.tone, source.family) if style in recipe.styles else "E"
                 rows.append(
                     EmojiRow(
-                        key=f"{style}-{e.hexcode.lower()}", drawing=found[style][e.hexcode], meta=_meta(e, style, source.family, split)
+                        key=f"{style}-{e.hexcode.lower()}", drawing=drawn[style][e.hexcode], meta=_meta(e, style, source.family, split)
                     )
                 )
     return rows, held

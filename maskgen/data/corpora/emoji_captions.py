@@ -110,9 +110,9 @@ def captions(label: str, style: str, tags: Sequence[str], key: str) -> list[str]
     """
     bare = natural(label) + tone_phrase(label)
     full, styled = with_article(bare), f"{style} style"
-    found = [f"{full}, {styled}", full, f"{styled} {full}", bare, f"{bare}, {styled}"]
+    texts = [f"{full}, {styled}", full, f"{styled} {full}", bare, f"{bare}, {styled}"]
     words = set(re.findall(r"[\w-]+", bare))
     extra = shuffled_tags([tag.lower() for tag in tags if not set(tag.lower().split()) <= words], key)
     if extra:
-        found += [f"{full}, {styled}, {', '.join(extra[:2])}", f"{', '.join(extra[-2:])}, {full}, {styled}"]
-    return list(dict.fromkeys(found))
+        texts += [f"{full}, {styled}, {', '.join(extra[:2])}", f"{', '.join(extra[-2:])}, {full}, {styled}"]
+    return list(dict.fromkeys(texts))

@@ -32,9 +32,9 @@ def fetch(package: str, version: str, sha256: str, folder: Path) -> Path:
     path = folder / tarball_name(package, version)
     if not path.exists():
         _pack(package, version, path)
-    found = file_sha256(path)
-    if found != sha256:
-        raise ValueError(f"{path} has sha256 {found}, the recipe wants {sha256}; delete the file and build again")
+    digest = file_sha256(path)
+    if digest != sha256:
+        raise ValueError(f"{path} has sha256 {digest}, the recipe wants {sha256}; delete the file and build again")
     return path
 
 
@@ -52,12 +52,12 @@ def _pack(package: str, version: str, path: Path) -> None:
 
 def read_members(tarball: Path, wanted: Callable[[str], bool]) -> dict[str, bytes]:
     """Content of the regular files in a tarball whose path inside the package satisfies `wanted`."""
-    found = {}
+    content = {}
     with tarfile.open(tarball, "r:gz") as archive:
         for member in archive:
             name = member.name.removeprefix("package/")
             if member.isreg() and wanted(name):
                 stream = archive.extractfile(member)
                 assert stream is not None, "a regular member has a stream"
-                found[name] = stream.read()
-    return found
+                content[name] = stream.read()
+    return content

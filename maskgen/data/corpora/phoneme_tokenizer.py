@@ -93,12 +93,12 @@ def phoneme_teacher() -> Any:
 
 def read_lexicons(names: Iterable[str]) -> dict[str, str]:
     """Entries of the teacher's lexicons, with the default pronunciation of words that have several."""
-    found: dict[str, str] = {}
+    lexicon: dict[str, str] = {}
     for name in names:
         entries = json.loads(gzip.decompress((resources.files(TEACHER) / name).read_bytes()))
         plain = {word: sounds if isinstance(sounds, str) else sounds["DEFAULT"] for word, sounds in entries.items()}
-        found |= {word: sounds.translate(AS_SAID) for word, sounds in plain.items() if sounds}
-    return found
+        lexicon |= {word: sounds.translate(AS_SAID) for word, sounds in plain.items() if sounds}
+    return lexicon
 
 
 def example_sentences(lines: Iterable[str]) -> Iterator[str]:
@@ -112,9 +112,9 @@ def example_sentences(lines: Iterable[str]) -> Iterator[str]:
 def sightings(speaker: Speaker, voice: Any, texts: Iterable[str]) -> Iterator[Sighting]:
     """Words of texts with our and the teacher's phonemes; texts that the two split into different words are skipped."""
     for text in texts:
-        found, theirs = places(normalise(text).text), plain_words(" ".join(voice.phonemize(text)))
-        if len(found) == len(theirs):
-            for number, place in enumerate(found):
+        ours, theirs = places(normalise(text).text), plain_words(" ".join(voice.phonemize(text)))
+        if len(ours) == len(theirs):
+            for number, place in enumerate(ours):
                 following = theirs[number + 1] if place.joined else ""
                 yield place.word, speaker.word(place.word), theirs[number], place.before, following
 

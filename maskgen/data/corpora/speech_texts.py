@@ -78,7 +78,7 @@ def wordnet_sentences(folder: Path, fewest: int, most: int) -> list[str]:
     Raises:
         ValueError: If the folder does not hold WordNet.
     """
-    found = set()
+    sentences = set()
     for name in WORDNET_FILES:
         if not (folder / name).is_file():
             raise ValueError(f"{folder / name} does not exist; unpack Debian's wordnet-base there (data/speech/README.md has the commands)")
@@ -87,8 +87,8 @@ def wordnet_sentences(folder: Path, fewest: int, most: int) -> list[str]:
                 sentence = quoted.strip()
                 if fewest <= len(sentence.split()) <= most and PLAIN.fullmatch(sentence):
                     ending = "" if sentence[-1] in ".!?" else "."
-                    found.add(sentence[0].upper() + sentence[1:] + ending)
-    return sorted(found, key=text_digest)
+                    sentences.add(sentence[0].upper() + sentence[1:] + ending)
+    return sorted(sentences, key=text_digest)
 
 
 def write_speech_texts(recipe_path: Path) -> Path:

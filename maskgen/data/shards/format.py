@@ -197,8 +197,8 @@ def shard_damage(folder: Path, entry: ShardEntry, hashed: bool = True) -> str:
     size = path.stat().st_size
     if entry.bytes not in (None, size):
         return f"{path} has {size} bytes, the index says {entry.bytes}: damaged or replaced; build it again"
-    if hashed and (found := file_sha256(path)) != entry.sha256:
-        return f"{path} has sha256 {found}, the index says {entry.sha256}: damaged or replaced; build it again"
+    if hashed and (digest := file_sha256(path)) != entry.sha256:
+        return f"{path} has sha256 {digest}, the index says {entry.sha256}: damaged or replaced; build it again"
     return ""
 
 

@@ -111,10 +111,10 @@ class Index:
         Raises:
             ValueError: If the index has no such split.
         """
-        found = [entry for entry in self.shards if entry.split == split]
-        if not found:
+        entries = [entry for entry in self.shards if entry.split == split]
+        if not entries:
             raise ValueError(f"no shards of split {split!r}; the index holds {sorted(self.counts)}")
-        return found
+        return entries
 
     @property
     def counts(self) -> dict[str, int]:

@@ -85,14 +85,14 @@ class ShardStore:
         """
         if self.far:
             return list(entries)
-        found = {entry.name: shard_damage(self.folder, entry, check == "hash") for entry in entries}
-        bad = [entry for entry in entries if found[entry.name]]
+        damages = {entry.name: shard_damage(self.folder, entry, check == "hash") for entry in entries}
+        bad = [entry for entry in entries if damages[entry.name]]
         if bad and damage == "stop":
-            raise ValueError(found[bad[0].name])
+            raise ValueError(damages[bad[0].name])
         for entry in bad:
-            logger.warning("skipped: %s", found[entry.name])
+            logger.warning("skipped: %s", damages[entry.name])
         if bad:
             logger.warning("%d of %d shards with %d samples are left out", len(bad), len(entries), sum(entry.count for entry in bad))
         if len(bad) == len(entries):
             raise ValueError(f"all {len(entries)} shards in {self.place} are damaged; build them again")
-        return [entry for entry in entries if not found[entry.name]]
+        return [entry for entry in entries if not damages[entry.name]]

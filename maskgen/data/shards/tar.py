@@ -31,12 +31,12 @@ def members(content: memoryview | mmap) -> Iterator[Member]:
         ValueError: If a header is damaged, a member is not a regular file or reaches past the end, or the end of the archive is missing.
     """
     blocks = np.frombuffer(content, np.uint8, len(content) // BLOCK * BLOCK).reshape(-1, BLOCK)
-    found = _headers(blocks)
+    headers = _headers(blocks)
     place = 0
     while place < len(blocks) and blocks[place].any():
-        if place not in found:
+        if place not in headers:
             raise ValueError("no tar header where one should be: compressed, damaged, or no tar")
-        name, size, whole, kind = found[place]
+        name, size, whole, kind = headers[place]
         if not whole:
             raise ValueError("a tar header's checksum is wrong: damaged")
         if kind not in b"0\0":

@@ -124,18 +124,18 @@ def read_sources(specs: object, root: Path) -> list[Source]:
 
 def _read_source(name: str, spec: object, root: Path) -> Source:
     """One source; `name` stands for it in errors."""
-    found = spec.get("kind") if isinstance(spec, Mapping) else type(spec).__name__
-    if not isinstance(spec, Mapping) or not isinstance(found, str) or found not in KINDS:
-        raise ValueError(f"{name} is of kind {found!r}, wanted one of {', '.join(KINDS)}")
-    types = {field.name: field.type for field in fields(KINDS[found])}  # type: ignore[arg-type]
+    kind = spec.get("kind") if isinstance(spec, Mapping) else type(spec).__name__
+    if not isinstance(spec, Mapping) or not isinstance(kind, str) or kind not in KINDS:
+        raise ValueError(f"{name} is of kind {kind!r}, wanted one of {', '.join(KINDS)}")
+    types = {field.name: field.type for field in fields(KINDS[kind])}  # type: ignore[arg-type]
     values = {key: value for key, value in spec.items() if key != "kind"}
     unknown = sorted(str(key) for key in values if key not in types)
     if unknown or "path" not in values:
         problem = f"unknown keys {unknown}" if unknown else "no 'path'"
-        raise ValueError(f"{name} ({found}) has {problem}; its keys are kind, {', '.join(types)}")
+        raise ValueError(f"{name} ({kind}) has {problem}; its keys are kind, {', '.join(types)}")
     for key, value in values.items():
-        values[key] = _checked(f"{name} ({found}): {key}", types[key], value)
-    return KINDS[found](**{**values, **_located(found, values, root)})
+        values[key] = _checked(f"{name} ({kind}): {key}", types[key], value)
+    return KINDS[kind](**{**values, **_located(kind, values, root)})
 
 
 def _located(kind: str, values: Mapping[str, Any], root: Path) -> dict[str, Path | str]:

@@ -81,15 +81,15 @@ class HuggingFaceSource(Source):
             ValueError: If the data set cannot be loaded, is empty, or lacks the split or a column.
             ImportError: If datasets is not installed.
         """
-        keys, found = Keys(), _load(self.path, self.subset)
-        if self.split is not None and self.split not in found:
-            raise ValueError(f"{self.path} has no split {self.split!r}, it has {', '.join(map(str, found))}; name one of these")
-        names = [self.split] if self.split is not None else sorted(found, key=str)
-        if not any(found[name].num_rows for name in names):
+        keys, splits = Keys(), _load(self.path, self.subset)
+        if self.split is not None and self.split not in splits:
+            raise ValueError(f"{self.path} has no split {self.split!r}, it has {', '.join(map(str, splits))}; name one of these")
+        names = [self.split] if self.split is not None else sorted(splits, key=str)
+        if not any(splits[name].num_rows for name in names):
             raise ValueError(f"{self.path} holds no rows; name another split")
         for name in names:
-            check_columns(self.path, found[name].column_names, self.columns.names)
-            yield from self._split_items(keys, name, found[name])
+            check_columns(self.path, splits[name].column_names, self.columns.names)
+            yield from self._split_items(keys, name, splits[name])
 
     def _split_items(self, keys: Keys, split: str | None, rows: Any) -> Iterator[Item]:
         classes = {name: feature.names for name, feature in rows.features.items() if hasattr(feature, "names")}
@@ -140,8 +140,8 @@ def _load(path: str, subset: str | None) -> dict[str | None, Any]:
     except ImportError as error:
         raise ImportError("Hugging Face data sets are read with datasets; install it with: pip install maskgen[data]") from error
     try:
-        found = datasets.load_from_disk(path) if _is_saved(path) else datasets.load_dataset(path, subset)
+        loaded = datasets.load_from_disk(path) if _is_saved(path) else datasets.load_dataset(path, subset)
     except (OSError, ValueError, RuntimeError, LookupError, TypeError) as error:
         raise ValueError(f"{path} cannot be loaded ({str(error)[:200]}); check the name, the folder and the connection") from error
-    splits = found if isinstance(found, Mapping) else {None: found}
+    splits = loaded if isinstance(loaded, Mapping) else {None: loaded}
     return {name: rows.with_format("arrow") for name, rows in splits.items()}

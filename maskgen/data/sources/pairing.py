@@ -44,14 +44,14 @@ def paired(key: str, members: Sequence[Member], identity: str) -> Item | None:
         return Item(key=key, parts=parts, identity=identity)
     try:
         content = record.read(LARGEST_RECORD_BYTES)
-        found = sample_record(content)
+        meta = sample_record(content)
     except BadMedia as error:
         return Item(key=key, parts=dict.fromkeys(parts or ["text"], BadPart(f"its JSON: {error}")), identity=identity)
-    if found.texts:
-        said = text_part(found.texts)
+    if meta.texts:
+        said = text_part(meta.texts)
         parts["text"] = JoinedPart((parts["text"], said)) if "text" in parts else said
     identity = identity_of(identity, hashlib.sha256(content).hexdigest())
-    return Item(key=key, parts=parts, attributes=found.attributes, split=found.split, identity=identity) if parts else None
+    return Item(key=key, parts=parts, attributes=meta.attributes, split=meta.split, identity=identity) if parts else None
 
 
 def listed(name: object, items: Iterator[Item | None], ignored: Counter[str]) -> Iterator[Item]:

@@ -170,8 +170,8 @@ class TableSource(Source):
             return
         for row in _text_rows(self.path, self.columns.names):
             cells: Row = {} if isinstance(row, BadMedia) else row
-            found = {kind: cells[name] for kind, name in self.columns.media.items() if cells.get(name) not in (None, "")}
-            yield row, {kind: path_part(root, value) for kind, value in found.items()}
+            filled = {kind: cells[name] for kind, name in self.columns.media.items() if cells.get(name) not in (None, "")}
+            yield row, {kind: path_part(root, value) for kind, value in filled.items()}
 
 
 def path_part(root: Path, value: object) -> MediaPart:
@@ -179,15 +179,15 @@ def path_part(root: Path, value: object) -> MediaPart:
     return inside(root, value) if isinstance(value, str) else BadPart(f"a cell holds {type(value).__name__}, wanted a path")
 
 
-def check_columns(name: object, found: Sequence[str], wanted: Sequence[str]) -> None:
+def check_columns(name: object, columns: Sequence[str], wanted: Sequence[str]) -> None:
     """Check that a table has the requested columns.
 
     Raises:
         ValueError: If one is missing.
     """
-    missing = [column for column in wanted if column not in found]
+    missing = [column for column in wanted if column not in columns]
     if missing:
-        raise ValueError(f"{name} has no column {missing[0]!r}, its columns are {', '.join(map(str, found))}; name one of these")
+        raise ValueError(f"{name} has no column {missing[0]!r}, its columns are {', '.join(map(str, columns))}; name one of these")
 
 
 def _text_rows(path: Path, wanted: Sequence[str]) -> Iterator[Row | BadMedia]:
@@ -198,12 +198,12 @@ def _text_rows(path: Path, wanted: Sequence[str]) -> Iterator[Row | BadMedia]:
         return
     if kind not in ("jsonl", "json"):
         raise ValueError(f"{path} ends in {path.suffix!r}, wanted one of {', '.join(TABLE_ENDINGS)}; convert the table")
-    found: dict[str, None] = {}
+    columns: dict[str, None] = {}
     for row in _jsonl_rows(path) if kind == "jsonl" else _json_rows(path):
-        found.update(dict.fromkeys(row if not isinstance(row, BadMedia) else ()))
+        columns.update(dict.fromkeys(row if not isinstance(row, BadMedia) else ()))
         yield row
-    if found:
-        check_columns(path, list(found), wanted)
+    if columns:
+        check_columns(path, list(columns), wanted)
 
 
 def _csv_rows(path: Path, delimiter: str, wanted: Sequence[str]) -> Iterator[Row | BadMedia]:

@@ -52,9 +52,9 @@ class Hibari:
         except ImportError as error:
             raise ImportError("the teacher needs three packages: pip install maskgen[teachers]") from error
         content = Path(hibari.__file__).with_name("assets").joinpath("hibari.onnx").read_bytes()
-        found = hashlib.sha256(content).hexdigest()
-        if found != HIBARI_SHA256:
-            raise ValueError(f"hibari's network has sha256 {found}, wanted {HIBARI_SHA256}; install hibari-tts=={HIBARI_VERSION}")
+        digest = hashlib.sha256(content).hexdigest()
+        if digest != HIBARI_SHA256:
+            raise ValueError(f"hibari's network has sha256 {digest}, wanted {HIBARI_SHA256}; install hibari-tts=={HIBARI_VERSION}")
         network = onnx.load_from_string(content)
         network.graph.output.append(onnx.helper.make_tensor_value_info(HIBARI_DURATIONS, onnx.TensorProto.FLOAT, None))
         options = onnxruntime.SessionOptions()

@@ -59,12 +59,12 @@ class WebDatasetSource(Source):
         if self.path.is_file():
             return [self.path.resolve()]
         folder, pattern = self.path.parent, self.path.name
-        found = sorted(path.resolve() for path in folder.glob(pattern) if path.is_file()) if folder.is_dir() else []
-        if not found:
+        tars = sorted(path.resolve() for path in folder.glob(pattern) if path.is_file()) if folder.is_dir() else []
+        if not tars:
             raise ValueError(
                 f"{self.path}: no such tar; give a local file or a pattern such as train-*.tar (URLs and pipes are not opened)"
             )
-        return found
+        return tars
 
 
 def _webdataset_name(header: tarfile.TarInfo) -> tuple[str, str]:

@@ -20,21 +20,21 @@ class CaptionParts(NamedTuple):
 
 def parts_of(caption: str) -> CaptionParts:
     """Subject, skin tone and style of a caption; a part that is not in it is None."""
-    found = _CAPTION.fullmatch(caption.strip().lower())
-    return CaptionParts(caption.strip().lower(), None, None) if found is None else CaptionParts(**found.groupdict())
+    match = _CAPTION.fullmatch(caption.strip().lower())
+    return CaptionParts(caption.strip().lower(), None, None) if match is None else CaptionParts(**match.groupdict())
 
 
-def caption_scores(wanted: Sequence[str], found: Sequence[str]) -> dict[str, float | int | None]:
+def caption_scores(wanted: Sequence[str], made: Sequence[str]) -> dict[str, float | int | None]:
     """Share of captions with the right parts.
 
     Args:
         wanted: The images' own captions.
-        found: Captions that a model generated for them.
+        made: Captions that a model generated for them.
 
     Returns:
         Shares in [0, 1]: `exact`, `subject`, `tone` (of images with one; None without any), `style`, `subject_and_tone`; and `rows`.
     """
-    pairs = [(parts_of(left), parts_of(right)) for left, right in zip(wanted, found, strict=True)]
+    pairs = [(parts_of(left), parts_of(right)) for left, right in zip(wanted, made, strict=True)]
     toned = [(left, right) for left, right in pairs if left.tone is not None]
 
     def share(hits: Sequence[bool]) -> float | None:

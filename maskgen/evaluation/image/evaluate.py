@@ -102,7 +102,7 @@ def evaluate_images(
     report = {
         "rows": len(real.rows),
         "fd_efflite0_between_real_halves": _distance(projected[halves[::2]], projected[halves[1::2]]),
-        "row_sets": {name: _row_set(found, judged["real"], real.rows, references) for name, found in judged.items()},
+        "row_sets": {name: _row_set(judgement, judged["real"], real.rows, references) for name, judgement in judged.items()},
     }
     return report, judged
 
@@ -175,19 +175,19 @@ def _candidates(
     real: Corpus, generate: Generate | None, reconstruct: Reconstruct | None
 ) -> dict[str, UInt8[Tensor, "batch channels rows columns"]]:
     """Images of the tokenizer and of the model for each row."""
-    found = {}
+    candidates = {}
     if reconstruct is not None:
         originals = from_rgb_bytes(real.pixels)
         parts = [reconstruct(originals[start : start + BATCH_SIZE]) for start in range(0, len(originals), BATCH_SIZE)]
-        found["reconstruction"] = to_rgb_bytes([picture for part in parts for picture in part])
+        candidates["reconstruction"] = to_rgb_bytes([picture for part in parts for picture in part])
     if generate is not None:
         parts = []
         for start in range(0, len(real.rows), BATCH_SIZE):
             rows = real.rows[start : start + BATCH_SIZE]
             parts.append(generate([row.caption for row in rows], [int(row.hash[:8], 16) for row in rows]))
             logger.info("generated %d of %d", start + len(rows), len(real.rows))
-        found["generated"] = to_rgb_bytes([picture for part in parts for picture in part])
-    return found
+        candidates["generated"] = to_rgb_bytes([picture for part in parts for picture in part])
+    return candidates
 
 
 def _judged(rows: list[Row], pixels: UInt8[Tensor, "batch channels rows columns"], references: References) -> Judged:
@@ -198,20 +198,20 @@ def _judged(rows: list[Row], pixels: UInt8[Tensor, "batch channels rows columns"
     return Judged(pixels, features, verdicts, pixel, nearest_features(features, references.features))
 
 
-def _row_set(found: Judged, real: Judged, rows: list[Row], references: References) -> dict[str, Any]:
+def _row_set(judged: Judged, real: Judged, rows: list[Row], references: References) -> dict[str, Any]:
     """The report's numbers of one row set."""
-    marks = [right(verdict, rows, references.panel.styles) for verdict in found.verdicts]
+    marks = [right(verdict, rows, references.panel.styles) for verdict in judged.verdicts]
     nearest = {
-        "pixel": _nearest_scores(found.pixel, real.pixel),
-        "feature": _nearest_scores(found.feature, real.feature),
+        "pixel": _nearest_scores(judged.pixel, real.pixel),
+        "feature": _nearest_scores(judged.feature, real.feature),
     }
-    distance = _distance(references.basis(found.features), references.basis(real.features))
+    distance = _distance(references.basis(judged.features), references.basis(real.features))
     return {"scores": score_summary(marks, rows), "fd_efflite0": distance, "nearest_training_image": nearest}
 
 
-def _nearest_scores(found: Nearest, real: Nearest) -> dict[str, float]:
+def _nearest_scores(nearest: Nearest, real: Nearest) -> dict[str, float]:
     """Distances compared with those of the real images; a near copy is closer than 99 in 100 real images."""
-    return nearest_scores(found.distance, real.distance, float(real.distance.quantile(NEAR_COPY_QUANTILE)))
+    return nearest_scores(nearest.distance, real.distance, float(real.distance.quantile(NEAR_COPY_QUANTILE)))
 
 
 def _distance(left: Float[Tensor, "batch dim"], right_hand: Float[Tensor, "other dim"]) -> float | None:
@@ -230,7 +230,7 @@ def _shown(chosen: Corpus, real: Corpus, judged: Mapping[str, Judged], reference
     """The report's image rows: real, reconstruction, generated, nearest training image, and what the first judge says."""
     places = {row.key: place for place, row in enumerate(real.rows)}
     judge_of = judged.get("generated", judged["real"])
-    found = []
+    report_rows = []
     for row in chosen.rows:
         place = places[row.key]
         near = int(judge_of.pixel.index[place])
@@ -238,7 +238,7 @@ def _shown(chosen: Corpus, real: Corpus, judged: Mapping[str, Judged], reference
         pixels["nearest training"] = references.training.pixels[near]
         verdict = judge_of.verdicts[0]
         marks = right(verdict, real.rows, references.panel.styles)
-        found.append(
+        report_rows.append(
             ReportRow(
                 caption=row.caption,
                 images={name: from_rgb_bytes(part[None])[0] for name, part in pixels.items()},
@@ -247,7 +247,7 @@ def _shown(chosen: Corpus, real: Corpus, judged: Mapping[str, Judged], reference
                 nearest=f"{references.training.rows[near].caption} ({float(judge_of.pixel.distance[place]):.3f})",
             )
         )
-    return found
+    return report_rows
 
 
 def _taken_for(verdict: ImageVerdict, place: int, panel: Panel) -> str:

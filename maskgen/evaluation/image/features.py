@@ -69,9 +69,9 @@ def text_features(texts: Sequence[str], cache: Path | None = None, batch_size: i
         # Batches of texts of similar length: padding is most of the cost.
         order = sorted(places, key=lambda place: len(texts[place]))
         parts = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-        found = torch.cat([_embed(encoder(), [texts[place] for place in part]) for part in parts])
+        embeddings = torch.cat([_embed(encoder(), [texts[place] for place in part]) for part in parts])
         rank = {place: index for index, place in enumerate(order)}
-        return found[torch.tensor([rank[place] for place in places])]
+        return embeddings[torch.tensor([rank[place] for place in places])]
 
     keys = [digest(text)[:32] for text in texts]
     return remembered(cache, f"text-features-{digest(TEXT_VERSION)[:8]}", keys, make)

@@ -60,12 +60,12 @@ class Panel:
         place = {label: index for index, label in enumerate(self.labels)}
         target = torch.tensor([place[row.label] for row in rows])
         histograms = emoji_tone.colour_histogram(pixels)
-        found = []
+        verdicts = []
         for judge in self.judges:
             rank, label = retrieval.retrieval_ranks(judge.heads, features, self.gallery, target)
             tones = emoji_tone.predicted_tone(judge.tone, histograms)
-            found.append(ImageVerdict(rank, label, tones, judge.style.predict(emoji_style.style_inputs(features, histograms))))
-        return found
+            verdicts.append(ImageVerdict(rank, label, tones, judge.style.predict(emoji_style.style_inputs(features, histograms))))
+        return verdicts
 
 
 def split_key(training: Corpus) -> str:

@@ -61,8 +61,8 @@ class LinearProbe(nn.Module):
 
     def forward(self, features: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch classes"]:
         """Logits of the classes."""
-        found: Tensor = self.linear(self.standardise(features))
-        return found
+        logits: Tensor = self.linear(self.standardise(features))
+        return logits
 
 
 def fit_probe(features: Float[Tensor, "batch dim"], target: Int[Tensor, " batch"], num_classes: int, penalty: float) -> LinearProbe:
@@ -116,7 +116,7 @@ def read_attributes(
         held_out: Held-out rows. An attribute with only one class among them is left out, and so are training rows of classes that are
             not among them.
     """
-    found: dict[str, Any] = {}
+    attributes: dict[str, Any] = {}
     for name, read in ATTRIBUTES.items():
         known, asked = ([read(row) for row in some] for some in (rows, held_out))
         shown = {value for value in asked if value is not None}
@@ -133,8 +133,8 @@ def read_attributes(
             penalty = choose_penalty(training[ours], target, len(classes))
             probe = fit_probe(training[ours], target, len(classes), penalty)
             part[kind] = {"accuracy": accuracy(probe, testing[theirs], truth), "penalty": penalty}
-        found[name] = part
-    return found
+        attributes[name] = part
+    return attributes
 
 
 def pixel_features(pixels: UInt8[Tensor, "batch channels rows columns"]) -> Float[Tensor, "batch dim"]:
@@ -175,9 +175,9 @@ def evaluate_probe(
         raise ValueError(f"found no held-out split {split!r}, there are {', '.join(sorted(set(corpora) - {'train'}))}")
     training, testing, started_s = corpora["train"].limited(rows), corpora[split].limited(limit), time.perf_counter()
     logger.info("linear probes: %d training rows, %d rows of split %s; writes %s", len(training.rows), len(testing.rows), split, out)
-    found = {name: (_of(kind, training), _of(kind, testing)) for name, kind in features.items()}
-    found["pixels"] = (pixel_features(training.pixels), pixel_features(testing.pixels))
-    report = {**(facts or {}), "split": split, "attributes": read_attributes(found, training.rows, testing.rows)}
+    pairs = {name: (_of(kind, training), _of(kind, testing)) for name, kind in features.items()}
+    pairs["pixels"] = (pixel_features(training.pixels), pixel_features(testing.pixels))
+    report = {**(facts or {}), "split": split, "attributes": read_attributes(pairs, training.rows, testing.rows)}
     report["elapsed_s"] = time.perf_counter() - started_s
     out.mkdir(parents=True, exist_ok=True)
     (out / "probe.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

@@ -42,11 +42,11 @@ def _nearest(rows: Float[Tensor, "batch dim"], known: Float[Tensor, "other dim"]
     return Nearest((rows - known[index]).square().sum(dim=1).div(scale).sqrt(), index)
 
 
-def nearest_scores(found: Float[Tensor, " batch"], real: Float[Tensor, " batch"], near_copy: float) -> dict[str, float]:
+def nearest_scores(distance: Float[Tensor, " batch"], real: Float[Tensor, " batch"], near_copy: float) -> dict[str, float]:
     """How close a row set is to the training images, compared with the real held-out images of the same rows.
 
     Args:
-        found: Nearest distance of each image of the row set.
+        distance: Nearest distance of each image of the row set.
         real: Nearest distance of the real held-out image of the same row.
         near_copy: Distance below which an image counts as a near copy.
 
@@ -55,8 +55,8 @@ def nearest_scores(found: Float[Tensor, " batch"], real: Float[Tensor, " batch"]
         `share_near_copy`.
     """
     return {
-        "mean": float(found.mean()),
-        "median": float(found.median()),
-        "share_nearer_than_real": float((found < real).float().mean()),
-        "share_near_copy": float((found < near_copy).float().mean()),
+        "mean": float(distance.mean()),
+        "median": float(distance.median()),
+        "share_nearer_than_real": float((distance < real).float().mean()),
+        "share_near_copy": float((distance < near_copy).float().mean()),
     }

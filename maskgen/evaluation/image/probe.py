@@ -29,14 +29,14 @@ class Probe(nn.Module):
 
     def forward(self, features: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch classes"]:
         """Logits of the classes."""
-        found: Tensor = self.body(self.standardise(features))
-        return found
+        logits: Tensor = self.body(self.standardise(features))
+        return logits
 
     @torch.inference_mode()
     def predict(self, features: Float[Tensor, "batch dim"]) -> Int[Tensor, " batch"]:
         """The most likely class."""
-        found: Tensor = self(features)
-        return found.argmax(dim=1)
+        logits: Tensor = self(features)
+        return logits.argmax(dim=1)
 
 
 def train_probe(features: Float[Tensor, "batch dim"], target: Int[Tensor, " batch"], num_classes: int, seed: int, epochs: int) -> Probe:

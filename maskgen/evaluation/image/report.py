@@ -73,34 +73,34 @@ def render_image_report(report: Mapping[str, Any], shown: Mapping[str, Sequence[
         f"Evaluators: seeds {about['seeds']}, split key {about['split_key']}, trained on {about['training_rows']} real images; "
         f"gallery of {about['gallery_labels']} labels. Limit: {report['limit'] or 'none'}."
     )
-    parts = [_split_html(name, found, shown.get(name, ())) for name, found in report["splits"].items()]
+    parts = [_split_html(name, part, shown.get(name, ())) for name, part in report["splits"].items()]
     body = f"<h1>maskgen: image evaluation</h1><p>{text(facts)}</p><p><small>{text(NOTES)}</small></p>{''.join(parts)}"
     return page("maskgen: image evaluation", body)
 
 
-def _split_html(name: str, found: Mapping[str, Any], shown: Sequence[ReportRow]) -> str:
+def _split_html(name: str, part: Mapping[str, Any], shown: Sequence[ReportRow]) -> str:
     """Tables and images of one split."""
-    halves = _number(found["fd_efflite0_between_real_halves"])
-    parts = [f"<h2>Split {text(name)}: {found['rows']} rows</h2>", _scores_table(found["row_sets"]), _distance_table(found["row_sets"])]
+    halves = _number(part["fd_efflite0_between_real_halves"])
+    parts = [f"<h2>Split {text(name)}: {part['rows']} rows</h2>", _scores_table(part["row_sets"]), _distance_table(part["row_sets"])]
     parts.append(f"<p><small>FD-EffLite0 between two halves of the real images: {halves}.</small></p>")
     for grouping in ("by_style", "by_tone", "by_kind"):
-        parts.append(f"<h3>{text(grouping.replace('_', ' '))}</h3>{_group_table(found['row_sets'], grouping)}")
+        parts.append(f"<h3>{text(grouping.replace('_', ' '))}</h3>{_group_table(part['row_sets'], grouping)}")
     return "".join(parts) + f"<h3>Images ({len(shown)} rows)</h3>{_images_table(shown)}"
 
 
 def _scores_table(row_sets: Mapping[str, Any]) -> str:
     """Scores of every row set, mean and range over the judges."""
-    lines = [[text(ROLES.get(name, name)), *_cells(found["scores"]["all"])] for name, found in row_sets.items()]
+    lines = [[text(ROLES.get(name, name)), *_cells(row_set["scores"]["all"])] for name, row_set in row_sets.items()]
     return table(["row set", *TITLES.values()], lines)
 
 
 def _group_table(row_sets: Mapping[str, Any], grouping: str) -> str:
     """Scores by group, one line per group and row set."""
-    groups = sorted({group for found in row_sets.values() for group in found["scores"][grouping]})
+    groups = sorted({group for row_set in row_sets.values() for group in row_set["scores"][grouping]})
     lines = []
     for group in groups:
-        for name, found in row_sets.items():
-            scores = found["scores"][grouping][group]
+        for name, row_set in row_sets.items():
+            scores = row_set["scores"][grouping][group]
             lines.append([text(f"{group}: {name}"), str(scores["recall_at_1"]["rows"]), *_cells(scores)])
     return table(["group: row set", "rows", *TITLES.values()], lines)
 
@@ -111,9 +111,9 @@ def _distance_table(row_sets: Mapping[str, Any]) -> str:
     for kind in ("pixel", "feature"):
         titles += [f"nearest {kind}: median", "nearer than real", "near copies"]
     lines = []
-    for name, found in row_sets.items():
-        line = [text(name), _number(found["fd_efflite0"])]
-        for scores in found["nearest_training_image"].values():
+    for name, row_set in row_sets.items():
+        line = [text(name), _number(row_set["fd_efflite0"])]
+        for scores in row_set["nearest_training_image"].values():
             line += [f"{scores['median']:.3f}", f"{scores['share_nearer_than_real']:.2f}", f"{scores['share_near_copy']:.2f}"]
         lines.append(line)
     return table(titles, lines)
@@ -121,8 +121,8 @@ def _distance_table(row_sets: Mapping[str, Any]) -> str:
 
 def _cells(scores: Mapping[str, Any]) -> list[str]:
     """Mean and range of each measure."""
-    found = [scores[measure] for measure in MEASURES]
-    return ["-" if one is None else f"{one['mean']:.3f} <small>{one['low']:.3f} to {one['high']:.3f}</small>" for one in found]
+    values = [scores[measure] for measure in MEASURES]
+    return ["-" if one is None else f"{one['mean']:.3f} <small>{one['low']:.3f} to {one['high']:.3f}</small>" for one in values]
 
 
 def _images_table(shown: Sequence[ReportRow]) -> str:

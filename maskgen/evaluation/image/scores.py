@@ -28,13 +28,13 @@ def right(verdict: ImageVerdict, rows: Sequence[Row], styles: Sequence[str]) -> 
     tones = torch.tensor([row.tone for row in rows])
     tone_right = verdict.tone == tones
     style_right = verdict.style == torch.tensor([styles.index(row.style) if row.style in styles else -1 for row in rows])
-    found = verdict.rank < 5
+    in_top_5 = verdict.rank < 5
     return {
         "recall_at_1": (verdict.rank < 1).double(),
-        "recall_at_5": found.double(),
+        "recall_at_5": in_top_5.double(),
         "tone": tone_right.double().masked_fill(tones == 0, torch.nan),
         "style": style_right.double(),
-        "all_right": (found & style_right & (tone_right | (tones == 0))).double(),
+        "all_right": (in_top_5 & style_right & (tone_right | (tones == 0))).double(),
     }
 
 

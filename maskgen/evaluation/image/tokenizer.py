@@ -104,7 +104,7 @@ def tokenizer_scores(tokenizer: Tokenizer, images: Sequence[Image.Image], trip: 
         `levels`: for each `used` (share of the codebook), `perplexity`, `survival` (share of codes equal after decode and re-encode).
     """
     size = trip.decoded[0].size[0]
-    found = {"pictures": len(images), "size": size, **_errors(to_rgb_bytes(images, size), to_rgb_bytes(trip.decoded, size))}
+    scores = {"pictures": len(images), "size": size, **_errors(to_rgb_bytes(images, size), to_rgb_bytes(trip.decoded, size))}
     levels = [
         {
             **code_usage(torch.stack([codes[level].flatten() for codes in trip.codes]), tokenizer.codebook_size),
@@ -112,7 +112,7 @@ def tokenizer_scores(tokenizer: Tokenizer, images: Sequence[Image.Image], trip: 
         }
         for level in range(tokenizer.num_levels)
     ]
-    return {**found, "grid": list(trip.codes[0].shape[1:]), "codebook_size": tokenizer.codebook_size, "levels": levels}
+    return {**scores, "grid": list(trip.codes[0].shape[1:]), "codebook_size": tokenizer.codebook_size, "levels": levels}
 
 
 def code_usage(codes: Int[Tensor, "batch cells"], codebook_size: int) -> dict[str, float]:

@@ -85,22 +85,22 @@ def evaluate_zero_shot(
         raise ValueError(f"found no held-out split {split!r}, there are {', '.join(sorted(set(corpora) - {'train'}))}")
     corpus, started_s = corpora[split].limited(limit), time.perf_counter()
     logger.info("classifying %d images of split %s among %d captions each; writes %s", len(corpus.rows), split, candidates, out)
-    found = _named(corpus, corpora[split].rows, totals, candidates)
-    toned = [one for one in found if "tone_rank" in one]
+    results = _named(corpus, corpora[split].rows, totals, candidates)
+    toned = [one for one in results if "tone_rank" in one]
     report = {
         **(facts or {}),
         "split": split,
-        "pictures": len(found),
+        "pictures": len(results),
         "candidates": candidates,
-        "top_1": _share([one["rank"] < 1 for one in found]),
+        "top_1": _share([one["rank"] < 1 for one in results]),
         "top_1_chance": 1 / candidates,
-        "top_5": _share([one["rank"] < 5 for one in found]),
+        "top_5": _share([one["rank"] < 5 for one in results]),
         "top_5_chance": min(5 / candidates, 1.0),
         "toned_pictures": len(toned),
         "tone": _share([one["tone_rank"] < 1 for one in toned]) if toned else None,
         "tone_chance": 1 / len(TONES),
         "elapsed_s": time.perf_counter() - started_s,
-        "rows": found,
+        "rows": results,
     }
     out.mkdir(parents=True, exist_ok=True)
     (out / "zeroshot.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -109,7 +109,7 @@ def evaluate_zero_shot(
 
 def _named(corpus: Corpus, rows: Sequence[Row], totals: Totals, candidates: int) -> list[dict[str, Any]]:
     """The result of each image."""
-    found = []
+    results = []
     for row, picture in zip(corpus.rows, from_rgb_bytes(corpus.pixels), strict=True):
         captions = rival_captions(row, rows, candidates)
         scores = totals(picture, captions)
@@ -117,8 +117,8 @@ def _named(corpus: Corpus, rows: Sequence[Row], totals: Totals, candidates: int)
         one["named"] = captions[max(range(len(captions)), key=scores.__getitem__)]
         if row.tone:
             one["tone_rank"] = own_rank(totals(picture, tone_captions(row)), row.tone)
-        found.append(one)
-    return found
+        results.append(one)
+    return results
 
 
 def _share(right: Sequence[bool]) -> float:

@@ -108,14 +108,14 @@ def pocketsphinx(candidates: int = 1) -> Callable[[Waveform], list[str]]:
         decoder.end_utt()
         if decoder.hyp() is None:
             return []
-        found: dict[str, None] = {}
+        transcripts: dict[str, None] = {}
         for one in chain([decoder.hyp()], decoder.nbest()):
             words = [] if one is None else [re.sub(r"\(\d+\)$", "", word) for word in str(one.hypstr).split() if word[0] not in "<["]
             if words:
-                found[" ".join(words)] = None
-            if len(found) >= candidates:
+                transcripts[" ".join(words)] = None
+            if len(transcripts) >= candidates:
                 break
-        return list(found)
+        return list(transcripts)
 
     return hear
 

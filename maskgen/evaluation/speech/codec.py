@@ -98,8 +98,8 @@ def evaluate_codec(tokenizer: SoundTokenizer, raw: Path, out: Path, split: str =
 def _timed(work: Callable[[], list[Any]]) -> tuple[list[Any], float]:
     """The result of a function, and its run time in seconds."""
     started_s = time.perf_counter()
-    found = work()
-    return found, time.perf_counter() - started_s
+    result = work()
+    return result, time.perf_counter() - started_s
 
 
 def _mean(values: Sequence[Tensor]) -> float:

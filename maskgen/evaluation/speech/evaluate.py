@@ -100,21 +100,29 @@ def evaluate_speech(
     targets = {name: _voices(clips, panel) for name, clips in voices.items()} if "speaker" in panel.judges else {}
     sets = {TEACHER: RowSet(waves=[row.reference for row in rows]), **row_sets}
     judged = {name: _judged(name, rows, row_set, panel, targets) for name, row_set in sets.items()}
+    report = _report(rows, judged, panel.judges, facts or {})
+    report["judging_s"] = round(time.monotonic() - started, 1)
+    write_speech_report(out, report, {name: row_set.waves for name, row_set in sets.items()}, _chosen(rows, players))
+    logger.info("wrote %s and report.html after %.0f s", out / "report.json", report["judging_s"])
+    return report
+
+
+def _report(
+    rows: Sequence[SpeechRow], judged: Mapping[str, list[dict[str, Any]]], judges: Sequence[str], facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The report without its run time."""
     report: dict[str, Any] = {
         "format": 1,
         "rows": len(rows),
         "words": sum(len(row.text.split()) for row in rows),
         "teacher_seconds": round(sum(seconds_of(row.reference) for row in rows), 2),
-        "facts": dict(facts or {}),
-        "judges": list(panel.judges),
+        "facts": dict(facts),
+        "judges": list(judges),
         "judges_version": VERSION,
         "bootstrap": {"resamples": RESAMPLES, "seed": BOOTSTRAP_SEED},
-        "row_sets": {name: {"scores": scores(found), "rows": found} for name, found in judged.items()},
+        "row_sets": {name: {"scores": scores(entries), "rows": entries} for name, entries in judged.items()},
     }
     report["over_seeds"] = _over_seeds(report["row_sets"])
-    report["judging_s"] = round(time.monotonic() - started, 1)
-    write_speech_report(out, report, {name: row_set.waves for name, row_set in sets.items()}, _chosen(rows, players))
-    logger.info("wrote %s and report.html after %.0f s", out / "report.json", report["judging_s"])
     return report
 
 
@@ -127,7 +135,7 @@ def judge_row(row: SpeechRow, verdict: SpeechVerdict, targets: Sequence[Float[Te
         targets: Embeddings of the row's speaker; without any, similarity is left out.
         elapsed_s: Seconds that generating it took.
     """
-    found: dict[str, Any] = {
+    entry: dict[str, Any] = {
         "key": row.key,
         "text": row.text,
         "seconds": verdict.seconds,
@@ -138,31 +146,31 @@ def judge_row(row: SpeechRow, verdict: SpeechVerdict, targets: Sequence[Float[Te
         "speech_ratio": verdict.speech_ratio,
     }
     if verdict.opinion is not None:
-        found |= asdict(verdict.opinion)
+        entry |= asdict(verdict.opinion)
     if targets:
-        found |= {"similarity": similarity(verdict.voice, list(targets)), "voice_found": verdict.voice is not None}
-    return found
+        entry |= {"similarity": similarity(verdict.voice, list(targets)), "voice_found": verdict.voice is not None}
+    return entry
 
 
 def _judged(
     name: str, rows: Sequence[SpeechRow], row_set: RowSet, panel: SpeechPanel, targets: Mapping[str, list[Float[Tensor, " dim"]]]
 ) -> list[dict[str, Any]]:
     """The report's entries for the clips of a row set."""
-    found = []
+    entries = []
     for place, (row, wave) in enumerate(zip(rows, row_set.waves, strict=True)):
         elapsed_s = None if row_set.elapsed_s is None else row_set.elapsed_s[place]
-        found.append(judge_row(row, panel(wave), targets.get(row.speaker, ()), elapsed_s))
+        entries.append(judge_row(row, panel(wave), targets.get(row.speaker, ()), elapsed_s))
         if place % 50 == 49:
             logger.info("%s: judged %d of %d", name, place + 1, len(rows))
-    return found
+    return entries
 
 
 def _voices(clips: Sequence[Waveform], panel: SpeechPanel) -> list[Float[Tensor, " dim"]]:
     """Speaker embeddings of the clips in which a voice is found."""
-    found = [voice for voice in (panel(clip).voice for clip in clips) if voice is not None]
-    if not found:
+    embeddings = [voice for voice in (panel(clip).voice for clip in clips) if voice is not None]
+    if not embeddings:
         raise ValueError(f"no voice is found in {len(clips)} reference clips of a speaker; give clips in which the speaker can be heard")
-    return found
+    return embeddings
 
 
 def _check(rows: Sequence[SpeechRow], row_sets: Mapping[str, RowSet], voices: Mapping[str, Sequence[Waveform]]) -> None:

@@ -94,14 +94,14 @@ class SpeechPanel:
             ImportError: If a package is missing.
         """
         check_sound(wave)
-        found = self._findings(wave)
-        voice, opinion = found.get("speaker"), found.get("dnsmos")
+        findings = self._findings(wave)
+        voice, opinion = findings.get("speaker"), findings.get("dnsmos")
         return SpeechVerdict(
             seconds=seconds_of(wave),
-            transcripts={name: found[name] for name in self.judges if name.startswith("whisper")},
+            transcripts={name: findings[name] for name in self.judges if name.startswith("whisper")},
             voice=None if voice is None else torch.tensor(voice),
             opinion=None if opinion is None else Opinion(**opinion),
-            speech_ratio=found.get("speech"),
+            speech_ratio=findings.get("speech"),
         )
 
     def _findings(self, wave: Waveform) -> dict[str, Any]:

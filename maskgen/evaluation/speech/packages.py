@@ -42,9 +42,9 @@ def package_file(package: str, inside: str, sha256: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise ImportError(_sentence(package))
     path = Path(next(iter(spec.submodule_search_locations))) / inside
-    found = file_sha256(path) if path.is_file() else "no such file"
-    if found != sha256:
-        raise ValueError(f"{inside} of package {package} has sha256 {found}, wanted {sha256}; install it again: {_command(package)}")
+    digest = file_sha256(path) if path.is_file() else "no such file"
+    if digest != sha256:
+        raise ValueError(f"{inside} of package {package} has sha256 {digest}, wanted {sha256}; install it again: {_command(package)}")
     return path
 
 

@@ -80,10 +80,10 @@ def render_speech_report(report: Mapping[str, Any], waves: Mapping[str, Sequence
 
 def _scores_table(report: Mapping[str, Any]) -> str:
     """One line per row set, and one for all seeds of a model."""
-    found = {ROLES.get(name, name): row_set["scores"] for name, row_set in report["row_sets"].items()}
-    found |= {f"{name}, over seeds": values for name, values in report["over_seeds"].items()}
-    shown = [name for name in TITLES if any(values[name] is not None for values in found.values())]
-    lines = [[text(name), *(_number(measure, values[measure]) for measure in shown)] for name, values in found.items()]
+    scores = {ROLES.get(name, name): row_set["scores"] for name, row_set in report["row_sets"].items()}
+    scores |= {f"{name}, over seeds": values for name, values in report["over_seeds"].items()}
+    shown = [name for name in TITLES if any(values[name] is not None for values in scores.values())]
+    lines = [[text(name), *(_number(measure, values[measure]) for measure in shown)] for name, values in scores.items()]
     return table(["row set", *(TITLES[name] for name in shown)], lines)
 
 

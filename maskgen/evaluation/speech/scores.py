@@ -30,22 +30,22 @@ def scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         `real_time_factor`: seconds of computation per second of audio, below 1 is faster than real time;
         `without_voice`: clips in which no voice was found, whose similarity counts as 0.
     """
-    found: dict[str, Any] = {}
+    summary: dict[str, Any] = {}
     for name, (judge, edits, of) in ERROR_RATES.items():
         errors = [row["errors"].get(judge) for row in rows]
-        found[name] = None if None in errors else _rate([error[edits] for error in errors], [error[of] for error in errors])
+        summary[name] = None if None in errors else _rate([error[edits] for error in errors], [error[of] for error in errors])
     heard = [row["errors"].get("whisper_base") for row in rows]
-    found["exact"] = None if None in heard else mean_interval([float(error["word_edits"] == 0) for error in heard])
+    summary["exact"] = None if None in heard else mean_interval([float(error["word_edits"] == 0) for error in heard])
     for name in MEANS:
         values = [row.get(name) for row in rows]
-        found[name] = None if None in values else mean_interval([float(value) for value in values if value is not None])
+        summary[name] = None if None in values else mean_interval([float(value) for value in values if value is not None])
     signed = np.array([row["seconds"] / row["teacher_seconds"] - 1 for row in rows])
-    found["duration_error"], found["duration_bias"] = float(np.abs(signed).mean()), float(signed.mean())
+    summary["duration_error"], summary["duration_bias"] = float(np.abs(signed).mean()), float(signed.mean())
     elapsed = [row["elapsed_s"] for row in rows if row.get("elapsed_s") is not None]
     timed = len(elapsed) == len(rows)
-    found["real_time_factor"] = float(sum(elapsed) / sum(row["seconds"] for row in rows)) if timed else None
-    found["without_voice"] = sum(row.get("voice_found") is False for row in rows)
-    return found
+    summary["real_time_factor"] = float(sum(elapsed) / sum(row["seconds"] for row in rows)) if timed else None
+    summary["without_voice"] = sum(row.get("voice_found") is False for row in rows)
+    return summary
 
 
 def mean_interval(values: Sequence[float]) -> dict[str, float]:
@@ -58,15 +58,15 @@ def mean_interval(values: Sequence[float]) -> dict[str, float]:
     return _interval(float(array.mean()), array[_draws(len(array))].mean(axis=1))
 
 
-def over_seeds(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def over_seeds(seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Mean, lowest and highest of each score over several seeds of one model.
 
     Args:
-        found: `scores` of each seed.
+        seeds: `scores` of each seed.
     """
     result: dict[str, Any] = {}
-    for name in found[0]:
-        values = [one[name]["value"] if isinstance(one[name], Mapping) else one[name] for one in found]
+    for name in seeds[0]:
+        values = [one[name]["value"] if isinstance(one[name], Mapping) else one[name] for one in seeds]
         result[name] = None if None in values else {"value": float(np.mean(values)), "low": min(values), "high": max(values)}
     return result
 

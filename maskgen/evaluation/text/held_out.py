@@ -50,10 +50,10 @@ def held_out_texts(
     """
     store = ShardStore(folder)
     index = store.index()
-    found = TokenSpace.from_dict(dict(index.space or {"modalities": [], "specials": []}))
-    if not space.begins_with(found):
-        raise ValueError(f"{folder} has {found}, the model {space}; give the shards that the model was trained on")
-    rows = TokenRows(open_rows(store, index, split), found)
+    shards_space = TokenSpace.from_dict(dict(index.space or {"modalities": [], "specials": []}))
+    if not space.begins_with(shards_space):
+        raise ValueError(f"{folder} has {shards_space}, the model {space}; give the shards that the model was trained on")
+    rows = TokenRows(open_rows(store, index, split), shards_space)
     draws = fixed_subset([rows.rows.key(row) for row in range(len(rows))], len(rows) if limit is None else limit)
     texts, end = (sample for sample in (rows[draw] for draw in draws) if target in sample), space.modality(target).end
     return list(texts) if end is None else [{**sample, target: ended(sample[target], end, canvas)} for sample in texts]

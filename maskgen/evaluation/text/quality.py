@@ -96,10 +96,10 @@ def text_of(codes: Codes, end: int | None = None) -> list[int]:
     Raises:
         ValueError: If a cell is unknown.
     """
-    found: list[int] = codes[0].tolist()
-    if UNKNOWN in found:
-        raise ValueError(f"{found.count(UNKNOWN)} of {len(found)} cells are still unknown; judge finished texts")
-    return found[: found.index(end)] if end is not None and end in found else found
+    tokens: list[int] = codes[0].tolist()
+    if UNKNOWN in tokens:
+        raise ValueError(f"{tokens.count(UNKNOWN)} of {len(tokens)} cells are still unknown; judge finished texts")
+    return tokens[: tokens.index(end)] if end is not None and end in tokens else tokens
 
 
 class NGramModel:
@@ -125,7 +125,7 @@ class NGramModel:
             for context, token in self._runs(text):
                 for start in range(len(context) + 1):
                     self.followers.setdefault(context[start:], Counter())[token] += 1
-        self.totals = {context: (sum(found.values()), len(found)) for context, found in self.followers.items()}
+        self.totals = {context: (sum(counts.values()), len(counts)) for context, counts in self.followers.items()}
 
     def _runs(self, text: Text) -> Iterable[tuple[tuple[int, ...], int]]:
         """Each token of a text and its end, with the tokens before it."""
@@ -134,12 +134,12 @@ class NGramModel:
 
     def probability(self, context: tuple[int, ...], token: int) -> float:
         """Of a token (or END) after a context of at most order - 1 tokens."""
-        found = 1 / (self.size + 1)
+        chance = 1 / (self.size + 1)
         for start in range(len(context), -1, -1):
             total, kinds = self.totals.get(context[start:], (0, 0))
             if total:
-                found = (self.followers[context[start:]][token] + kinds * found) / (total + kinds)
-        return found
+                chance = (self.followers[context[start:]][token] + kinds * chance) / (total + kinds)
+        return chance
 
     def score(self, texts: Sequence[Text]) -> tuple[float, int]:
         """See `Score`."""

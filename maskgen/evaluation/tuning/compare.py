@@ -53,22 +53,22 @@ def read_defaults(path: Path) -> dict[str, dict[str, Any]]:
     if not path.is_file():
         raise ValueError(f"the samplers' defaults {path} do not exist; give --config, see configs/compare_samplers.yaml for one")
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        plain = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no YAML: {error}") from error
-    everyone, each = _sections(found, path)
+    everyone, each = _sections(plain, path)
     for name in each:
         by_name(name)
     return {name: {**everyone, **each.get(name, {})} for name in names()}
 
 
-def _sections(found: Any, path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+def _sections(plain: Any, path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """The two mappings of a file of defaults.
 
     Raises:
         ValueError: If it has another form.
     """
-    whole = found if isinstance(found, dict) and set(found) <= {"all", "samplers"} else {"all": None}
+    whole = plain if isinstance(plain, dict) and set(plain) <= {"all", "samplers"} else {"all": None}
     everyone, each = whole.get("all", {}), whole.get("samplers", {})
     if not isinstance(everyone, dict) or not isinstance(each, dict) or not all(isinstance(one, dict) for one in each.values()):
         raise ValueError(f"{path} must hold `all`, changes of settings, and `samplers`, each name to its own changes, and nothing else")
@@ -184,8 +184,8 @@ def markdown(cells: Sequence[Cell], facts: Mapping[str, Any], measure: str, rows
 
 def _changes(settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """The options of each sampler, without its name and steps."""
-    own = {name: {key: value for key, value in found.items() if key not in ("sampler", "steps")} for name, found in settings.items()}
-    return [f"- {name}: {describe(found)}" for name, found in own.items()]
+    own = {name: {key: value for key, value in options.items() if key not in ("sampler", "steps")} for name, options in settings.items()}
+    return [f"- {name}: {describe(options)}" for name, options in own.items()]
 
 
 def _shown(cell: Cell, notes: dict[str, str]) -> str:
@@ -203,8 +203,8 @@ def _shown(cell: Cell, notes: dict[str, str]) -> str:
 def write_comparison(out: Path, cells: Sequence[Cell], facts: Mapping[str, Any], measure: str, rows: int) -> str:
     """Write `compare.json` and `compare.md` and return the table."""
     out.mkdir(parents=True, exist_ok=True)
-    found = {"format": 1, "facts": dict(facts), "measure": measure, "rows": rows, "cells": [cell.to_dict() for cell in cells]}
+    report = {"format": 1, "facts": dict(facts), "measure": measure, "rows": rows, "cells": [cell.to_dict() for cell in cells]}
     table = markdown(cells, facts, measure, rows)
-    write_atomic(out / "compare.json", (json.dumps(found, indent=2) + "\n").encode())
+    write_atomic(out / "compare.json", (json.dumps(report, indent=2) + "\n").encode())
     write_atomic(out / "compare.md", table.encode())
     return table

@@ -54,8 +54,8 @@ def picture_scores(
 
     def look(rows: Sequence[Row], pictures: Sequence[Image.Image]) -> dict[str, float]:
         pixels = to_rgb_bytes(list(pictures))
-        found = score_summary([right(one, rows, panel.styles) for one in panel.verdicts(rows, pixels, image_features(pixels))], rows)
-        return {name: value["mean"] for name, value in found["all"].items() if value is not None}
+        scores = score_summary([right(one, rows, panel.styles) for one in panel.verdicts(rows, pixels, image_features(pixels))], rows)
+        return {name: value["mean"] for name, value in scores["all"].items() if value is not None}
 
     return look
 

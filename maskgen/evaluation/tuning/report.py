@@ -69,11 +69,11 @@ def _trials_table(trials: Sequence[Trial], front: Sequence[int], chosen: int | N
     """One line per trial, best first."""
     lines = []
     for place in sorted(range(len(trials)), key=lambda one: -trials[one].point[1]):
-        found = trials[place].to_dict()
+        trial = trials[place].to_dict()
         marks = [mark for mark, holds in (("chosen", place == chosen), ("front", place in front)) if holds]
-        quality = f"{found['quality']:.4f} <small>{found['low']:.3f} to {found['high']:.3f}</small>"
-        numbers = [quality, f"{found['passes']:.4g}", f"{found['elapsed_s_a_row']:.3f}"]
-        lines.append([text(describe(found["changes"])), *numbers, ", ".join(marks)])
+        quality = f"{trial['quality']:.4f} <small>{trial['low']:.3f} to {trial['high']:.3f}</small>"
+        numbers = [quality, f"{trial['passes']:.4g}", f"{trial['elapsed_s_a_row']:.3f}"]
+        lines.append([text(describe(trial["changes"])), *numbers, ", ".join(marks)])
     return table(["setting", "quality", "model calls per row", "seconds per row", ""], lines, last="text")
 
 

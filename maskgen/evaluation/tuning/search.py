@@ -42,11 +42,11 @@ def combinations(grid: Mapping[str, Sequence[Any]], most: int, seed: int) -> lis
 
 def _combination(grid: Mapping[str, Sequence[Any]], number: int) -> dict[str, Any]:
     """The combination of that number: its digits, each in the base of its name's values."""
-    found: dict[str, Any] = {}
+    combination: dict[str, Any] = {}
     for name, values in reversed(list(grid.items())):
         number, place = divmod(number, len(values))
-        found[name] = values[place]
-    return dict(reversed(found.items()))
+        combination[name] = values[place]
+    return dict(reversed(combination.items()))
 
 
 def shortfalls(points: Sequence[Point]) -> list[float]:
@@ -57,11 +57,11 @@ def shortfalls(points: Sequence[Point]) -> list[float]:
     Args:
         points: Passes and quality, both finite.
     """
-    best, found = -math.inf, [0.0] * len(points)
+    best, losses = -math.inf, [0.0] * len(points)
     for place in sorted(range(len(points)), key=lambda one: (points[one][0], -points[one][1])):
         best = max(best, points[place][1])
-        found[place] = best - points[place][1]
-    return found
+        losses[place] = best - points[place][1]
+    return losses
 
 
 def front(points: Sequence[Point]) -> list[int]:
@@ -73,12 +73,12 @@ def front(points: Sequence[Point]) -> list[int]:
     Returns:
         Places, cheapest first; equal points are all there or all missing.
     """
-    best, found = (math.inf, -math.inf), []
+    best, undominated = (math.inf, -math.inf), []
     for place in sorted(range(len(points)), key=lambda one: (points[one][0], -points[one][1])):
         if points[place][1] > best[1] or points[place] == best:
-            found.append(place)
+            undominated.append(place)
             best = points[place]
-    return found
+    return undominated
 
 
 def survivors(points: Sequence[Point]) -> list[int]:
@@ -100,11 +100,11 @@ def affordable(points: Sequence[Point], passes_at_most: float | None) -> list[in
     """
     if passes_at_most is None:
         return list(range(len(points)))
-    found = [place for place, (passes, _) in enumerate(points) if passes <= passes_at_most]
-    if not found:
+    cheap = [place for place, (passes, _) in enumerate(points) if passes <= passes_at_most]
+    if not cheap:
         least = min(passes for passes, _ in points)
         raise ValueError(f"no setting tried takes at most {passes_at_most:g} passes, the cheapest takes {least:g}; try fewer steps")
-    return found
+    return cheap
 
 
 def mean_quality(quality: Float[np.ndarray, " rows"], weight: Float[np.ndarray, " rows"]) -> float:

@@ -103,10 +103,10 @@ def held_out_rows(folder: Path, split: str, rows: int) -> list[tuple[str, dict[s
     if split == "train":
         raise ValueError("found split train, wanted a held-out one; settings chosen on training rows may not hold for new ones")
     store = ShardStore(str(folder))
-    found = open_rows(store, store.index(), split)
-    keys = [found.key(row) for row in range(len(found))]
+    table = open_rows(store, store.index(), split)
+    keys = [table.key(row) for row in range(len(table))]
     lowest = sorted(range(len(keys)), key=lambda row: hashlib.sha256(keys[row].encode()).hexdigest())[:rows]
-    return [(keys[row], found.meta(row)) for row in lowest]
+    return [(keys[row], table.meta(row)) for row in lowest]
 
 
 def passes_of(passes: int | float | Sequence[int | float], rows: int) -> list[float]:
@@ -115,10 +115,10 @@ def passes_of(passes: int | float | Sequence[int | float], rows: int) -> list[fl
     Raises:
         ValueError: If the list has another length.
     """
-    found = [float(one) for one in passes] if isinstance(passes, Sequence) else [float(passes)] * rows
-    if len(found) != rows:
-        raise ValueError(f"found passes of {len(found)} rows, wanted one number for each of {rows} rows")
-    return found
+    counts = [float(one) for one in passes] if isinstance(passes, Sequence) else [float(passes)] * rows
+    if len(counts) != rows:
+        raise ValueError(f"found passes of {len(counts)} rows, wanted one number for each of {rows} rows")
+    return counts
 
 
 Draw = Callable[[Sequence[str], Sequence[int], GenerationSettings], Output]
@@ -262,9 +262,9 @@ def half_unknown(codes: Codes, seed: int) -> Codes:
     """The text with n // 2 of its n cells (at least one) unknown at all levels, chosen by the seed."""
     generator = torch.Generator().manual_seed(seed)
     cells = torch.randperm(codes.shape[1], generator=generator)[: max(1, codes.shape[1] // 2)]
-    found = codes.clone()
-    found[:, cells] = UNKNOWN
-    return found
+    blanked = codes.clone()
+    blanked[:, cells] = UNKNOWN
+    return blanked
 
 
 def _scores(keys: Sequence[str], quality: Sequence[float], weights: Sequence[float], output: Output) -> list[RowScore]:

@@ -109,14 +109,14 @@ class Journal:
 
     def _checked(self, number: int, line: bytes) -> dict[str, Any]:
         try:
-            found: dict[str, Any] = json.loads(line)
-            facts = found["facts"]
+            entry: dict[str, Any] = json.loads(line)
+            facts = entry["facts"]
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"line {number} of {self.path} is no trial of maskgen; remove the file or give another --out") from error
         if other := sorted(name for name in {*facts, *self.facts} if facts.get(name) != self.facts.get(name)):
             differences = ", ".join(f"{name} {facts.get(name)} instead of {self.facts.get(name)}" for name in other)
             raise ValueError(f"{self.path} holds trials with {differences}; give another --out, or remove the file")
-        return found
+        return entry
 
 
 def run_trial(task: TaskScorer, journal: Journal, changes: Mapping[str, Any], settings: GenerationSettings, count: int) -> Trial:
@@ -133,8 +133,8 @@ def run_trial(task: TaskScorer, journal: Journal, changes: Mapping[str, Any], se
     missing = [place for place, key in enumerate(keys) if key not in known]
     if missing:
         journal.add(changes, settings, task.score(settings, missing))
-    found = journal.rows(settings)
-    return Trial(changes=changes, settings=settings, rows=[found[key] for key in keys])
+    scores = journal.rows(settings)
+    return Trial(changes=changes, settings=settings, rows=[scores[key] for key in keys])
 
 
 def _identity(settings: Mapping[str, Any]) -> str:

@@ -54,20 +54,20 @@ def candidates(own: GenerationSettings, combinations: Sequence[Mapping[str, Any]
     Raises:
         ValueError: If no combination can be decoded with; says why the first cannot.
     """
-    found, reasons = [Candidate(changes={}, settings=own)], []
+    distinct, reasons = [Candidate(changes={}, settings=own)], []
     for changes in combinations:
         try:
             settings = changed(own, changes)
         except (ValueError, TypeError) as error:
             reasons.append(f"{describe(changes)}: {error}")
             continue
-        if all(settings != one.settings for one in found):
-            found.append(Candidate(changes=changes, settings=settings))
+        if all(settings != one.settings for one in distinct):
+            distinct.append(Candidate(changes=changes, settings=settings))
     if reasons and len(reasons) == len(combinations):
         raise ValueError(reasons[0])
     for reason in reasons:
         logger.warning("left out %s", reason)
-    return found
+    return distinct
 
 
 def changed(own: GenerationSettings, changes: Mapping[str, Any]) -> GenerationSettings:
@@ -86,14 +86,14 @@ def describe(changes: Mapping[str, Any]) -> str:
 
 
 def tune(
-    task: TaskScorer, journal: Journal, found: Sequence[Candidate], passes_at_most: float | None = None, report: Report | None = None
+    task: TaskScorer, journal: Journal, settings: Sequence[Candidate], passes_at_most: float | None = None, report: Report | None = None
 ) -> Tuned:
     """Search the candidates: all on a quarter of the rows, then the half nearest to the front on all rows.
 
     Args:
         task: Rows and judge; all its rows are used.
         journal: What was run before.
-        found: From `candidates`; the first one is the bundle's own and reaches the second round in any case.
+        settings: From `candidates`; the first one is the bundle's own and reaches the second round in any case.
         passes_at_most: Settings that take more passes can reach neither the second round nor be chosen.
         report: Told before every trial.
 
@@ -102,7 +102,7 @@ def tune(
     """
     if not task.keys:
         raise ValueError("found no row to score, wanted at least one; give another split or more --rows")
-    tried = _round(task, journal, found, max(1, len(task.keys) // 4), "a quarter of the rows", report)
+    tried = _round(task, journal, settings, max(1, len(task.keys) // 4), "a quarter of the rows", report)
     first = [trial for _, trial in tried]
     kept = _second_round(first, passes_at_most)
     second = [trial for _, trial in _round(task, journal, [tried[place][0] for place in kept], len(task.keys), "all rows", report)]
@@ -114,7 +114,7 @@ def tune(
 
 
 def _round(
-    task: TaskScorer, journal: Journal, found: Sequence[Candidate], rows: int, what: str, report: Report | None
+    task: TaskScorer, journal: Journal, settings: Sequence[Candidate], rows: int, what: str, report: Report | None
 ) -> list[tuple[Candidate, Trial]]:
     """Every candidate on so many rows; one that cannot begin is left out and told, unless it is the first, the bundle's own.
 
@@ -122,9 +122,9 @@ def _round(
         ValueError: If the bundle's own setting cannot be decoded with.
     """
     trials = []
-    for number, one in enumerate(found):
+    for number, one in enumerate(settings):
         if report is not None:
-            report(number, len(found), f"{what}: {describe(one.changes)}")
+            report(number, len(settings), f"{what}: {describe(one.changes)}")
         try:
             trials.append((one, run_trial(task, journal, one.changes, one.settings, rows)))
         except ValueError as error:
