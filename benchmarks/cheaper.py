@@ -73,9 +73,9 @@ def ways_of(model: str, student: str | None, dtype: torch.dtype, wanted: Sequenc
             continue
         pipeline = plain
         if name == "int8":
-            pipeline = Pipeline.from_pretrained(model).to(dtype=dtype).quantize()
+            pipeline = Pipeline.from_pretrained(model).to(dtype=dtype).enable_int8()
         elif name == "packed weights":
-            pipeline = Pipeline.from_pretrained(model).pack()
+            pipeline = Pipeline.from_pretrained(model).enable_packed_weights()
         found[name] = Way(pipeline, plain.settings_of("image").changed(**changes))
     if student is not None:
         taught = Pipeline.from_pretrained(student).to(dtype=dtype)
@@ -94,7 +94,7 @@ def draw(ways: dict[str, Way], rows: Sequence[Row], block: int) -> None:
             made = way.pipeline.generate(known, "image", list(range(start, start + len(part))), way.settings)
             way.times_s.append(time.process_time() - began_s)
             way.pictures += made.media
-            way.passes += made.passes
+            way.passes += made.model_calls
 
 
 def main() -> None:

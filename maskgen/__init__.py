@@ -1,24 +1,56 @@
 """maskgen: masked generative transformers over text, image and audio tokens."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from maskgen.version import __version__
 
-__all__ = ["AnyOutput", "AnyToAny", "GenerationOutput", "Pipeline", "SpeechOutput", "Voice", "__version__"]
+if TYPE_CHECKING:
+    from maskgen.decoding.settings import GenerationSettings
+    from maskgen.io.audio import Waveform
+    from maskgen.pipelines.any_to_any import AnyToAnyPipeline
+    from maskgen.pipelines.base import Pipeline
+    from maskgen.pipelines.outputs import AnyToAnyOutput, GenerationOutput, SpeechOutput, TextOutput
+    from maskgen.pipelines.text_generation import TextGenerationPipeline
+    from maskgen.pipelines.text_to_image import TextToImagePipeline
+    from maskgen.pipelines.text_to_speech import TextToSpeechPipeline
+
+__all__ = [
+    "AnyToAnyOutput",
+    "AnyToAnyPipeline",
+    "GenerationOutput",
+    "GenerationSettings",
+    "Pipeline",
+    "SpeechOutput",
+    "TextGenerationPipeline",
+    "TextOutput",
+    "TextToImagePipeline",
+    "TextToSpeechPipeline",
+    "Waveform",
+    "__version__",
+]
+_PLACES = {
+    "AnyToAnyOutput": "pipelines.outputs",
+    "AnyToAnyPipeline": "pipelines.any_to_any",
+    "GenerationOutput": "pipelines.outputs",
+    "GenerationSettings": "decoding.settings",
+    "Pipeline": "pipelines.base",
+    "SpeechOutput": "pipelines.outputs",
+    "TextGenerationPipeline": "pipelines.text_generation",
+    "TextOutput": "pipelines.outputs",
+    "TextToImagePipeline": "pipelines.text_to_image",
+    "TextToSpeechPipeline": "pipelines.text_to_speech",
+    "Waveform": "io.audio",
+}
+"""Module of each public name: they are imported at first use, so that `import maskgen` is fast and needs no torch."""
 
 
 def __getattr__(name: str) -> Any:
-    """Load pipelines, voices and models of any direction on first use, so that `import maskgen` stays fast and needs no torch."""
-    if name in ("Pipeline", "GenerationOutput"):
-        from maskgen.pipelines import base as pipeline
+    if name not in _PLACES:
+        raise AttributeError(f"module 'maskgen' has no attribute {name!r}; it has {', '.join(__all__)}")
+    import importlib
 
-        return getattr(pipeline, name)
-    if name in ("Voice", "SpeechOutput"):
-        from maskgen.pipelines import text_to_speech as voice
+    return getattr(importlib.import_module(f"maskgen.{_PLACES[name]}"), name)
 
-        return getattr(voice, name)
-    if name in ("AnyToAny", "AnyOutput"):
-        from maskgen.pipelines import any_to_any as anything
 
-        return getattr(anything, name)
-    raise AttributeError(f"module 'maskgen' has no attribute {name!r}")
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -12,8 +12,8 @@ from maskgen.autoencoders.image import ImageAutoencoder, ImageAutoencoderConfig
 from maskgen.autoencoders.quantizers import ResidualQuantizer
 from maskgen.decoding.settings import GenerationSettings
 from maskgen.networks.transformer import MaskTransformer, TransformerConfig
-from maskgen.pipelines.base import Pipeline
-from maskgen.pipelines.text_to_speech import Voice
+from maskgen.pipelines.text_to_image import TextToImagePipeline
+from maskgen.pipelines.text_to_speech import TextToSpeechPipeline
 from maskgen.tokenizers.image import ImageTokenizer
 from maskgen.tokenizers.text import TextTokenizer, train_bpe
 from maskgen.tokens.space import Modality, TokenSpace
@@ -78,16 +78,18 @@ def tiny_bundle(
                 torch.nn.init.normal_(parameter, std=0.3)
     settings = GenerationSettings(steps=(4, 2), guidance_scale=2.0)
     folder = tmp_path_factory.mktemp("tiny") / "bundle"
-    Pipeline(model, tiny_space, {"text": tiny_text, "image": tiny_image}, {"image": settings}, {"image": (4, 4)}).save_pretrained(folder)
+    TextToImagePipeline(
+        model, tiny_space, {"text": tiny_text, "image": tiny_image}, {"image": settings}, {"image": (4, 4)}
+    ).save_pretrained(folder, half=True)
     return folder
 
 
 @pytest.fixture(scope="session")
-def tiny_pipeline(tiny_bundle: Path) -> Pipeline:
-    return Pipeline.from_pretrained(tiny_bundle)
+def tiny_pipeline(tiny_bundle: Path) -> TextToImagePipeline:
+    return TextToImagePipeline.from_pretrained(tiny_bundle)
 
 
 @pytest.fixture(scope="module")
-def voice() -> Voice:
+def voice() -> TextToSpeechPipeline:
     """An untrained voice of real parts."""
     return tiny_voice()

@@ -4,8 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from maskgen.cli.generate_text import DEFAULT_MODEL, add_alone, any_to_any
-from maskgen.cli.options import add_machine
+from maskgen.cli.options import add_machine, add_specialists, pipeline_of
 from maskgen.data.corpora.demo import EMOJI_RAW, SPEECH_RAW
 
 if TYPE_CHECKING:
@@ -25,8 +24,8 @@ def add_evaluate_any(kinds: Any, cache: Path) -> None:
         cache: Folder of trained evaluators.
     """
     parser = kinds.add_parser("any", help="every direction between text, images and speech, on held-out combinations; JSON")
-    parser.add_argument("--model", default=DEFAULT_MODEL, help="folder or shipped name (default: %(default)s)")
-    add_alone(parser)
+    parser.add_argument("--model", help="name, folder or hub id of a model (default: any-64)")
+    add_specialists(parser)
     add_machine(parser)
     parser.add_argument("--limit", type=int, default=40, help="number of images, and of sentences (default: %(default)s)")
     parser.add_argument(
@@ -54,13 +53,13 @@ def _evaluate_any(args: argparse.Namespace) -> None:
         raise ValueError(f"--limit must be at least 1, got {args.limit}")
     if wrong := sorted(set(args.only or ()) - set(DIRECTIONS)):
         raise ValueError(f"got --only {', '.join(wrong)}, wanted one of {', '.join(map(repr, DIRECTIONS))}")
-    model = any_to_any(args)
+    model = pipeline_of(args, "AnyToAnyPipeline", args.specialists)
     corpora = read_corpus(args.raw)
     if HELD_OUT not in corpora:
         raise ValueError(
             f"{args.raw} has the splits {', '.join(corpora)}, wanted {HELD_OUT}, held-out combinations; build the corpus again"
         )
-    sentences = _sentences(args, model.voice.codec.sample_rate_hz)
+    sentences = _sentences(args, model.speech.codec.sample_rate_hz)
     listeners: dict[str, Any] = {"whisper base": whisper_base(), "whisper tiny.en": whisper_tiny_english()}
     pictures = _about(corpora[HELD_OUT], [one.label for one in sentences])
     judge, only = picture_scores(corpora, args.cache), args.only or DIRECTIONS

@@ -54,8 +54,8 @@ def _evaluate_image(args: argparse.Namespace) -> None:
     """Score a text-to-image model."""
     from maskgen.evaluation.image.evaluate import evaluate_image_model
 
-    pipeline = pipeline_of(args)
-    settings = decoded_as(pipeline.settings_of("image"), args)
+    pipeline = pipeline_of(args, "TextToImagePipeline")
+    settings = decoded_as(pipeline.settings_of("image"), args, len(pipeline.space.of("image")))
     tokenizer = pipeline.tokenizers["image"]
     report = evaluate_image_model(
         args.raw,

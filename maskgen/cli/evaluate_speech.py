@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maskgen.cli.decoding_options import add_decoding, decoded_as
-from maskgen.cli.generate_speech import voice_of
-from maskgen.cli.options import add_machine, numbers
+from maskgen.cli.options import add_machine, numbers, pipeline_of
 from maskgen.data.corpora.demo import AUDIO_TOKENIZER, SPEECH_RAW
 
 if TYPE_CHECKING:
     from maskgen.evaluation.speech.evaluate import RowSet, SpeechRow
-    from maskgen.pipelines.text_to_speech import Voice
+    from maskgen.pipelines.text_to_speech import TextToSpeechPipeline
 
 REFERENCE_CLIPS = 3
 
@@ -57,8 +56,8 @@ def _evaluate_speech(args: argparse.Namespace) -> None:
     from maskgen.evaluation.speech.evaluate import RowSet, SpeechRow, evaluate_speech
     from maskgen.evaluation.speech.judges import JUDGES
 
-    voice = voice_of(args)
-    codec = voice.codec
+    voice = pipeline_of(args, "TextToSpeechPipeline")
+    codec = voice.processor.codec
     utterances = [
         one for split in args.splits for one in held_out_sounds(args.raw, split, codec.sample_rate_hz, args.limit + REFERENCE_CLIPS)
     ]
@@ -75,7 +74,7 @@ def _evaluate_speech(args: argparse.Namespace) -> None:
         speaker: [wave for meta, wave in utterances[args.limit :] if meta["speaker"] == speaker][:REFERENCE_CLIPS]
         for speaker in {row.speaker for row in rows}
     }
-    settings = decoded_as(voice.pipeline.settings_of("audio"), args)
+    settings = decoded_as(voice.settings_of("audio"), args, codec.num_levels)
     row_sets = {"codec": RowSet(waves=[codec.decode(codec.encode([row.reference]), [row.reference.samples.shape[1]])[0] for row in rows])}
     for seed in args.seeds if isinstance(args.seeds, list) else [args.seeds]:
         row_sets[f"generated seed {seed}"] = _generated(voice, rows, seed, settings)
@@ -97,14 +96,14 @@ def _number(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, int | float) and not isinstance(value, bool) else ""
 
 
-def _generated(voice: "Voice", rows: "list[SpeechRow]", seed: int, settings: Any) -> "RowSet":
+def _generated(voice: "TextToSpeechPipeline", rows: "list[SpeechRow]", seed: int, settings: Any) -> "RowSet":
     """Every sentence generated once, with one call each so that its time can be measured."""
     from maskgen.evaluation.speech.evaluate import RowSet
 
     waves, elapsed_s = [], []
     for row in rows:
         started_s = time.perf_counter()
-        waves.append(voice(row.text, speaker=row.speaker, seed=seed, settings=settings).waves[0])
+        waves.append(voice(row.text, speaker=row.speaker, seed=seed, settings=settings).audio[0])
         elapsed_s.append(time.perf_counter() - started_s)
     return RowSet(waves=waves, elapsed_s=elapsed_s)
 

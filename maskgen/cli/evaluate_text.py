@@ -128,7 +128,7 @@ def _samples(pipeline: "Pipeline", texts: "list[dict[str, Codes]]", args: argpar
         quality = text_quality([text_of(one, end) for one in codes], judge.score)
         report[name] = quality.to_dict()
         print(f"{name:>10}: {_line(quality)}")
-    return report | {"passes": made.passes_a_row, "elapsed_s": made.elapsed_s, "texts": made.media[:16]}
+    return report | {"passes": made.model_calls_per_row, "elapsed_s": made.elapsed_s, "texts": made.media[:16]}
 
 
 def _line(quality: "TextQuality") -> str:

@@ -131,12 +131,13 @@ def export_image_features(args: argparse.Namespace) -> None:
 def export_model(args: argparse.Namespace) -> None:
     """A model bundle that refers to its tokenizers' bundles."""
     from maskgen.decoding.settings import read_settings
-    from maskgen.pipelines.base import Pipeline, load_tokenizer
+    from maskgen.pipelines.base import Pipeline
+    from maskgen.tokenizers.auto import load_tokenizer
 
     places = dict(args.tokenizer or [("text", args.text), ("image", args.image)])
     settings = read_settings(args.generation) if args.generation else {}
     pipeline = Pipeline.from_checkpoint(args.checkpoint, {name: load_tokenizer(place) for name, place in places.items()}, settings)
-    fingerprint = pipeline.save_pretrained(args.out, tokenizers=places)
+    fingerprint = pipeline.save_pretrained(args.out, half=True, tokenizers=places)
     print(f"wrote {args.out}, fingerprint {fingerprint[:12]}")
 
 
@@ -151,7 +152,7 @@ def export_towers(args: argparse.Namespace) -> None:
     pipeline = join_towers(models)
     if args.generation:
         pipeline.settings = {**pipeline.settings, **read_settings(args.generation)}
-    fingerprint = pipeline.save_pretrained(args.out, tokenizers=tokenizer_folders(models))
+    fingerprint = pipeline.save_pretrained(args.out, half=True, tokenizers=tokenizer_folders(models))
     print(f"wrote {args.out}, fingerprint {fingerprint[:12]}")
 
 
@@ -198,7 +199,7 @@ def _write_beside(pipeline: "Pipeline", out: Path, first: Path | str, models: Ma
     from maskgen.training.merging import tokenizer_folders
 
     _require_free(out)
-    fingerprint, folder = pipeline.save_pretrained(out, tokenizers=tokenizer_folders(models)), find_model(first)
+    fingerprint, folder = pipeline.save_pretrained(out, half=True, tokenizers=tokenizer_folders(models)), find_model(first)
     if (folder / "durations").is_dir():
         shutil.copytree(folder / "durations", out / "durations", dirs_exist_ok=True)
     if (folder / "specialists.json").is_file():

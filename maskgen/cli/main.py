@@ -7,8 +7,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from maskgen.cli import export, finetune
-from maskgen.cli import generate_image as generate
+from maskgen.cli import export, finetune, generate
 from maskgen.cli.compare import add_compare
 from maskgen.cli.data import add_data
 from maskgen.cli.evaluate_image import add_evaluate

@@ -1,7 +1,7 @@
-"""What several verbs share: arguments for device and precision, lists of numbers, checks of output paths, the progress bar."""
+"""What several verbs share: arguments for device and precision, lists of numbers."""
 
 import argparse
-import os
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,50 +14,82 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
     """Where and how precisely the model runs."""
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default: %(default)s)")
     parser.add_argument(
-        "--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="precision of the model (default: %(default)s)"
+        "--dtype",
+        choices=("float32", "bfloat16", "float16", "auto"),
+        default="float32",
+        help="precision of the model; auto measures what is fast here (default: %(default)s)",
     )
     parser.add_argument("--int8", action="store_true", help="matrix products on 8-bit integers; approximate, needs maskgen[int8]")
-    parser.add_argument("--compile", action="store_true", help="compile the model first; worth it for many pictures or sentences")
+    parser.add_argument("--compile", action="store_true", help="compile the model first; worth it for many images or sentences")
 
 
-def pipeline_of(args: argparse.Namespace, default: str = "") -> "Pipeline":
-    """The model that the arguments name, on the machine that they name.
+def add_specialists(parser: argparse.ArgumentParser) -> None:
+    """Whether a model generates everything by itself."""
+    parser.add_argument(
+        "--no-specialists",
+        dest="specialists",
+        action="store_false",
+        help="without the models that an any-to-any model's folder names for drawing and speaking",
+    )
+
+
+def pipeline_of(args: argparse.Namespace, kind: str = "Pipeline", specialists: bool = False, default: str | None = None) -> Any:
+    """The model that the arguments name, on the device and in the precision that they name.
 
     Args:
-        args: Arguments of `add_machine`, and `model`.
-        default: Folder or shipped name to load where `--model` was not given.
-    """
-    from maskgen.pipelines.base import Pipeline
-
-    return placed(Pipeline.from_pretrained(args.model or default), args)
-
-
-def placed(pipeline: "Pipeline", args: argparse.Namespace) -> "Pipeline":
-    """A pipeline on the machine and in the precision that the arguments name.
+        args: Of `add_machine`, and `model`.
+        kind: Pipeline class of `maskgen`.
+        specialists: Load the specialists that the model's folder names.
+        default: Model to load where `--model` was not given; None takes the default of the class.
 
     Raises:
-        ValueError: If the device cannot be used, or the model cannot be compiled.
+        ValueError: If the model is missing, damaged or not of the class, the device cannot be used, or the model cannot be compiled.
+        ImportError: If `--int8` needs a package that is missing.
     """
+    if args.int8:
+        need("torchao", "int8", "--int8")
+    import maskgen
+
+    pipeline = getattr(maskgen, kind).from_pretrained(args.model or default, args.device, args.dtype, specialists=specialists)
+    for one in (pipeline, *pipeline.specialists.values()):
+        _accelerate(one, args)
+    return pipeline
+
+
+def _accelerate(pipeline: "Pipeline", args: argparse.Namespace) -> None:
+    """Quantize, compile, or store the weights as this processor likes them."""
     import torch
 
     from maskgen.networks.packed_linear import has_onednn
 
-    try:
-        device = torch.device(args.device)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {args.device} is not usable here ({str(error).splitlines()[0]}); use cpu") from error
-    if device.type == "mps":
-        raise ValueError("--device mps has no float64, in which codes are drawn; use cpu")
-    pipeline.to(device, getattr(torch, args.dtype))
     if args.int8:
-        pipeline.quantize()
+        pipeline.enable_int8()
     if args.compile:
-        pipeline.compile("reduce-overhead" if device.type == "cuda" else None)
+        pipeline.enable_compile("reduce-overhead" if pipeline.device.type == "cuda" else None)
     plain = not args.int8 and not args.compile
-    if plain and device.type == "cpu" and args.dtype == "float32" and has_onednn():
-        pipeline.pack()
-    return pipeline
+    if plain and pipeline.device.type == "cpu" and pipeline.dtype == torch.float32 and has_onednn():
+        pipeline.enable_packed_weights()
+
+
+def need(package: str, extra: str, what: str) -> None:
+    """Name a missing extra before a model is loaded.
+
+    Raises:
+        ImportError: If the package is not installed.
+    """
+    if importlib.util.find_spec(package) is None:
+        raise ImportError(f"{what} needs {package}; install it with: pip install maskgen[{extra}]")
+
+
+def need_audio(*paths: Path | None) -> None:
+    """Name the extra that reads and writes audio files, if one is given.
+
+    Raises:
+        ImportError: If soundfile is not installed.
+    """
+    for path in paths:
+        if path is not None:
+            need("soundfile", "audio", str(path))
 
 
 def numbers(kind: type) -> Callable[[str], Any]:
@@ -81,36 +113,3 @@ def named_folder(text: str) -> tuple[str, Path]:
     if not name or not equals or not folder:
         raise argparse.ArgumentTypeError(f"{text!r} is no NAME=FOLDER, for example audio=tokenizers/audio-speech16k/bundle")
     return name, Path(folder)
-
-
-def check_writable(path: Path, endings: tuple[str, ...]) -> None:
-    """Refuse an output that cannot be written, before any work is done."""
-    if path.suffix.lower() not in endings:
-        raise ValueError(f"cannot write {path}: its name must end in {' or '.join(endings)}")
-    folder = path.parent
-    if path.is_dir() or not folder.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
-        raise ValueError(f"cannot write {path}: give a file name in an existing folder that you may write to")
-
-
-class StepBar:
-    """A progress bar over the steps of a decode, on a terminal only."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import Progress
-
-        console = Console(stderr=True)
-        self.bar = Progress(console=console, transient=True, disable=not console.is_terminal)
-
-    def __enter__(self) -> "StepBar":
-        self.bar.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.bar.stop()
-
-    def __call__(self, state: Any) -> None:
-        name = f"{state.segment.modality} level {state.segment.level}"
-        if state.step == 1:
-            self.task = self.bar.add_task(name, total=state.steps)
-        self.bar.update(self.task, completed=state.step)

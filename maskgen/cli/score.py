@@ -78,7 +78,7 @@ def _score_image(args: argparse.Namespace) -> None:
     from maskgen.io.images import read_picture
 
     settings, picture = estimate_of(args), read_picture(args.image)
-    pipeline = pipeline_of(args, IMAGE_MODEL)
+    pipeline = pipeline_of(args, "TextToImagePipeline", default=IMAGE_MODEL)
     picture = _fitted(picture, pipeline)
     captions = [{"text": pipeline.text_codes(text)["text"]} for text in args.candidates]
     ranking = pipeline.classify({"image": picture}, captions, "image", settings=settings)
@@ -94,14 +94,13 @@ def _score_image(args: argparse.Namespace) -> None:
 
 def _score_audio(args: argparse.Namespace) -> None:
     """Transcripts ranked by an audio clip."""
-    from maskgen.cli.generate_text import any_to_any
     from maskgen.io.audio import read_sound
 
     usual = {"estimator": "elbo", "samples": args.samples_by_default, "folds": None, "levels": None, "seed": 0}
     if changed := [name for name, value in usual.items() if getattr(args, name) != value]:
         raise ValueError(f"--{changed[0]} is for --image: transcripts are scored in one model call, without random masks")
     sound = read_sound(args.audio)
-    ranking = any_to_any(args, AUDIO_MODEL).which(sound, args.candidates)
+    ranking = pipeline_of(args, "AnyToAnyPipeline", default=AUDIO_MODEL).align(sound, args.candidates)
     if args.json:
         print(json.dumps([_audio_entry(one, args.candidates) for one in ranking], indent=2, ensure_ascii=False))
         return

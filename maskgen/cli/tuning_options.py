@@ -30,6 +30,7 @@ class TaskDefaults:
 
     Args:
         modality: Modality that the model generates.
+        kind: Pipeline class that generates it.
         model: Shipped model.
         raw: Shards of the demo corpus that the model was trained on.
         split: Held-out split without published scores.
@@ -37,6 +38,7 @@ class TaskDefaults:
     """
 
     modality: str
+    kind: str
     model: str
     raw: Path
     split: str
@@ -44,9 +46,9 @@ class TaskDefaults:
 
 
 TARGETS = {
-    "image": TaskDefaults(modality="image", model="emoji-64", raw=EMOJI_RAW, split="C", rows=200),
-    "speech": TaskDefaults(modality="audio", model="heart-16k", raw=SPEECH_RAW, split="test", rows=40),
-    "text": TaskDefaults(modality="text", model="any-64", raw=EMOJI_RAW, split="C", rows=200),
+    "image": TaskDefaults(modality="image", kind="TextToImagePipeline", model="emoji-64", raw=EMOJI_RAW, split="C", rows=200),
+    "speech": TaskDefaults(modality="audio", kind="TextToSpeechPipeline", model="heart-16k", raw=SPEECH_RAW, split="test", rows=40),
+    "text": TaskDefaults(modality="text", kind="Pipeline", model="any-64", raw=EMOJI_RAW, split="C", rows=200),
 }
 
 
@@ -118,7 +120,7 @@ def subject_of(args: argparse.Namespace) -> Subject:
     split, rows = args.split or target.split, target.rows if args.rows is None else args.rows
     _check(rows, split, args.force_split, target)
     folder = find_model(args.model or target.model)
-    pipeline = pipeline_of(args, target.model)
+    pipeline = pipeline_of(args, target.kind, default=target.model)
     if target.modality not in pipeline.settings:
         made = ", ".join(sorted(pipeline.settings)) or "nothing"
         raise ValueError(f"{folder} generates {made}, not {target.modality}; give another --model or --target")
@@ -161,7 +163,8 @@ def _image_task(args: argparse.Namespace, subject: Subject) -> "TaskScorer":
     from maskgen.evaluation.tuning.judges import retrieval_judge
     from maskgen.evaluation.tuning.tasks import ImageTask
 
-    corpora, pipeline = read_corpus(subject.raw), subject.pipeline
+    pipeline: Any = subject.pipeline
+    corpora = read_corpus(subject.raw)
     held_out = sorted(corpora.keys() - {"train"})
     if subject.split not in held_out:
         raise ValueError(
@@ -180,18 +183,17 @@ def _speech_task(args: argparse.Namespace, subject: Subject) -> "TaskScorer":
     """Speech of held-out sentences, generated one by one and transcribed by Whisper base."""
     from statistics import fmean
 
-    from maskgen.cli.generate_speech import voice_of
     from maskgen.evaluation.tuning.judges import whisper_listener
     from maskgen.evaluation.tuning.tasks import Sentence, SpeechTake, SpeechTask, held_out_rows, passes_of
 
-    voice = voice_of(args)
+    voice: Any = subject.pipeline
     rows = held_out_rows(subject.raw, subject.split, subject.rows)
     sentences = [Sentence(key=key, text=meta["captions"][0], speaker=meta["speaker"]) for key, meta in rows]
 
     def speak(row: Sentence, seed: int, settings: "GenerationSettings") -> SpeechTake:
         said = voice(row.text, speaker=row.speaker, seed=seed, settings=settings)
-        passes = passes_of(said.generation.passes, len(said.sentences))
-        return SpeechTake(wave=said.waves[0], passes=fmean(passes), elapsed_s=said.elapsed_s)
+        passes = passes_of(said.generation.model_calls, len(said.sentences[0]))
+        return SpeechTake(wave=said.audio[0], passes=fmean(passes), elapsed_s=said.elapsed_s)
 
     return SpeechTask(sentences, speak, whisper_listener(args.cache), args.seed)
 

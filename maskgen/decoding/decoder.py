@@ -22,12 +22,13 @@ from maskgen.decoding.logits import (
     against,
     guided_model,
     hide_condition,
-    logits_by_row,
+    is_guided,
     model_logits,
     remask,
 )
 from maskgen.decoding.logits_processors import differential, noise_regularised
 from maskgen.decoding.settings import GenerationSettings
+from maskgen.decoding.together import logits_by_group, logits_together, row_groups
 from maskgen.masking.masks import level_groups
 from maskgen.networks.attention_maps import low_attention
 from maskgen.networks.auto import Network
@@ -38,9 +39,9 @@ from maskgen.networks.transformer import MaskTransformer
 from maskgen.sampling.base import Sampler, State, Trajectory
 from maskgen.tokens.batch import TokenBatch
 from maskgen.tokens.functions import LogitsFn
-from maskgen.tokens.space import MASK, TokenSpace
+from maskgen.tokens.space import MASK, Segment, TokenSpace
 
-StepCallback = Callable[[State], None]
+StepCallback = Callable[[State], State | None]
 
 
 @dataclass(frozen=True)
@@ -78,24 +79,31 @@ class Decoded:
 class Decoder:
     """Fills the unknown cells of one modality, level after level, coarse to fine.
 
-    In float32 on a CPU every row goes through the model alone, so that its result is the same to the last bit in any batch; elsewhere all
-    rows go together.
+    A row's result depends on its own seed; with `batch_invariant` it is bit-identical to that of the row decoded alone (see
+    `maskgen.decoding.together.row_groups`).
 
     Args:
         model: The transformer.
         space: Its token space.
         target: Modality that is decoded.
         settings: How.
-        helpers: What the settings need beside the model.
+        helpers: Trained networks that the settings need.
+        batch_invariant: Whether rows keep the bits that they have alone, in float32 on a CPU; None where it costs nothing.
 
     Raises:
         ValueError: If the settings need a shortcut and there is none.
     """
 
     def __init__(
-        self, model: Network, space: TokenSpace, target: str, settings: GenerationSettings, helpers: Helpers | None = None
+        self,
+        model: Network,
+        space: TokenSpace,
+        target: str,
+        settings: GenerationSettings,
+        helpers: Helpers | None = None,
+        batch_invariant: bool | None = None,
     ) -> None:
-        self.model, self.settings, self.helpers = model, settings, helpers or Helpers()
+        self.model, self.settings, self.helpers, self.batch_invariant = model, settings, helpers or Helpers(), batch_invariant
         self.segments, self.index = space.of(target), space.index(target)
         self.others = tuple(space.index(one.name) for one in space.modalities if one.name != target)
         if settings.shortcut > 1 and self.helpers.shortcut is None:
@@ -119,15 +127,14 @@ class Decoder:
             callback: Called after every step with the state of the decode.
         """
         device = self.model.embed.weight.device
-        alone = device.type == "cpu" and self.model.embed.weight.dtype == torch.float32
-        parts = [[row] for row in range(len(batch))] if alone else [list(range(len(batch)))]
-        runs = [_Run(self, self._null(batch, negative, rows, alone), [generators[row] for row in rows]) for rows in parts]
+        groups, exact = row_groups(batch, self.model, self.batch_invariant, plain=_cheaper(self) is None)
+        runs = [_Group(self, batch, negative, generators, rows, exact) for rows in groups]
         trajectories: list[Trajectory] = []
         logprobs = torch.zeros(batch.ids.shape, device=device)
         for group in level_groups(self.settings.groups, len(self.segments)):
             sampler, together = self.settings.at(group[0]), [self.segments[level] for level in group]
             functions = [run.logits(group, sampler.steps) for run in runs]
-            guided, plain = (logits_by_row(each) if alone else each[0] for each in zip(*functions, strict=True))
+            guided, plain = (logits_by_group(each, groups) for each in zip(*functions, strict=True))
             sampler = equipped(sampler, self._tools(plain))
             arguments = batch, together if len(group) > 1 else together[0], generators, callback
             batch, trajectory = (
@@ -136,15 +143,15 @@ class Decoder:
             trajectories.append(trajectory)
             if len(trajectory.logprobs):
                 logprobs[..., group] = rearrange(trajectory.logprobs[-1], "b (l k) -> b l k", k=len(group))
-        model_calls = [run.model_calls / len(rows) for run, rows in zip(runs, parts, strict=True) for _ in rows]
-        return Decoded(batch, trajectories, model_calls, logprobs)
+        calls = {row: count for run in runs for row, count in run.model_calls.items()}
+        return Decoded(batch, trajectories, [calls[row] for row in range(len(batch))], logprobs)
 
-    def _null(self, batch: TokenBatch, negative: TokenBatch | None, rows: list[int], alone: bool) -> Transform:
+    def null(self, batch: TokenBatch, negative: TokenBatch | None, rows: Sequence[int]) -> Transform:
         """What the unconditional pass over some rows sees."""
         if negative is not None:
-            return against(negative.alone(rows[0]) if alone else negative, self.index)
+            return against(negative.rows(torch.tensor(rows, device=negative.ids.device)).trimmed(), self.index)
         if self.settings.null == "masked":
-            return remask(self._given(batch)[rows])
+            return remask(self._given(batch)[list(rows)])
         return hide_condition(self.others)
 
     def _given(self, batch: TokenBatch) -> Bool[Tensor, "batch length"]:
@@ -166,6 +173,48 @@ class Decoder:
         if not isinstance(self.model, MaskTransformer | TowerTransformer):
             raise ValueError("this order groups cells by attention, which an adapted backbone does not show; give it another order")
         return self.model
+
+
+class _Group:
+    """Rows that are handed to the model together; where their bits must be those that they have alone, each has a run of its own too."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        batch: TokenBatch,
+        negative: TokenBatch | None,
+        generators: Sequence[torch.Generator],
+        rows: Sequence[int],
+        exact: bool,
+    ) -> None:
+        def run(some: Sequence[int]) -> "_Run":
+            return _Run(decoder, decoder.null(batch, negative, some), [generators[row] for row in some])
+
+        self.decoder, self.rows, self.together = decoder, rows, run(rows)
+        self.alone = [run([row]) for row in rows] if exact and len(rows) > 1 else []
+        self.negative_length = 0 if negative is None else negative.ids.shape[1]
+
+    def logits(self, group: Sequence[int], steps: int) -> tuple[LogitsFn, LogitsFn]:
+        """Guided logits of the levels that are decoded now with all logits processors, and plain ones."""
+        guided, plain = self.together.logits(group, steps)
+        if not self.alone:
+            return guided, plain
+        each = [run.logits(group, steps) for run in self.alone]
+        schedule, window = self.decoder.settings.guidance(), self.decoder.settings.window_at(group[0])
+
+        def shape(batch: TokenBatch, cells: Tensor, segment: Segment, progress: float) -> tuple[Any, ...]:
+            return is_guided(schedule, batch, cells, segment, progress), self.negative_length, window
+
+        guided = logits_together(self.decoder.model, guided, [one for one, _ in each], self.together.counter, shape)
+        plain = logits_together(self.decoder.model, plain, [one for _, one in each], self.together.counter, lambda *_: ("plain", window))
+        return guided, plain
+
+    @property
+    def model_calls(self) -> dict[int, float]:
+        """Calls of the model so far for each row."""
+        shared = self.together.model_calls / len(self.rows)
+        own = [run.model_calls for run in self.alone] or [0.0] * len(self.rows)
+        return {row: shared + calls for row, calls in zip(self.rows, own, strict=True)}
 
 
 class _Run:

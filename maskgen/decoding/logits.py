@@ -62,9 +62,17 @@ def model_logits(model: TokenModel, counter: ModelCallCounter | None = None) -> 
     hidden_of = _LastPass(model, counter)
 
     def logits_fn(batch: TokenBatch, cells: Tensor, segment: Segment, progress: float) -> Tensor:
-        return model.logits(hidden_of(batch)[cells], segment.offset, segment.size)
+        return head_by_row(model, hidden_of(batch)[cells], cells, segment)
 
     return logits_fn
+
+
+def head_by_row(model: TokenModel, hidden: Float[Tensor, "cells dim"], cells: Tensor, segment: Segment) -> Float[Tensor, "cells size"]:
+    """The head on the chosen cells; in float32 on a CPU row by row, so that a row's product has the same shape in any batch."""
+    counts = cells.sum(dim=1)
+    if len(counts) < 2 or hidden.device.type != "cpu" or hidden.dtype != torch.float32:
+        return model.logits(hidden, segment.offset, segment.size)
+    return torch.cat([model.logits(part, segment.offset, segment.size) for part in torch.split(hidden, counts.tolist())])
 
 
 def hide_condition(modality_indices: tuple[int, ...]) -> Transform:
@@ -161,6 +169,11 @@ def _cell_scale(
     return scale[cells.nonzero()[:, 0], None] if isinstance(scale, Tensor) else scale
 
 
+def is_guided(schedule: GuidanceSchedule, batch: TokenBatch, cells: Tensor, segment: Segment, progress: float) -> bool:
+    """Whether a step runs the unconditional pass: some row's scale is not exactly 1."""
+    return not is_off(_cell_scale(schedule, batch, cells, segment, progress))
+
+
 def guided(conditional: LogitsFn, unconditional: LogitsFn, schedule: GuidanceSchedule, rescale: float = 0.0) -> LogitsFn:
     """Classifier-free guidance of any two functions: u + g (c - u). Where g is 1 in every row the unconditional one is not called.
 
@@ -214,26 +227,6 @@ def guided_by(conditions: Sequence[tuple[LogitsFn, float]], unconditional: Logit
     return logits_fn
 
 
-def logits_by_row(functions: Sequence[LogitsFn]) -> LogitsFn:
-    """Every row through its own function, as a batch of one without padding.
-
-    A matrix product rounds differently in another shape. So only this way a row's logits are the same to the last bit whatever
-    stands beside it, and a seed gives the same picture alone and in a batch. On a CPU it costs little; use it there.
-
-    Args:
-        functions: One a row; each is handed its row alone.
-    """
-
-    def logits_fn(batch: TokenBatch, cells: Tensor, segment: Segment, progress: float) -> Tensor:
-        parts = []
-        for row in cells.any(dim=1).nonzero()[:, 0].tolist():
-            own = batch.alone(row)
-            parts.append(functions[row](own, cells[row : row + 1, : own.ids.shape[1]], segment, progress))
-        return torch.cat(parts) if parts else torch.zeros(0, segment.size, device=cells.device)
-
-    return logits_fn
-
-
 def guided_model(
     model: TokenModel, hide: Transform, schedule: GuidanceSchedule, rescale: float = 0.0, counter: ModelCallCounter | None = None
 ) -> LogitsFn:
@@ -262,7 +255,7 @@ def guided_model(
         conditional = hidden[: len(batch), : cells.shape[1]][cells]
         unconditional = hidden[len(batch) :, : other.ids.shape[1]][_same_cells(cells, batch, other, segment.index)]
         if rescale == 0 and hidden.dtype in (torch.float32, torch.float64):
-            return model.logits(mixed(conditional, unconditional, scale), segment.offset, segment.size)
+            return head_by_row(model, mixed(conditional, unconditional, scale), cells, segment)
         both = model.logits(torch.cat([conditional, unconditional]), segment.offset, segment.size)
         wanted = both[: len(conditional)]
         return rescaled(mixed(wanted, both[len(conditional) :], scale), wanted, cells.nonzero()[:, 0], rescale)

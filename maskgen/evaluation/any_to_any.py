@@ -17,7 +17,7 @@ from maskgen.evaluation.image.pixels import from_rgb_bytes
 from maskgen.evaluation.speech.asr import normalised, text_errors
 from maskgen.io.audio import Waveform
 from maskgen.io.files import write_atomic
-from maskgen.pipelines.any_to_any import AnyOutput, AnyToAny
+from maskgen.pipelines.any_to_any import AnyToAnyPipeline
 
 logger = logging.getLogger(__name__)
 BLANK = Image.new("RGB", (64, 64), "white")
@@ -69,7 +69,7 @@ def nearest_label(heard: str, labels: Sequence[str]) -> str:
 
 
 def evaluate_any_to_any(
-    model: AnyToAny,
+    model: AnyToAnyPipeline,
     corpus: Corpus,
     sentences: Sequence[HeldOutSentence],
     listeners: Mapping[str, Hear],
@@ -119,21 +119,25 @@ def evaluate_any_to_any(
     return report
 
 
-def _captions(model: AnyToAny, corpus: Corpus, seed: int) -> tuple[dict[str, Any], list[str]]:
+def _captions(model: AnyToAnyPipeline, corpus: Corpus, seed: int) -> tuple[dict[str, Any], list[str]]:
     """Captions of held-out images."""
     images = from_rgb_bytes(corpus.pixels)
-    said = [model(["text"], image=image, seed=seed + place).text or "" for place, image in enumerate(images)]
+    said = [model(target="text", image=image, seed=seed + place).text or "" for place, image in enumerate(images)]
     wanted = [row.caption for row in corpus.rows]
     rows = [{"key": row.key, "caption": row.caption, "said": text} for row, text in zip(corpus.rows, said, strict=True)]
     return {"scores": caption_scores(wanted, said), "rows": rows}, said
 
 
 def _transcripts(
-    model: AnyToAny, sentences: Sequence[HeldOutSentence], listeners: Mapping[str, Hear], proposers: Mapping[str, Propose], seed: int
+    model: AnyToAnyPipeline,
+    sentences: Sequence[HeldOutSentence],
+    listeners: Mapping[str, Hear],
+    proposers: Mapping[str, Propose],
+    seed: int,
 ) -> dict[str, Any]:
     """Transcripts of held-out speech compared with other recognisers; their candidates rescored; each sentence identified among all."""
     wanted = [one.text for one in sentences]
-    heard = {"model": [model(["text"], sound=one.wave, seed=seed + place).text or "" for place, one in enumerate(sentences)]}
+    heard = {"model": [model(target="text", audio=one.wave, seed=seed + place).text or "" for place, one in enumerate(sentences)]}
     heard |= {name: [hear(one.wave) for one in sentences] for name, hear in listeners.items()}
     for name, propose in proposers.items():
         candidates = [list(propose(one.wave)) or [""] for one in sentences]
@@ -142,7 +146,7 @@ def _transcripts(
         heard[f"{name}, its best"] = [
             min(texts, key=lambda text: text_errors(one.text, text).word_edits) for one, texts in zip(sentences, candidates, strict=True)
         ]
-    identified = [wanted[model.which(one.wave, wanted)[0].place] == one.text for one in sentences]
+    identified = [wanted[model.align(one.wave, wanted)[0].place] == one.text for one in sentences]
     scores: dict[str, Any] = {name: error_rate(wanted, transcripts) for name, transcripts in heard.items()}
     scores["told from all sentences"] = {"share": sum(identified) / len(identified), "chance": 1 / len(set(wanted))}
     scores["times of known words"] = _times(model, sentences)
@@ -150,12 +154,12 @@ def _transcripts(
     return {"scores": scores, "rows": rows}
 
 
-def _times(model: AnyToAny, sentences: Sequence[HeldOutSentence]) -> dict[str, float]:
+def _times(model: AnyToAnyPipeline, sentences: Sequence[HeldOutSentence]) -> dict[str, float]:
     """Error of the word starts found by forced alignment of the true text; empty where the true starts are unknown."""
     errors: list[float] = []
     for one in sentences:
         if one.starts_s is not None:
-            starts_s = model.which(one.wave, [one.text])[0].candidate["transcript"].starts_s
+            starts_s = model.align(one.wave, [one.text])[0].candidate["transcript"].starts_s
             errors += [abs(ours - true) for ours, true in zip(starts_s, one.starts_s, strict=True)]
     if not errors:
         return {}
@@ -165,18 +169,18 @@ def _times(model: AnyToAny, sentences: Sequence[HeldOutSentence]) -> dict[str, f
     }
 
 
-def _rescored(model: AnyToAny, sound: Waveform, texts: Sequence[str]) -> str:
+def _rescored(model: AnyToAnyPipeline, sound: Waveform, texts: Sequence[str]) -> str:
     """The candidate that is most likely under the model; the recogniser's first if none holds a word."""
     worded = [text for text in texts if normalised(text)]
-    return worded[model.which(sound, worded)[0].place] if worded else texts[0]
+    return worded[model.align(sound, worded)[0].place] if worded else texts[0]
 
 
-def _described(model: AnyToAny, corpus: Corpus, captions: Sequence[str], hear: Hear, seed: int) -> dict[str, Any]:
+def _described(model: AnyToAnyPipeline, corpus: Corpus, captions: Sequence[str], hear: Hear, seed: int) -> dict[str, Any]:
     """Images described aloud: does the speech say the generated caption, and does it name the label?"""
     heard = []
     for place, image in enumerate(from_rgb_bytes(corpus.pixels)):
         if normalised(captions[place]):
-            heard.append(hear(_wave(model(["speech"], image=image, seed=seed + place))))
+            heard.append(hear(model(target="audio", image=image, seed=seed + place).audio[0]))
         else:
             heard.append("")  # a model can't describe an image aloud without a caption
     labels = sorted({row.label for row in corpus.rows})
@@ -188,13 +192,7 @@ def _described(model: AnyToAny, corpus: Corpus, captions: Sequence[str], hear: H
     return {"scores": scores, "labels": len(labels), "rows": [{"caption": a, "heard": b} for a, b in zip(captions, heard, strict=True)]}
 
 
-def _wave(made: AnyOutput) -> Waveform:
-    """The speech that was asked for."""
-    assert made.speech is not None, "speech was asked for"
-    return made.speech.waves[0]
-
-
-def _drawn(model: AnyToAny, rows: Sequence[Row], sentences: Sequence[HeldOutSentence], look: Look, seed: int) -> dict[str, Any]:
+def _drawn(model: AnyToAnyPipeline, rows: Sequence[Row], sentences: Sequence[HeldOutSentence], look: Look, seed: int) -> dict[str, Any]:
     """Images of held-out speech: from audio, from its transcript, both also with the style as text, and from the caption."""
     of_label = {row.label: row for row in rows}
     chosen = [one for one in sentences if one.label in of_label]
@@ -205,32 +203,31 @@ def _drawn(model: AnyToAny, rows: Sequence[Row], sentences: Sequence[HeldOutSent
         name: [] for name in ("from_sound", "from_sound_and_style", "from_words", "from_words_and_style", "from_text")
     }
     for place, (one, row) in enumerate(zip(chosen, wanted, strict=True), seed):
-        style, words = f"{row.style} style", model(["text"], sound=one.wave, seed=place).text or ""
-        ways["from_sound"].append(model(["image"], sound=one.wave, directly=True, seed=place).image)
-        ways["from_sound_and_style"].append(model(["image"], sound=one.wave, text=style, directly=True, seed=place).image)
+        style, words = f"{row.style} style", model(target="text", audio=one.wave, seed=place).text or ""
+        ways["from_sound"].append(model(target="image", audio=one.wave, source="audio", seed=place).images[0])
+        ways["from_sound_and_style"].append(model(style, target="image", audio=one.wave, source="audio", seed=place).images[0])
         for name, text in (("from_words", words), ("from_words_and_style", f"{words}, {style}")):
             ways[name].append(_picture_of(model, text, place) if normalised(words) else BLANK)
-        ways["from_text"].append(model(["image"], text=row.caption, seed=place).image)
+        ways["from_text"].append(model(row.caption, target="image", seed=place).images[0])
     return {"scores": {name: dict(look(wanted, images)) for name, images in ways.items()}, "rows": len(chosen)}
 
 
-def _picture_of(model: AnyToAny, heard: str, seed: int) -> Any:
+def _picture_of(model: AnyToAnyPipeline, heard: str, seed: int) -> Any:
     """The image of a transcript; a blank one if it is too long for a caption."""
     try:
-        return model(["image"], text=heard, seed=seed).image
+        return model(heard, target="image", seed=seed).images[0]
     except ValueError as error:
         logger.warning("%r counts as a blank image: %s", heard, error)
         return BLANK
 
 
-def _joint(model: AnyToAny, rows: Sequence[Row], hear: Hear, look: Look, seed: int) -> dict[str, Any]:
+def _joint(model: AnyToAnyPipeline, rows: Sequence[Row], hear: Hear, look: Look, seed: int) -> dict[str, Any]:
     """Image and speech generated together from a caption: is each right, and do they agree?"""
     images, heard = [], []
     for place, row in enumerate(rows):
-        made = model(["image", "speech"], text=row.caption, seed=seed + place)
-        assert made.image is not None, "an image was asked for"
-        images.append(made.image)
-        heard.append(hear(_wave(made)))
+        made = model(row.caption, target=["image", "audio"], seed=seed + place)
+        images.append(made.images[0])
+        heard.append(hear(made.audio[0]))
     labels = sorted({row.label for row in rows})
     by_label, meant = {row.label: row for row in rows}, [nearest_label(text, labels) for text in heard]
     agreed = look(

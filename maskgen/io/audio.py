@@ -30,6 +30,18 @@ class Waveform:
     samples: Float[np.ndarray, "channels samples"]
     sample_rate_hz: int
 
+    @property
+    def seconds(self) -> float:
+        """Length."""
+        return float(self.samples.shape[1] / self.sample_rate_hz)
+
+    def save(self, path: Path | str) -> None:
+        """Write a file with 16 bits a sample; see `write_sound`."""
+        write_sound(self, path)
+
+    def __repr__(self) -> str:
+        return f"Waveform({self.seconds:.2f} s at {self.sample_rate_hz} Hz, {len(self.samples)} channel{'s' * (len(self.samples) > 1)})"
+
 
 def decode_audio(content: bytes, limits: MediaLimits) -> Waveform:
     """A sound at its own rate with its own channels. Silence is a sound.

@@ -1,7 +1,7 @@
 """Token critics: networks that tell drawn codes from true ones, and their bundle."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +125,30 @@ def export_critic(checkpoint: Path | str, folder: Path | str) -> str:
     found = read_checkpoint(checkpoint, BUNDLE_KIND)
     config = {name: value for name, value in found["maskgen"].items() if name != "kind"}
     tensors = {name: tensor.half() for name, tensor in weights(found, "critic.").items() if name != TIED_HEAD}
+    return save_bundle(folder, BUNDLE_KIND, config, tensors)
+
+
+def save_critic(critic: Critic, folder: Path | str, weights_sha256: str) -> str:
+    """Write a loaded critic as a bundle in half precision, as `export_critic` does.
+
+    Args:
+        critic: The critic.
+        folder: Made if missing.
+        weights_sha256: Hash of the weights file of its generator's bundle.
+
+    Returns:
+        The fingerprint.
+    """
+    kind = "token" if isinstance(critic, TokenCritic) else "self"
+    config = {
+        "critic": kind,
+        "generator": weights_sha256,
+        "space": critic.space.to_dict(),
+        "target": critic.target,
+        "see_condition": critic.see_condition,
+        "transformer": asdict(critic.trunk.config) if isinstance(critic, TokenCritic) else None,
+    }
+    tensors = {name: tensor.half() for name, tensor in critic.state_dict().items() if name != TIED_HEAD}
     return save_bundle(folder, BUNDLE_KIND, config, tensors)
 
 

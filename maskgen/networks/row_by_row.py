@@ -12,7 +12,7 @@ def row_by_row(function: Callable[[TokenBatch], Tensor], batch: TokenBatch) -> S
     """The function's value of every cell; on a CPU from each row alone, without the padding behind it.
 
     A matrix product rounds differently in another shape, so only this way a row's values are the same to the last bit whatever stands
-    beside it (`maskgen.decoding.logits.logits_by_row` does the same for logits). On other devices the whole batch is computed at once.
+    beside it (`maskgen.decoding.together` does the same for logits). On other devices the whole batch is computed at once.
 
     Args:
         function: Of a batch, one value a cell `[batch length]`.

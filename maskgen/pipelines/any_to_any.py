@@ -1,303 +1,263 @@
-"""Any direction between text, pictures and sound with one model: what is asked from what is known, by the shortest chain of decodes."""
+"""Any-to-any generation between text, images and audio with one model, by the shortest chain of decodes."""
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Unpack
 
 import torch
-from PIL import Image
 
 from maskgen.decoding.decoder import StepCallback
 from maskgen.decoding.settings import GenerationSettings
-from maskgen.io.audio import Waveform
-from maskgen.io.bundle import find_model
-from maskgen.io.letterbox import letterbox, on_white
-from maskgen.networks.durations import DurationPredictor
 from maskgen.networks.towers import TowerTransformer
-from maskgen.pipelines.base import GenerationOutput, Pipeline
-from maskgen.pipelines.text_to_speech import SpeechOutput, Voice
+from maskgen.pipelines.base import Pipeline
+from maskgen.pipelines.options import DECODE_NAMES, CallOptions, as_prompts, check_names, num_outputs, seeds_of, settings_from
+from maskgen.pipelines.outputs import AnyToAnyOutput, GenerationOutput
+from maskgen.pipelines.text_to_speech import TextToSpeechPipeline, speech_of
+from maskgen.processors.image import fitted
+from maskgen.processors.media import as_audio
+from maskgen.processors.speech import SpeechProcessor, SpeechRequest
+from maskgen.processors.text import HOLE, prompt_codes, with_holes
 from maskgen.scoring.forced_alignment import Listener
 from maskgen.scoring.likelihood import Ranked
-from maskgen.tokenizers.image import ImageTokenizer
-from maskgen.tokenizers.transcript import Transcript, TranscriptTokenizer
+from maskgen.tokenizers.transcript import TranscriptTokenizer
 from maskgen.tokens.batch import UNKNOWN, Codes
 
-DEFAULT_MODEL = "any-64"
-Medium = Literal["text", "image", "speech"]
-MEDIA: tuple[Medium, ...] = get_args(Medium)
+TARGETS = ("text", "image", "audio")
 DECODED = ("text", "transcript", "image", "audio")
-SPECIALISTS_FILE = "specialists.json"
-NEEDED = ("text", "image", "audio", "phones", "speaker", "transcript")
+"""Modalities that a call may decode on the way."""
 
 
-@dataclass(frozen=True)
-class Specialists:
-    """Models that do one direction better than the one that does all; None where there is none.
+class AnyToAnyPipeline(Pipeline):
+    """One model over text, images and audio: captions, transcripts, images and speech from each other.
 
-    Args:
-        pictures: Draws texts.
-        voice: Speaks texts.
-    """
+    Speech is generated from phonemes, so what is spoken becomes text first: an image is described by its caption. An image of a recording
+    is drawn from the words heard in it, or from the recording's own cells. Every step is one decode of the same network with other known
+    cells; where the model's folder names specialists, they draw and speak texts in its place.
 
-    pictures: Pipeline | None = None
-    voice: Voice | None = None
-
-    @property
-    def pipelines(self) -> list[Pipeline]:
-        """Those that there are, to place them on a machine."""
-        return [one for one in (self.pictures, None if self.voice is None else self.voice.pipeline) if one is not None]
-
-    @classmethod
-    def beside(cls, folder: Path) -> "Specialists":
-        """Those that a bundle's `specialists.json` names: {"image": "emoji-64", "speech": "heart-16k"}.
-
-        Raises:
-            ValueError: If the file is no such JSON, or a model is missing or damaged.
-        """
-        path = folder / SPECIALISTS_FILE
-        if not path.is_file():
-            return cls()
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            names = {key: str(name) for key, name in found.items()}
-        except (UnicodeDecodeError, json.JSONDecodeError, AttributeError) as error:
-            raise ValueError(f"{path} is no JSON that maps image and speech to names of models ({error}); mend or remove it") from error
-        if unknown := sorted(set(names) - {"image", "speech"}):
-            raise ValueError(f"{path} names specialists for {', '.join(unknown)}; there can be some for image and speech")
-        pictures = Pipeline.from_pretrained(names["image"]) if "image" in names else None
-        return cls(pictures, Voice.from_pretrained(names["speech"]) if "speech" in names else None)
-
-
-@dataclass
-class AnyOutput:
-    """What a call made; None where it was neither asked for nor needed on the way.
-
-    Args:
-        text: The caption or what was heard; the text itself where it was given alone.
-        transcript: Words and their times, where a sound was given.
-        image: The picture.
-        speech: The speech.
-        steps: What was decoded, in order, such as "image > text".
-        outputs: Codes, trajectories and passes of each of those decodes.
-        judging_passes: Model passes that chose among candidates.
-    """
-
-    text: str | None = None
-    transcript: Transcript | None = None
-    image: Image.Image | None = None
-    speech: SpeechOutput | None = None
-    steps: list[str] = field(default_factory=list)
-    outputs: list[GenerationOutput] = field(default_factory=list)
-    judging_passes: int = 0
-
-    @property
-    def passes(self) -> float:
-        """Model passes of all decodes and of what chose among candidates."""
-        return sum(sum(output.passes) for output in self.outputs) + self.judging_passes
-
-    @property
-    def elapsed_s(self) -> float:
-        """Seconds in the model and the sampler."""
-        return sum(output.elapsed_s for output in self.outputs)
-
-
-class AnyToAny:
-    """One pipeline over text, image, audio, phones, speaker and transcript.
-
-    Speech is made from phonemes, so what is to be spoken becomes text first: a picture is spoken of by its caption. A picture of a sound
-    is drawn from the words heard in it, or from its own cells. Every step is one decode of the same network with other known cells.
-
-    Args:
-        pipeline: Its modalities are those above.
-        durations: How long each phoneme lasts.
-        specialists: Models that draw and speak texts in its place.
-
-    Raises:
-        ValueError: If the pipeline lacks a modality.
+    `pipeline(image=picture, target="text").text`, `pipeline(audio=clip, target=["text", "image"]).images`
 
     Source: generation in chains, 4M, arXiv:2312.06647.
     """
 
-    def __init__(self, pipeline: Pipeline, durations: DurationPredictor, specialists: Specialists | None = None) -> None:
-        names = [modality.name for modality in pipeline.space.modalities]
-        if missing := [name for name in NEEDED if name not in names]:
-            raise ValueError(
-                f"this model cannot go every way: it has {', '.join(names)} and lacks {', '.join(missing)}; try {DEFAULT_MODEL}"
-            )
-        self.pipeline, self.voice = pipeline, Voice(pipeline, durations)
-        pictures, scribe = pipeline.tokenizers["image"], pipeline.tokenizers["transcript"]
-        assert isinstance(pictures, ImageTokenizer), "pictures have a tokenizer of their own"
-        assert isinstance(scribe, TranscriptTokenizer), "transcripts have a tokenizer of their own"
-        self.pictures, self.scribe, self.specialists = pictures, scribe, specialists or Specialists()
+    needs: ClassVar[frozenset[str]] = frozenset({"text", "image", "audio", "phones", "speaker", "transcript"})
+    speaks: ClassVar[bool] = True
+    does: ClassVar[str] = "any-to-any generation"
+    default_model: ClassVar[str] = "any-64"
 
-    @classmethod
-    def from_pretrained(cls, name: Path | str = DEFAULT_MODEL, alone: bool = False) -> "AnyToAny":
-        """Load a model by its folder or its shipped name, without network.
+    @property
+    def scribe(self) -> TranscriptTokenizer:
+        """Tokenizer of transcripts."""
+        scribe = self.tokenizers["transcript"]
+        assert isinstance(scribe, TranscriptTokenizer), "the modality transcript has a transcript tokenizer"
+        return scribe
 
-        Args:
-            name: Folder or shipped name.
-            alone: Leave out the specialists that its folder names: one network does all.
-
-        Raises:
-            ValueError: If it is missing or damaged, or lacks a modality.
-        """
-        folder = find_model(name)
-        if not (folder / "durations").is_dir():
-            raise ValueError(f"{folder} holds a model that cannot speak (no folder durations); {DEFAULT_MODEL} goes every way")
-        specialists = Specialists() if alone else Specialists.beside(folder)
-        return cls(Pipeline.from_pretrained(folder), DurationPredictor.from_bundle(folder / "durations"), specialists)
+    @property
+    def speech(self) -> SpeechProcessor:
+        """Texts and recordings to cells and back."""
+        assert self.durations is not None, "checked when the pipeline was made"
+        return SpeechProcessor(self.tokenizers, self.durations)
 
     def __call__(
         self,
-        targets: Sequence[str],
+        prompt: str | None = None,
         *,
-        text: str | None = None,
-        image: Image.Image | None = None,
-        sound: Waveform | None = None,
-        directly: bool = False,
+        target: str | Sequence[str],
+        image: Any = None,
+        audio: Any = None,
+        source: Literal["words", "audio"] = "words",
         candidates: int = 1,
-        seed: int = 0,
-        settings: Mapping[str, GenerationSettings] | None = None,
-        callback: StepCallback | None = None,
-    ) -> AnyOutput:
-        """Make the media asked for from the one medium given, or a picture from a sound and a text.
+        **options: Unpack[CallOptions],
+    ) -> AnyToAnyOutput:
+        """Generate the media asked for from the one medium given, or an image from a recording and a text.
 
         Args:
-            targets: Some of text, image, speech.
-            text: What is to be shown or spoken; beside a sound of which a picture is drawn, what the sound does not say: "flat style".
-            image: A picture; other sizes than the model's are letterboxed.
-            sound: Speech of at most 30 s, any rate and channels.
-            directly: Draw a sound from the cells of the sound, and of its transcript where they cross a bridge to pictures; not from the
-                words heard in it, written as a text.
-            candidates: Captions or transcripts that are decoded, by this seed and those after it; the one that the model itself finds
-                likeliest is kept.
-            seed: Of every decode; the same seed gives the same media.
-            settings: "text", "transcript", "image" or "audio" to how it is decoded; otherwise as the model has it that decodes it.
-            callback: Called after every step with the state of the decode.
+            prompt: Text to draw or to speak; with `audio`, what the recording does not say of the image: "flat style"; for the target
+                "text" a text with holes, "a [2] heart".
+            target: "text", "image" or "audio" (speech), or a list of them.
+            image: An image in any form that `TextToImagePipeline` takes; other sizes than the model's are letterboxed.
+            audio: Speech of at most 30 s in any form that `TextToSpeechPipeline` takes.
+            source: What an image of a recording is drawn from: the "words" heard in it, as a caption; or the "audio" cells themselves, and
+                the transcript's where a bridge lets images see them.
+            candidates: Captions or transcripts that are decoded, from the output's seed on; the one that the model finds likeliest is kept.
+            options: Seeds, sampling and callbacks; see `CallOptions`. Sampling arguments are for the one target asked for.
 
         Raises:
-            ValueError: If media are given that do not go together, nothing is asked for, the given is asked for, a sound cannot be used,
-                a text is too long, settings are for something else, or there is to be no candidate.
+            TypeError: If an argument has another type or there is none of its name.
+            ValueError: If media are given that don't go together, nothing is asked for, the given is asked for, the audio cannot be used, a
+                text is too long, or settings are for something that is not decoded.
         """
-        if candidates < 1:
-            raise ValueError(f"candidates must be at least 1, got {candidates}")
-        if unknown := sorted(set(settings or {}) - set(DECODED)):
-            raise ValueError(f"there are settings for {', '.join(unknown)}; {', '.join(DECODED)} are decoded")
-        given = [name for name, medium in (("text", text), ("image", image), ("speech", sound)) if medium is not None]
-        _check(targets, given)
-        beside = None if sound is None else text
-        decode = _Decodes(self, AnyOutput(text if sound is None else None), seed, candidates, dict(settings or {}), callback)
-        picture = None if image is None else self.pictures.encode([letterbox(on_white(image), self.pictures.size)])[0]
-        heard = None if sound is None else self.voice.codes_of(sound)
-        if picture is not None:
-            decode.caption(picture)
-        if heard is not None and ("text" in targets or "speech" in targets or not directly or self.crosses):
-            decode.transcript(heard)
-        if "image" in targets:
-            decode.image(heard if directly else None, beside)
-        if "speech" in targets:
-            decode.speech(picture)
-        return decode.made
+        check_names(AnyToAnyPipeline.__call__, options, CallOptions)
+        if prompt is not None and not isinstance(prompt, str):
+            raise TypeError(f"prompt must be one text, got {prompt!r:.80}; call again for the next one")
+        if isinstance(candidates, bool) or not isinstance(candidates, int) or candidates < 1:
+            raise ValueError(f"candidates must be at least 1, got {candidates!r}")
+        if source not in ("words", "audio"):
+            raise ValueError(f'source must be "words" or "audio", got {source!r}')
+        targets = as_prompts(target, "target")
+        _check(targets, prompt, image, audio, source)
+        settings = self._settings(options, targets, audio is not None, source)
+        output = AnyToAnyOutput(seeds=seeds_of(options, [1], num_outputs(options))[0])
+        picture = None if image is None else self.encoded({"image": fitted(image, self.tokenizers["image"])})["image"]
+        heard = None if audio is None else self.speech.codes_of(as_audio(audio))
+        with self._watched(options) as callback:
+            for seed in output.seeds:
+                chain = _Chain(self, seed, candidates, settings, callback, options.get("batch_invariant"))
+                chain.run(targets, prompt, picture, heard, source == "audio")
+                chain.add_to(output)
+        return output
 
-    def which(self, sound: Waveform, texts: Sequence[str]) -> list[Ranked]:
-        """Which of some texts is said in a sound, and when: candidates of a recogniser, commands, or one text that is to be aligned.
+    def align(self, audio: Any, texts: Sequence[str]) -> list[Ranked]:
+        """Forced alignment: score candidate transcripts against a recording and time their words.
 
         Args:
-            sound: Speech of at most 30 s, any rate and channels.
-            texts: What may be said.
+            audio: Speech of at most 30 s, in any form that a call takes.
+            texts: Candidate transcripts: hypotheses of a recogniser, commands, or one text whose words are to be timed.
 
         Returns:
-            The texts' places, likeliest first, with probabilities; `candidate["transcript"]` has the words and their times, None for a text
-            that does not fit into the sound.
+            The candidates, likeliest first, with probabilities; `candidate["transcript"]` has the words and their times, None for a text
+            that does not fit into the recording.
 
         Raises:
-            ValueError: If the sound cannot be used, there is no text, one has no word, or none fits into the sound.
+            ValueError: If the audio cannot be used, there is no text, one has no word, or none fits into the recording.
         """
-        return Listener(self.pipeline.model, self.pipeline.space, self.scribe)(self.voice.codes_of(sound), texts)
+        codes = self.speech.codes_of(as_audio(audio))
+        return Listener(self.model, self.space, self.scribe)(codes, as_prompts(texts, "texts") if texts else [])
 
     @property
     def crosses(self) -> bool:
-        """Whether pictures see transcripts over a bridge."""
-        network = self.pipeline.model
-        return isinstance(network, TowerTransformer) and "transcript" in network.crossing_to("image")
+        """Whether images see transcripts over a bridge."""
+        return isinstance(self.model, TowerTransformer) and "transcript" in self.model.crossing_to("image")
 
-    def decoder_of(self, target: str, directly: bool = False) -> Pipeline:
+    def decoder_of(self, decoded: str, from_audio: bool = False) -> Pipeline:
         """The pipeline that decodes one of text, transcript, image and audio, a specialist where there is one.
 
         Args:
-            target: What is decoded.
-            directly: Whether a picture is drawn from a sound itself, which specialists cannot.
+            decoded: What is decoded.
+            from_audio: Whether an image is drawn from the cells of a recording, which specialists cannot see.
         """
-        if target == "image" and self.specialists.pictures is not None and not directly:
-            return self.specialists.pictures
-        if target == "audio" and self.specialists.voice is not None:
-            return self.specialists.voice.pipeline
-        return self.pipeline
+        specialist = self.specialists.get(decoded)
+        return self if specialist is None or (decoded == "image" and from_audio) else specialist
+
+    def _settings(self, options: Mapping[str, Any], targets: Sequence[str], hears: bool, source: str) -> dict[str, GenerationSettings]:
+        """Settings of what the call changes.
+
+        Raises:
+            TypeError: If settings are of another type.
+            ValueError: If they are for something that is not decoded, or sampling arguments stand beside several targets.
+        """
+        given = options.get("settings")
+        several = dict(given) if isinstance(given, Mapping) else {}
+        if unknown := sorted(set(several) - set(DECODED)):
+            raise ValueError(f"there are settings for {', '.join(unknown)}; {', '.join(DECODED)} are decoded")
+        changed = [name for name in DECODE_NAMES if options.get(name) is not None]
+        if given is not None and not isinstance(given, Mapping):
+            changed.append("settings")
+        if not changed:
+            return several
+        if len(targets) > 1:
+            raise ValueError(
+                f"{changed[0]} is for one target; ask for {' and '.join(targets)} one after the other, or give settings for each"
+            )
+        decoded = "transcript" if targets[0] == "text" and hears else targets[0]
+        start = several.get(decoded) or self.decoder_of(decoded, source == "audio").settings_of(decoded)
+        rest = {name: value for name, value in options.items() if name != "settings" or not isinstance(given, Mapping)}
+        return {**several, decoded: settings_from(start, rest, len(self.space.of(decoded)))}
 
 
 @dataclass
-class _Decodes:
-    """The decodes of one call, each from what is known so far."""
+class _Chain:
+    """The decodes of one output, each from what is known so far."""
 
-    owner: AnyToAny
-    made: AnyOutput
+    owner: AnyToAnyPipeline
     seed: int
     candidates: int
-    settings: dict[str, GenerationSettings]
+    settings: Mapping[str, GenerationSettings]
     callback: StepCallback | None
-    slots: Codes | None = None
-    """Codes of the transcript."""
+    batch_invariant: bool | None
 
-    def caption(self, picture: Codes) -> None:
-        """A picture in words."""
-        self.made.text, _ = self._likeliest("image > text", {"image": picture}, {}, "text")
+    def run(self, targets: Sequence[str], prompt: str | None, picture: Codes | None, heard: Codes | None, from_audio: bool) -> None:
+        """Decode what is asked for, and what it needs on the way."""
+        self.made = AnyToAnyOutput()
+        self.slots: Codes | None = None
+        self.text = prompt if heard is None else None
+        if "text" in targets and prompt is not None:
+            self._holes(prompt, picture)
+        elif picture is not None:
+            self.text, _ = self._likeliest("image > text", {"image": picture}, {}, "text")
+        if heard is not None and ("text" in targets or "audio" in targets or not from_audio or self.owner.crosses):
+            self._transcribe(heard)
+        if "image" in targets:
+            self._draw(heard if from_audio else None, None if heard is None else prompt)
+        if "audio" in targets:
+            self._speak(picture)
+        if self.text is not None:
+            self.made.texts.append(self.text)
 
-    def transcript(self, heard: Codes) -> None:
-        """What is said in a sound."""
+    def add_to(self, output: AnyToAnyOutput) -> None:
+        """Append what this output made."""
+        for name in ("texts", "transcripts", "images", "speech", "generations"):
+            getattr(output, name).extend(getattr(self.made, name))
+        output.judging_calls += self.made.judging_calls
+        output.steps = output.steps or self.made.steps
+
+    def _holes(self, prompt: str, picture: Codes | None) -> None:
+        """A text with its holes filled, given an image or nothing."""
+        owner = self.owner
+        known = {} if picture is None else {"image": picture}
+        step = "text > text" if picture is None else "image + text > text"
+        self.text, _ = self._likeliest(step, known, {"text": with_holes(prompt, owner.tokenizers["text"])}, "text")
+
+    def _transcribe(self, heard: Codes) -> None:
+        """What is said in a recording."""
         blank = torch.full((1, self.owner.scribe.slots(heard.shape[1])), UNKNOWN)
-        self.made.transcript, self.slots = self._likeliest("speech > text", {"audio": heard}, {"transcript": blank}, "transcript")
-        self.made.text = self.made.transcript.text
+        transcript, self.slots = self._likeliest("audio > text", {"audio": heard}, {"transcript": blank}, "transcript")
+        self.made.transcripts.append(transcript)
+        self.text = transcript.text
 
-    def image(self, heard: Codes | None, beside: str | None) -> None:
-        """A picture of a sound, with its transcript where that is seen, or of the text; and of what is said beside it."""
-        decoder = self.owner.decoder_of("image", directly=heard is not None)
-        said = {} if beside is None else decoder.text_codes(beside)
+    def _draw(self, heard: Codes | None, style: str | None) -> None:
+        """An image of the text, or of a recording's cells with its transcript where images see it; and of what the prompt adds."""
+        decoder = self.owner.decoder_of("image", from_audio=heard is not None)
+        added = {} if style is None else prompt_codes(decoder.tokenizers["text"], style)
         if heard is None:
-            step, known = "text > image", self._caption_codes(decoder, beside)
+            step, known = "text > image", self._caption(decoder, style)
         else:
-            step, known = "speech > image" if beside is None else "speech + text > image", {"audio": heard, **said}
+            step, known = "audio > image" if style is None else "audio + text > image", {"audio": heard, **added}
             if self.owner.crosses and self.slots is not None:
                 known["transcript"] = self.slots
-        self._note(step, decoder.generate([known], "image", [self.seed], self.settings.get("image"), callback=self.callback))
-        self.made.image = self.made.outputs[-1].media[0]
+        settings = self.settings.get("image")
+        output = decoder.generate([known], "image", [self.seed], settings, None, self.callback, batch_invariant=self.batch_invariant)
+        self._note(step, output)
+        self.made.images.append(output.media[0])
 
-    def _caption_codes(self, decoder: Pipeline, beside: str | None) -> dict[str, Codes]:
-        """The text so far as a caption, and what is said beside it.
+    def _caption(self, decoder: Pipeline, style: str | None) -> dict[str, Codes]:
+        """The text so far as a caption, and what the prompt adds.
 
         Raises:
             ValueError: If there are no words, or too many.
         """
-        words = self._words("a picture")
+        words = self._words("an image")
         try:
-            return decoder.text_codes(words if beside is None else f"{words}, {beside.strip()}")
+            return prompt_codes(decoder.tokenizers["text"], words if style is None else f"{words}, {style.strip()}")
         except ValueError as error:
-            if self.made.transcript is None:
+            if not self.made.transcripts:
                 raise
             raise ValueError(
-                f"heard {len(words.split())} words, too long for a caption ({error}); take --directly or give a shorter sound"
+                f"heard {len(words.split())} words, too long for a caption ({error}); "
+                'draw from the audio itself (source="audio", --source audio), or give a shorter recording'
             ) from error
 
-    def speech(self, picture: Codes | None) -> None:
-        """The text, spoken beside the picture it is of."""
-        voice = self.owner.specialists.voice
-        beside = None if picture is None or voice is not None else {"image": picture}
-        spoken = (voice or self.owner.voice)(
-            self._words("speech"), beside=beside, seed=self.seed, settings=self.settings.get("audio"), callback=self.callback
-        )
-        self.made.speech = spoken
-        self._note("text > speech" if beside is None else "image + text > speech", spoken.generation)
+    def _speak(self, picture: Codes | None) -> None:
+        """The text, spoken with the image that it describes in view."""
+        voice = self.owner.specialists.get("audio")
+        seen = {} if picture is None or voice is not None else {"image": picture}
+        speaker, processor = self.owner, self.owner.speech
+        if isinstance(voice, TextToSpeechPipeline):
+            speaker, processor = voice, voice.processor  # type: ignore[assignment]
+        plan = processor.prepare(SpeechRequest(prompt=self._words("speech"), known=seen))
+        settings = self.settings.get("audio") or speaker.settings_of("audio")
+        spoken = speech_of(speaker, processor, [(plan, self.seed)], settings, self.callback, batch_invariant=self.batch_invariant)
+        self.made.speech.append(spoken)
+        self._note("image + text > audio" if seen else "text > audio", spoken.generation)
 
     def _words(self, what: str) -> str:
         """The text so far.
@@ -305,39 +265,50 @@ class _Decodes:
         Raises:
             ValueError: If the model found no words in what was given.
         """
-        if not self.made.text or not self.made.text.strip():
-            raise ValueError(f"the model found no words in what was given, so there is nothing to make {what} of; try another --seed")
-        return self.made.text
+        if not self.text or not self.text.strip():
+            raise ValueError(f"the model found no words in what was given, so there is nothing to make {what} of; try another seed")
+        return self.text
 
     def _likeliest(self, step: str, known: Mapping[str, Any], blank: Mapping[str, Codes], target: str) -> tuple[Any, Codes]:
         """The best of several decodes and its codes, by the bound on the likelihood of each, under the same masks."""
-        pipeline, seeds = self.owner.pipeline, list(range(self.seed, self.seed + self.candidates))
-        output = pipeline.generate([{**known, **blank}] * len(seeds), target, seeds, self.settings.get(target), callback=self.callback)
+        seeds = list(range(self.seed, self.seed + self.candidates))
+        rows = [{**known, **blank}] * len(seeds)
+        settings, invariant = self.settings.get(target), self.batch_invariant
+        output = self.owner.generate(rows, target, seeds, settings, None, self.callback, batch_invariant=invariant)
         self._note(step, output)
         if len(seeds) == 1:
             return output.media[0], output.codes[0]
-        found = pipeline.classify(known, [{target: codes} for codes in output.codes], target)
-        self.made.judging_passes += sum(one.score.model_calls for one in found)
-        return output.media[found[0].place], output.codes[found[0].place]
+        ranking = self.owner.classify(known, [{target: codes} for codes in output.codes], target)
+        self.made.judging_calls += sum(one.score.model_calls for one in ranking)
+        return output.media[ranking[0].place], output.codes[ranking[0].place]
 
     def _note(self, step: str, output: GenerationOutput) -> None:
         self.made.steps.append(step)
-        self.made.outputs.append(output)
+        self.made.generations.append(output)
 
 
-def _check(targets: Sequence[str], given: Sequence[str]) -> None:
+def _check(targets: Sequence[str], prompt: str | None, image: Any, audio: Any, source: str) -> None:
     """Refuse calls that cannot be meant.
 
     Raises:
-        ValueError: If media are given that do not go together, nothing or something unknown is asked for, or the given is asked for.
+        ValueError: If media are given that don't go together, nothing or something unknown is asked for, or the given is asked for.
     """
-    if len(given) != 1 and not (given == ["text", "speech"] and list(targets) == ["image"]):
-        found = " and ".join(given) or "none"
+    wrong = [name for name in targets if name not in TARGETS]
+    if wrong or len(set(targets)) != len(targets):
+        raise ValueError(f"target must be one or several of {', '.join(TARGETS)}, each once, got {', '.join(targets)}")
+    given = [name for name, medium in (("text", prompt), ("image", image), ("audio", audio)) if medium is not None]
+    fills = list(targets) == ["text"] and prompt is not None and audio is None
+    styled = given == ["text", "audio"] and list(targets) == ["image"]
+    if len(given) != 1 and not fills and not styled:
         raise ValueError(
-            f"give exactly one of a text, an image and a sound, got {found}; for a picture alone a text may stand beside a sound"
+            f"give exactly one of prompt, image and audio, got {' and '.join(given) or 'none'}; "
+            "for an image alone a prompt may add to audio, and a text with holes may stand with an image"
         )
-    wrong = [name for name in targets if name not in MEDIA]
-    if not targets or wrong or len(set(targets)) != len(targets):
-        raise ValueError(f"ask for some of {', '.join(MEDIA)}, each once, got {', '.join(targets) or 'none'}")
-    if given[0] in targets and given[0] != "speech":
-        raise ValueError(f"{given[0]} is given and asked for; `maskgen generate {given[0]}` edits it")
+    if given[0] in targets and given[0] != "audio" and not fills:
+        raise ValueError(
+            f"{given[0]} is given and asked for; a TextToImagePipeline edits images, and target text fills holes as in 'a [2] heart'"
+        )
+    if source == "audio" and (audio is None or "image" not in targets):
+        raise ValueError('source="audio" is for drawing a recording: give audio and ask for an image')
+    if fills and prompt is not None and not HOLE.search(prompt):
+        raise ValueError(f"{prompt[:80]!r} has no hole to fill; write [3] where three codes are wanted")

@@ -244,7 +244,7 @@ class Sampler(ABC):
         batch: TokenBatch,
         segment: Segment,
         generators: Sequence[torch.Generator],
-        callback: Callable[[State], None] | None = None,
+        callback: Callable[[State], State | None] | None = None,
     ) -> tuple[TokenBatch, Trajectory]:
         """Generate the cells of the segment that are MASK; everything else comes back unchanged.
 
@@ -253,7 +253,7 @@ class Sampler(ABC):
             batch: Rows with MASK at the unknown cells; never edited.
             segment: The level to decode.
             generators: One a row; a row's result depends on its own generator alone.
-            callback: Called after every step with the state; raising stops the decode.
+            callback: Called after every step with the state; a state that it returns takes its place, raising stops the decode.
 
         Returns:
             The filled batch and what each step did.
@@ -268,9 +268,9 @@ class Sampler(ABC):
             decide = self.start(state)
             while state.step < self.steps and bool((state.target if self.revokes else state.unknown).any()):
                 state = applied(state, decide(state, partial(self._draw, logits_fn, state)))
-                states.append(state)
                 if callback is not None:
-                    callback(state)
+                    state = callback(state) or state
+                states.append(state)
         assert not state.unknown.any(), f"{type(self).__name__} left {int(state.unknown.sum())} cells masked after its last step"
         return state.batch, _trajectory(start, states)
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,8 +18,6 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 BUNDLE_KIND = "text_tokenizer"
 VOCABULARY_FILE = "tokenizer.json"
-HOLE = re.compile(r"\[(\d+)\]")
-LARGEST_HOLE = 256
 SPACE = "Ġ"
 """The space in the alphabet of byte-level BPE."""
 END_TOKEN = "Ā"
@@ -129,27 +126,6 @@ class TextTokenizer(Tokenizer):
                 f"text codes must lie in [0, {self.codebook_size}), got {min(ids)} to {max(ids)} ({UNKNOWN} is an unknown cell)"
             )
         return ids
-
-
-def with_holes(text: str, tokenizer: TextTokenizer) -> Codes:
-    """Codes [1, n] of a text in which "[3]" stands for three unknown codes.
-
-    Args:
-        text: For example "a red [2], flat style".
-        tokenizer: Its codes.
-
-    Raises:
-        ValueError: If there is no hole, or one has no or more than 256 codes.
-    """
-    parts = HOLE.split(text)
-    sizes = [int(size) for size in parts[1::2]]
-    if not sizes or min(sizes) < 1 or max(sizes) > LARGEST_HOLE:
-        raise ValueError(f"{text[:80]!r} has no hole to fill; write [3] where three codes are wanted, 1 to {LARGEST_HOLE} in each")
-    codes = tokenizer.encode([part.strip() if number else part.rstrip() for number, part in enumerate(parts[::2])])
-    cells = [codes[0]]
-    for size, after in zip(sizes, codes[1:], strict=True):
-        cells += [torch.full((1, size), UNKNOWN), after]
-    return torch.cat(cells, dim=1)
 
 
 def train_bpe(lines: Iterable[str], codebook_size: int, lowercase: bool = True) -> TextTokenizer:

@@ -66,8 +66,12 @@ class TokenBatch:
 
     def alone(self, row: int) -> "TokenBatch":
         """One row as a batch of its own, without the padding behind it."""
-        length = int((self.modality[row] != 0).sum())
-        return self.map(lambda field: field[row : row + 1, :length])
+        return self.rows(slice(row, row + 1)).trimmed()
+
+    def trimmed(self) -> "TokenBatch":
+        """The same rows without the padding that all of them have behind their cells."""
+        length = int((self.modality != 0).sum(dim=1).max()) if len(self) else 0
+        return self.map(lambda field: field[:, :length])
 
     def repeat(self, times: int) -> "TokenBatch":
         """Every row `times` times, copies side by side."""

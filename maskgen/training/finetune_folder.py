@@ -82,7 +82,7 @@ def finetune(
         ValueError: If the folder has nothing to learn from, the model has no tokenizer for it, or `out` is another model.
     """
     out, work, reading = Path(out), work_folder(Path(out)), reading or FolderSettings()
-    base = Pipeline.from_pretrained(model)
+    base = Pipeline.from_pretrained(model, specialists=False)
     if (out / CONFIG_FILE).exists() and not work.is_dir():
         raise ValueError(f"{out} holds a model already, and no {work.name} beside it says that it was fine-tuned here; give another --out")
     media = media_of(Path(folder))
@@ -230,7 +230,7 @@ def _write_model(
     copied: Mapping[str, tuple[int, int]],
 ) -> None:
     """A bundle with the settings and grids of the base; with the predictor of durations, where a new speaker has the pace of the first."""
-    Pipeline(network, base.space, tokenizers, base.settings, base.grids).save_pretrained(out)
+    Pipeline(network, base.space, tokenizers, base.settings, base.grids).save_pretrained(out, half=True)
     durations = find_model(model) / DURATIONS_FOLDER
     if not durations.is_dir():
         return
@@ -257,7 +257,7 @@ def merge_adapter(adapter: Path | str, model: str | None, out: Path | str) -> st
     name = model or found.base
     if (Path(out) / CONFIG_FILE).exists():
         raise ValueError(f"{out} holds a model already; give another --out")
-    pretrained, base = load_pretrained(name), Pipeline.from_pretrained(name)
+    pretrained, base = load_pretrained(name), Pipeline.from_pretrained(name, specialists=False)
     apply_adapter(pretrained.model, pretrained.weights, found)
     tokenizers, copied = dict(base.tokenizers), {}
     for modality, values in found.values.items():

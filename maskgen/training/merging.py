@@ -34,7 +34,7 @@ def join_towers(models: Mapping[str, Path | str]) -> Pipeline:
         ValueError: If a model is missing or of another kind, two have a modality of one name, layers or heads differ, or a model's settings
             ask for what a network with towers cannot do.
     """
-    parts = {name: Pipeline.from_pretrained(model) for name, model in models.items()}
+    parts = {name: Pipeline.from_pretrained(model, specialists=False) for name, model in models.items()}
     for name, part in parts.items():
         if not isinstance(part.model, MaskTransformer):
             raise ValueError(f"{models[name]} is an adapted backbone or has towers itself; give models of one transformer of maskgen")
@@ -67,7 +67,7 @@ def join_by_bridge(checkpoint: Path, model: Path | str) -> Pipeline:
     """
     found = read_checkpoint(checkpoint, BRIDGE_KIND)
     made = found["maskgen"]
-    pipeline = Pipeline.from_pretrained(model)
+    pipeline = Pipeline.from_pretrained(model, specialists=False)
     if read_record(find_model(model))["files"][WEIGHTS_FILE] != made["towers"] or not isinstance(pipeline.model, TowerTransformer):
         raise ValueError(f"{checkpoint} was trained between the towers of another model than {model}; give the one that its config names")
     network = bridged(pipeline.model, pipeline.space, made["reader"], Bridge(**made["bridge"]))
@@ -125,7 +125,7 @@ def average_models(shares: Mapping[Path | str, float]) -> Pipeline:
         raise ValueError(f"each model is named once, got {', '.join(map(str, shares))}")
     if wrong := [f"{name}={share:g}" for name, share in shares.items() if not (math.isfinite(share) and share > 0)]:
         raise ValueError(f"shares are positive numbers, got {', '.join(wrong)}")
-    parts = {name: Pipeline.from_pretrained(name) for name in shares}
+    parts = {name: Pipeline.from_pretrained(name, specialists=False) for name in shares}
     first, largest = next(iter(parts)), max(shares.values())
     weights = {name: share / largest for name, share in shares.items()}
     for name, part in parts.items():

@@ -57,6 +57,6 @@ def write_any(folder: Path, text: TextTokenizer, image: ImageTokenizer, sizes: T
         "audio": GenerationSettings(steps=(3, 2, 1)),
         "transcript": GenerationSettings(steps=(2,)),
     }
-    Pipeline(model, space, tokenizers, settings, {"image": (4, 4), "text": (6,)}).save_pretrained(folder)
-    durations.save(folder / "durations")
+    grids = {"image": (4, 4), "text": (6,)}
+    Pipeline(model, space, tokenizers, settings, grids, durations=durations).save_pretrained(folder, half=True)
     return folder

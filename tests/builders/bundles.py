@@ -20,7 +20,7 @@ def speakers(folder: Path, sizes: TransformerConfig = NARROW, name: str = "speak
     with torch.random.fork_rng():
         torch.manual_seed(3)
         model = MaskTransformer(sizes, space.size, 1)
-    Pipeline(model, space, {name: tokenizer}, {name: GenerationSettings(steps=(1,))}, {name: (1,)}).save_pretrained(folder)
+    Pipeline(model, space, {name: tokenizer}, {name: GenerationSettings(steps=(1,))}, {name: (1,)}).save_pretrained(folder, half=True)
     return folder
 
 

@@ -8,8 +8,7 @@ from builders.audio_tokenizer import tiny_audio_tokenizer
 from maskgen.decoding.settings import GenerationSettings
 from maskgen.networks.durations import DurationConfig, DurationPredictor
 from maskgen.networks.transformer import MaskTransformer, TransformerConfig
-from maskgen.pipelines.base import Pipeline
-from maskgen.pipelines.text_to_speech import Voice
+from maskgen.pipelines.text_to_speech import TextToSpeechPipeline
 from maskgen.tokenizers.attribute import AttributeTokenizer
 from maskgen.tokenizers.phonemes import PhonemeTokenizer
 from maskgen.tokens.space import TokenSpace
@@ -17,7 +16,7 @@ from maskgen.tokens.space import TokenSpace
 PHONES = Path(__file__).parents[2] / "tokenizers/phones-en/bundle"
 
 
-def tiny_voice() -> Voice:
+def tiny_voice() -> TextToSpeechPipeline:
     """A voice of two speakers; the global generator starts at 0 and goes on."""
     torch.manual_seed(0)
     audio = tiny_audio_tokenizer()
@@ -32,4 +31,4 @@ def tiny_voice() -> Voice:
     with torch.no_grad():
         model.embed.weight.mul_(20.0)
     decode = {"audio": GenerationSettings(steps=(3, 2, 1))}
-    return Voice(Pipeline(model, space, tokenizers, decode), DurationPredictor(DurationConfig(dim=16, num_layers=1)).eval())
+    return TextToSpeechPipeline(model, space, tokenizers, decode, durations=DurationPredictor(DurationConfig(dim=16, num_layers=1)).eval())

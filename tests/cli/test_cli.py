@@ -46,13 +46,13 @@ def test_a_picture_is_written(here: Path, capsys: pytest.CaptureFixture[str]) ->
     main(["generate", "image", PROMPT, "--model", "../bundle", "--out", "heart.png", "--seed", "5"])
     said = capsys.readouterr()
     assert Image.open("heart.png").size == (32, 32)
-    assert said.out.startswith("wrote heart.png (32 x 32, seed 5; 12 passes a picture")
+    assert said.out.startswith("wrote heart.png (32 x 32, seed 5; 12 model calls an image")
     assert said.out.count("\n") == 1
     assert said.err == ""
 
 
 def test_several_pictures_are_a_sheet_and_single_files_with_their_seeds(here: Path) -> None:
-    main(["generate", "image", PROMPT, "a", "--model", "../bundle", "--out", "all.png", "--num", "3", "--scale", "2"])
+    main(["generate", "image", PROMPT, "a", "--model", "../bundle", "--out", "all.png", "--num-outputs", "3", "--scale", "2"])
     assert sorted(path.name for path in here.iterdir()) == [*(f"all-{number}.png" for number in range(6)), "all.png"]
     assert Image.open("all.png").size == (3 * 68 + 4, 2 * 68 + 4)
     main(["generate", "image", PROMPT, "--model", "../bundle", "--out", "one.png", "--seed", "2", "--scale", "2"])
@@ -60,7 +60,7 @@ def test_several_pictures_are_a_sheet_and_single_files_with_their_seeds(here: Pa
 
 
 def test_a_gif_has_a_frame_a_step(here: Path) -> None:
-    main(["generate", "image", PROMPT, "--model", "../bundle", "--steps", "4,2", "--gif", "film.gif", "--scale", "2"])
+    main(["generate", "image", PROMPT, "--model", "../bundle", "--num-inference-steps", "4,2", "--gif", "film.gif", "--scale", "2"])
     with Image.open("film.gif") as film:
         assert film.size == (64, 64)
         assert getattr(film, "n_frames", 1) == 6  # Pillow merges the last step and the picture, which are equal
@@ -69,7 +69,7 @@ def test_a_gif_has_a_frame_a_step(here: Path) -> None:
 
 def test_edits_are_written(here: Path) -> None:
     common = ["generate", "image", "--model", "../bundle", "--image", "../picture.png"]
-    main([*common, PROMPT, "--mask", "../mask.png", "--out", "inside.png"])
+    main([*common, PROMPT, "--mask-image", "../mask.png", "--out", "inside.png"])
     main([*common, "--outpaint", "8,0,8,0", "--out", "wide.png"])
     main([*common, "--strength", "0", "--out", "same.png"])
     assert Image.open("wide.png").size == (48, 32)
@@ -83,13 +83,13 @@ def test_edits_are_written(here: Path) -> None:
         ([], "the prompt is empty"),
         (["  "], "the prompt is empty"),
         (["star " * 300], "at most 64 are taken"),
-        ([PROMPT, "--steps", "0"], "steps must be at least 1"),
-        ([PROMPT, "--steps", "three"], "--steps"),
-        ([PROMPT, "--steps", "4,"], "--steps"),
+        ([PROMPT, "--num-inference-steps", "0"], "steps must be at least 1"),
+        ([PROMPT, "--num-inference-steps", "three"], "--num-inference-steps"),
+        ([PROMPT, "--num-inference-steps", "4,"], "--num-inference-steps"),
         ([PROMPT, "--sampler", "best"], "no sampler is called 'best'; choose one of"),
         ([PROMPT, "--guidance-schedule", "best"], "no guidance schedule is called"),
         ([PROMPT, "--model", "../nothing"], "there is no model '../nothing'"),
-        ([PROMPT, "--model", "heart-16k"], "no modality 'image'"),
+        ([PROMPT, "--model", "heart-16k"], "is no model for text to image"),
         ([PROMPT, "--device", "mps"], "use cpu"),
         ([PROMPT, "--set", "refresh=two"], "refresh must be a number"),
         ([PROMPT, "--out", "missing/heart.png"], "cannot write missing/heart.png"),
@@ -97,8 +97,8 @@ def test_edits_are_written(here: Path) -> None:
         ([PROMPT, "--out", "folder.png"], "cannot write folder.png"),
         ([PROMPT, "--out", "heart.xyz"], "cannot write heart.xyz: its name must end in"),
         ([PROMPT, "--gif", "film.png"], "cannot write film.png"),
-        ([PROMPT, "--num", "0"], "at least 1"),
-        ([PROMPT, "--num", "many"], "--num"),
+        ([PROMPT, "--num-outputs", "0"], "at least 1"),
+        ([PROMPT, "--num-outputs", "many"], "--num-outputs"),
         ([PROMPT, "--seed", "-1"], "seed must lie"),
         ([PROMPT, "--seed", "99999999999999999999999"], "seed must lie"),
         ([PROMPT, "--scale", "0"], "--scale must lie in 1 to"),
@@ -110,11 +110,11 @@ def test_edits_are_written(here: Path) -> None:
         ([PROMPT, "--top-p", "2"], "top_p must lie"),
         ([PROMPT, "--top-k", "-1"], "top_k must be"),
         ([PROMPT, "--no-such-option"], "--no-such-option"),
-        ([PROMPT, "--mask", "../mask.png"], "mask_image needs image"),
+        ([PROMPT, "--mask-image", "../mask.png"], "mask_image needs image"),
         ([PROMPT, "--strength", "0.5"], "strength needs image"),
         ([PROMPT, "--image", "../picture.png"], "exactly one of"),
         ([PROMPT, "--image", "../picture.png", "--strength", "2"], "strength must lie"),
-        ([PROMPT, "--image", "../picture.png", "--mask", "../small.png"], "the mask has 16 x 16 pixels, the picture 32 x 32"),
+        ([PROMPT, "--image", "../picture.png", "--mask-image", "../small.png"], "the mask has 16 x 16 pixels, the picture 32 x 32"),
         ([PROMPT, "--image", "../cut.png", "--strength", "1"], "cut.png is damaged or no picture"),
         ([PROMPT, "--image", "../bomb.png", "--strength", "1"], "12000 x 12000 pixels, at most 50,000,000"),
         ([PROMPT, "--image", "../nothing.png", "--strength", "1"], "does not exist"),
@@ -288,5 +288,5 @@ def test_the_installed_command_ends_with_code_2_and_no_traceback(here: Path) -> 
         [sys.executable, "-m", "maskgen", "generate", "image", "", "--model", "../bundle"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    assert done.stderr == "maskgen: error: the prompt is empty; say what the picture shows, for example: a red heart, flat style\n"
+    assert done.stderr == "maskgen: error: the prompt is empty; say what the output shows or says\n"
     assert not list(here.iterdir())

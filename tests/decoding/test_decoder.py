@@ -17,7 +17,7 @@ from maskgen.decoding.logits import guided_model, hide_condition
 from maskgen.decoding.settings import GenerationSettings
 from maskgen.networks.critic import TokenCritic
 from maskgen.networks.shortcut import ShortcutBlock, ShortcutConfig
-from maskgen.pipelines.base import Pipeline
+from maskgen.pipelines.text_to_image import TextToImagePipeline
 from maskgen.sampling import names
 from maskgen.sampling.base import State
 from maskgen.sampling.blocks import BlockSampler
@@ -42,28 +42,30 @@ SWITCHES: list[dict[str, Any]] = [
 ]
 
 
-def equipped_pipeline(pipeline: Pipeline) -> Pipeline:
+def equipped_pipeline(pipeline: TextToImagePipeline) -> TextToImagePipeline:
     torch.manual_seed(0)
     config = pipeline.model.config
     critic = TokenCritic(replace(config, num_layers=1), pipeline.space, "image")
     shortcut = ShortcutBlock(ShortcutConfig(dim=config.dim, inner_dim=8, num_heads=2))
-    return Pipeline(
+    return TextToImagePipeline(
         pipeline.model, pipeline.space, pipeline.tokenizers, pipeline.settings, pipeline.grids, Helpers(critic.eval(), shortcut.eval())
     )
 
 
 @pytest.mark.parametrize("switch", SWITCHES, ids=str)
-def test_with_every_switch_a_row_is_the_same_alone_and_its_known_cells_stay(tiny_pipeline: Pipeline, switch: dict[str, Any]) -> None:
+def test_with_every_switch_a_row_is_the_same_alone_and_its_known_cells_stay(
+    tiny_pipeline: TextToImagePipeline, switch: dict[str, Any]
+) -> None:
     pipeline, settings = equipped_pipeline(tiny_pipeline), PLAIN.changed(**switch)
     known = [pipeline.text_codes(text) for text in ("a red heart", "a cat", "a green leaf, flat style")]
     grid = pipeline("a cat", seed=9).codes[0]
     grid[:, 0] = -1
     known[1] = {**known[1], "image": grid}
-    together = pipeline.generate(known, "image", [3, 4, 5], settings)
+    together = pipeline.generate(known, "image", [3, 4, 5], settings, batch_invariant=True)
     for row in (1, 2):
         alone = pipeline.generate([known[row]], "image", [3 + row], settings)
         assert torch.equal(alone.codes[0], together.codes[row])
-        assert alone.passes == [together.passes[row]]
+        assert alone.model_calls == [together.model_calls[row]]
     assert torch.equal(together.codes[1][:, 1:], grid[:, 1:])
     assert all((codes >= 0).all() for codes in together.codes)
 
@@ -71,16 +73,16 @@ def test_with_every_switch_a_row_is_the_same_alone_and_its_known_cells_stay(tiny
 @pytest.mark.parametrize(
     ("switch", "cheaper"), [({"refresh": 3}, True), ({"merge": 0.5}, True), ({"shortcut": 3}, True), ({"null": "masked"}, False)]
 )
-def test_passes_say_what_a_switch_saves(tiny_pipeline: Pipeline, switch: dict[str, Any], cheaper: bool) -> None:
+def test_passes_say_what_a_switch_saves(tiny_pipeline: TextToImagePipeline, switch: dict[str, Any], cheaper: bool) -> None:
     pipeline = equipped_pipeline(tiny_pipeline)
     known = [pipeline.text_codes("a red heart")]
-    plain, other = (pipeline.generate(known, "image", [0], PLAIN.changed(**change)).passes[0] for change in ({}, switch))
+    plain, other = (pipeline.generate(known, "image", [0], PLAIN.changed(**change)).model_calls[0] for change in ({}, switch))
     assert plain == 18
     assert (0 < other < plain) if cheaper else other == plain
-    assert pipeline.pack().generate(known, "image", [0], PLAIN.changed(**switch)).passes[0] == other
+    assert pipeline.enable_packed_weights().generate(known, "image", [0], PLAIN.changed(**switch)).model_calls[0] == other
 
 
-def test_guidance_from_masked_and_from_absent_conditions_are_not_the_same(tiny_pipeline: Pipeline) -> None:
+def test_guidance_from_masked_and_from_absent_conditions_are_not_the_same(tiny_pipeline: TextToImagePipeline) -> None:
     known = [tiny_pipeline.text_codes("a red heart")]
     absent, masked = (tiny_pipeline.generate(known, "image", [0], PLAIN.changed(null=null)).codes[0] for null in ("absent", "masked"))
     assert not torch.equal(absent, masked)
@@ -88,7 +90,7 @@ def test_guidance_from_masked_and_from_absent_conditions_are_not_the_same(tiny_p
 
 @pytest.mark.parametrize("change", [{}, {"sampler": "remdm", "sampler_options": {"eta": 0.5}}, {"sampler": "self_correction"}], ids=str)
 def test_log_probabilities_are_those_of_the_guided_logits_when_a_code_was_last_written(
-    tiny_pipeline: Pipeline, change: dict[str, Any]
+    tiny_pipeline: TextToImagePipeline, change: dict[str, Any]
 ) -> None:
     settings = PLAIN.changed(steps=[8, 6], temperature=[0.7, 0.5], top_k=5, **change)
     grid = tiny_pipeline("a cat", seed=9).codes[0]
@@ -113,11 +115,11 @@ def test_log_probabilities_are_those_of_the_guided_logits_when_a_code_was_last_w
 
 @pytest.mark.parametrize("groups", [None, ((0, 1),)])
 def test_log_probabilities_have_the_shape_of_the_codes_whatever_the_row(
-    tiny_pipeline: Pipeline, groups: tuple[tuple[int, ...], ...] | None
+    tiny_pipeline: TextToImagePipeline, groups: tuple[tuple[int, ...], ...] | None
 ) -> None:
     whole = {"image": torch.zeros(2, 4, 4, dtype=torch.long)}
     rows = [tiny_pipeline.text_codes("a red heart, flat style"), {"image": torch.full((2, 3, 5), -1)}, whole]
-    output = tiny_pipeline.generate(rows, "image", [0, 1, 2], replace(PLAIN, groups=groups))
+    output = tiny_pipeline.generate(rows, "image", [0, 1, 2], replace(PLAIN, groups=groups), batch_invariant=True)
     assert [one.shape for one in output.log_probabilities] == [one.shape for one in output.codes]
     assert all((one < 0).all() for one in output.log_probabilities[:2])
     assert (output.log_probabilities[2] == 0).all()
@@ -125,7 +127,7 @@ def test_log_probabilities_have_the_shape_of_the_codes_whatever_the_row(
     assert torch.equal(alone.log_probabilities[0], output.log_probabilities[1])
 
 
-def test_what_is_not_there_is_said(tiny_pipeline: Pipeline) -> None:
+def test_what_is_not_there_is_said(tiny_pipeline: TextToImagePipeline) -> None:
     known = [tiny_pipeline.text_codes("a red heart")]
     for change, sentence in (({"shortcut": 2}, "needs a trained one"), ({"sampler": "critic"}, "needs a trained critic")):
         with pytest.raises(ValueError, match=sentence):
@@ -135,16 +137,16 @@ def test_what_is_not_there_is_said(tiny_pipeline: Pipeline) -> None:
 
 
 @pytest.mark.parametrize("switch", [{"shortcut": 2}, {"sampler": "critic"}], ids=str)
-def test_helpers_follow_the_model_to_another_precision(tiny_pipeline: Pipeline, switch: dict[str, Any]) -> None:
+def test_helpers_follow_the_model_to_another_precision(tiny_pipeline: TextToImagePipeline, switch: dict[str, Any]) -> None:
     pipeline = equipped_pipeline(tiny_pipeline)
-    pipeline = Pipeline(
+    pipeline = TextToImagePipeline(
         copy.deepcopy(pipeline.model), pipeline.space, pipeline.tokenizers, pipeline.settings, pipeline.grids, pipeline.helpers
     )
     made = pipeline.to(dtype=torch.bfloat16).generate([pipeline.text_codes("a cat")], "image", [0], PLAIN.changed(**switch))
     assert int(made.codes[0].min()) >= 0
 
 
-def test_a_refreshed_row_does_not_depend_on_how_long_others_take(tiny_pipeline: Pipeline) -> None:
+def test_a_refreshed_row_does_not_depend_on_how_long_others_take(tiny_pipeline: TextToImagePipeline) -> None:
     """Rows that go together (here in bfloat16) start each level with a full pass."""
     calls: list[int] = []
 
@@ -160,7 +162,7 @@ def test_a_refreshed_row_does_not_depend_on_how_long_others_take(tiny_pipeline: 
     assert calls == [1, 1]
 
 
-def test_nothing_to_fill_and_no_batch_are_refused(tiny_pipeline: Pipeline) -> None:
+def test_nothing_to_fill_and_no_batch_are_refused(tiny_pipeline: TextToImagePipeline) -> None:
     with pytest.raises(ValueError, match="image has no cells to fill"):
         tiny_pipeline.generate([{"image": torch.zeros(2, 0, 4, dtype=torch.long)}], "image", [0])
     with pytest.raises(ValueError, match="batch_size must be at least 1, got -1"):
@@ -185,7 +187,7 @@ def test_an_order_inside_another_gets_its_tools_too() -> None:
     assert alone.critic is None
 
 
-def test_a_critic_judges_its_own_modality_alone(tiny_pipeline: Pipeline) -> None:
+def test_a_critic_judges_its_own_modality_alone(tiny_pipeline: TextToImagePipeline) -> None:
     pipeline, known = equipped_pipeline(tiny_pipeline), [{"text": torch.tensor([[5, -1, -1, 7]])}]
     written = pipeline.generate(known, "text", [0], PLAIN.changed(sampler="frequency", steps=3))
     assert bool((written.codes[0] >= 0).all())
@@ -206,10 +208,10 @@ def test_another_order_brings_its_own_options_noise_and_law() -> None:
 def test_any_setting_is_given_on_the_command_line() -> None:
     parser = argparse.ArgumentParser()
     add_decoding(parser)
-    args = parser.parse_args(["--steps", "4", "--set", "refresh=2", "--set", "sampler-options={annealing: linear}"])
+    args = parser.parse_args(["--num-inference-steps", "4", "--set", "refresh=2", "--set", "sampler-options={annealing: linear}"])
     assert decoded_as(PLAIN, args) == PLAIN.changed(steps=4, refresh=2, sampler_options={"annealing": "linear"})
     for wrong in ("refresh", "refresh=", "=2", "refresh={"):
         with pytest.raises(SystemExit):
             parser.parse_args(["--set", wrong])
     with pytest.raises(ValueError, match="steps is set twice"):
-        decoded_as(PLAIN, parser.parse_args(["--steps", "4", "--set", "steps=3"]))
+        decoded_as(PLAIN, parser.parse_args(["--num-inference-steps", "4", "--set", "steps=3"]))

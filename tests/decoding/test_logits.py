@@ -12,11 +12,11 @@ from maskgen.decoding.logits import (
     guided_by,
     guided_model,
     hide_condition,
-    logits_by_row,
     model_logits,
     remask,
     seen_through,
 )
+from maskgen.decoding.together import logits_by_group
 from maskgen.tokens.batch import TokenBatch, pack
 from maskgen.tokens.functions import LogitsFn
 from maskgen.tokens.space import MASK, Modality, Segment, TokenSpace
@@ -266,7 +266,7 @@ def test_any_subset_guidance_leads_away_from_the_same_row_with_the_given_cells_m
     unconditional = plain(now.with_ids(torch.where(given[..., None], MASK, now.ids)), cells, IMAGE, 0.5)
     expected = unconditional + 3.0 * (conditional - unconditional)
     torch.testing.assert_close(logits_fn(now, cells, IMAGE, 0.5), expected, atol=1e-5, rtol=1e-5)
-    alone = logits_by_row([guided_model(model, remask(given[row : row + 1]), schedule) for row in range(2)])
+    alone = logits_by_group([guided_model(model, remask(given[row : row + 1]), schedule) for row in range(2)], [[0], [1]])
     torch.testing.assert_close(alone(now, cells, IMAGE, 0.5), expected, atol=1e-5, rtol=1e-5)
 
 

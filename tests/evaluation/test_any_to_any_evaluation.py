@@ -24,7 +24,7 @@ from maskgen.evaluation.any_to_any import (
 from maskgen.evaluation.image.corpus import Corpus, Row
 from maskgen.evaluation.image.emoji_captions import CaptionParts, caption_scores, parts_of
 from maskgen.io.audio import Waveform
-from maskgen.pipelines.any_to_any import AnyToAny
+from maskgen.pipelines.any_to_any import AnyToAnyPipeline
 
 LABELS = [
     "woman astronaut: dark skin tone",
@@ -63,23 +63,24 @@ def test_the_nearest_label_shares_most_words_and_silence_has_none() -> None:
     assert nearest_label("...", ["heart"]) == ""
 
 
-class Planted(AnyToAny):
+class Planted(AnyToAnyPipeline):
     """Says given captions of pictures, hears given words in sounds, and draws a picture that tells who asked."""
 
     def __init__(self, said: Sequence[str], heard: str) -> None:
         self.said, self.heard, self.asked = list(said), heard, list[tuple[Any, ...]]()
 
     def __call__(
-        self, targets: Sequence[str], *, text: Any = None, image: Any = None, sound: Any = None, directly: bool = False, seed: int = 0
+        self, prompt: Any = None, *, target: Any, image: Any = None, audio: Any = None, source: Any = "words", seed: int = 0, **options: Any
     ) -> Any:
-        self.asked.append((tuple(targets), text, image is not None, directly))
-        caption = self.said[seed] if image is not None else self.heard if sound is not None else text
-        if "speech" in targets and not any(letter.isalnum() for letter in caption):
+        targets = (target,) if isinstance(target, str) else tuple(target)
+        self.asked.append((targets, prompt, image is not None, source == "audio"))
+        caption = self.said[seed] if image is not None else self.heard if audio is not None else prompt
+        if "audio" in targets and not any(letter.isalnum() for letter in caption):
             raise ValueError("there is nothing to speak")
         picture = Image.new("RGB", (8, 8), "black") if "image" in targets else None
-        return SimpleNamespace(text=caption, image=picture, speech=SimpleNamespace(waves=[WAVE]) if "speech" in targets else None)
+        return SimpleNamespace(text=caption, images=[picture], audio=[WAVE] if "audio" in targets else [])
 
-    def which(self, sound: Waveform, texts: Sequence[str]) -> Any:
+    def align(self, audio: Waveform, texts: Sequence[str]) -> Any:
         starts = {"transcript": SimpleNamespace(starts_s=(0.1, 0.2, 0.3, 0.4))}
         found = [SimpleNamespace(place=place, candidate=starts) for place in range(len(texts))]
         return sorted(found, key=lambda one: "cat" not in texts[one.place])
@@ -136,7 +137,7 @@ def test_only_the_directions_asked_for_are_scored(tmp_path: Path) -> None:
     assert (("image",), "flat style", False, True) in model.asked
     assert (("image",), "this is a cat, flat style", False, False) in model.asked
     assert not {"image > text", "speech > text", "image > speech", "text > image, speech"} & set(report)
-    assert not any(asked == "speech" for targets, *_ in model.asked for asked in targets)
+    assert not any(asked == "audio" for targets, *_ in model.asked for asked in targets)
     with pytest.raises(ValueError, match="'speech > smell'"):
         report_of(model, tmp_path, "", ["speech > smell"])
 

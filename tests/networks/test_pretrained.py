@@ -45,7 +45,7 @@ def test_a_training_starts_from_a_bundle_and_trains_all_of_it(tiny_bundle: Path,
 def test_a_tied_head_stays_tied(tmp_path: Path, tiny_pipeline: Pipeline, shards: str) -> None:
     module = MaskedTokenModule(shards, TransformerConfig(**SIZES, tie_head=True), [4, 4])
     tied = Pipeline(module.model, module.space, tiny_pipeline.tokenizers)
-    tied.save_pretrained(tmp_path / "tied")
+    tied.save_pretrained(tmp_path / "tied", half=True)
     again = started(shards, tmp_path / "tied", tie_head=True)
     assert again.model.head is again.model.embed
     assert torch.equal(again.model.embed.weight, module.model.embed.weight.half().float())

@@ -45,8 +45,8 @@ def test_an_adapted_pipeline_comes_back_without_its_backbone(pipeline: Pipeline,
     assert torch.equal(alone.codes[0], made[0].codes[0])
 
 
-def test_half_precision_is_the_default_and_loads(pipeline: Pipeline, tmp_path: Path) -> None:
-    pipeline.save_pretrained(tmp_path / "model")
+def test_half_precision_loads(pipeline: Pipeline, tmp_path: Path) -> None:
+    pipeline.save_pretrained(tmp_path / "model", half=True)
     assert Pipeline.from_pretrained(tmp_path / "model").generate([{}], "text", [1]).codes[0].shape == (1, 8)
 
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from maskgen.pipelines.base import GenerationOutput, Pipeline
+from maskgen.pipelines.outputs import GenerationOutput
+from maskgen.pipelines.text_to_image import TextToImagePipeline
 from maskgen.processors.animation import decode_frames, partial_codes
 from maskgen.sampling.base import Trajectory
 from maskgen.tokenizers.image import ImageTokenizer
@@ -16,7 +17,7 @@ from maskgen.tokens.batch import UNKNOWN
 GREY = (200, 200, 200)
 
 
-def test_there_is_a_frame_a_step_and_the_last_one_is_the_picture(tiny_pipeline: Pipeline) -> None:
+def test_there_is_a_frame_a_step_and_the_last_one_is_the_picture(tiny_pipeline: TextToImagePipeline) -> None:
     output = tiny_pipeline("a red heart", num_inference_steps=[5, 3], num_images_per_prompt=2)
     frames = decode_frames(tiny_pipeline.tokenizers["image"], output.codes[0], output.trajectories, output.images[0])
     assert len(frames) == 5 + 3 + 1
@@ -25,7 +26,7 @@ def test_there_is_a_frame_a_step_and_the_last_one_is_the_picture(tiny_pipeline: 
     assert np.array_equal(np.asarray(frames[-2]), np.asarray(frames[-1]))
 
 
-def test_known_cells_only_grow_and_keep_their_codes(tiny_pipeline: Pipeline) -> None:
+def test_known_cells_only_grow_and_keep_their_codes(tiny_pipeline: TextToImagePipeline) -> None:
     output = tiny_pipeline("a red heart", num_inference_steps=[5, 3])
     before = torch.full((2, 4, 4), UNKNOWN)
     for codes in partial_codes(output.codes[0], output.trajectories):
@@ -36,7 +37,7 @@ def test_known_cells_only_grow_and_keep_their_codes(tiny_pipeline: Pipeline) -> 
     assert torch.equal(before, output.codes[0])
 
 
-def test_levels_that_were_decoded_together_are_shown_together(tiny_pipeline: Pipeline) -> None:
+def test_levels_that_were_decoded_together_are_shown_together(tiny_pipeline: TextToImagePipeline) -> None:
     settings = tiny_pipeline.settings["image"].changed(groups=[[0, 1]], steps=[6])
     output = tiny_pipeline.generate([tiny_pipeline.text_codes("a red heart")], "image", [0], settings)
     shown = list(partial_codes(output.codes[0], output.trajectories))
@@ -89,7 +90,7 @@ def test_a_finer_level_that_is_partly_known_adds_nothing_to_the_other_cells(tiny
     assert torch.equal(vectors[1:], lookup(codes.flatten(1)[None, :1])[0, 1:])
 
 
-def test_a_film_of_an_edit_starts_from_the_known_cells(tiny_pipeline: Pipeline) -> None:
+def test_a_film_of_an_edit_starts_from_the_known_cells(tiny_pipeline: TextToImagePipeline) -> None:
     mask = Image.new("L", (32, 32), 0)
     mask.paste(255, (0, 0, 8, 32))
     output = tiny_pipeline("a", image=Image.new("RGB", (32, 32), "red"), mask_image=mask, num_inference_steps=[2, 1])
@@ -97,8 +98,10 @@ def test_a_film_of_an_edit_starts_from_the_known_cells(tiny_pipeline: Pipeline) 
     assert len(decode_frames(tiny_pipeline.tokenizers["image"], output.codes[0], output.trajectories, output.images[0])) == 2 + 1 + 1
 
 
-def test_a_tokenizer_that_cannot_show_blanks_is_refused(tiny_pipeline: Pipeline) -> None:
+def test_a_tokenizer_that_cannot_show_blanks_is_refused(tiny_pipeline: TextToImagePipeline) -> None:
     output = tiny_pipeline("a")
-    other = Pipeline(tiny_pipeline.model, tiny_pipeline.space, {**tiny_pipeline.tokenizers, "image": tiny_pipeline.tokenizers["text"]})
+    other = TextToImagePipeline(
+        tiny_pipeline.model, tiny_pipeline.space, {**tiny_pipeline.tokenizers, "image": tiny_pipeline.tokenizers["text"]}
+    )
     with pytest.raises(ValueError, match="TextTokenizer"):
         decode_frames(other.tokenizers["image"], output.codes[0], output.trajectories, output.images[0])

@@ -20,7 +20,7 @@ from maskgen.io.bundle import load_bundle, read_record
 from maskgen.io.limits import BadMedia
 from maskgen.networks.lora import load_adapter
 from maskgen.pipelines.base import Pipeline
-from maskgen.pipelines.text_to_speech import Voice
+from maskgen.pipelines.text_to_speech import TextToSpeechPipeline
 from maskgen.tokenizers.attribute import AttributeTokenizer
 from maskgen.training.finetune_folder import with_value, work_folder
 from maskgen.training.modules.masked import MaskedTokenModule
@@ -163,31 +163,33 @@ def clip(silence_s: float, voice_s: float) -> Waveform:
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
-def test_recordings_become_a_voice_with_a_name_of_its_own(lora: bool, voice: Voice, tmp_path: Path) -> None:
+def test_recordings_become_a_voice_with_a_name_of_its_own(lora: bool, voice: TextToSpeechPipeline, tmp_path: Path) -> None:
     if lora:
         pytest.importorskip("peft")
     base, out, folder = tmp_path / "base", tmp_path / "mine", tmp_path / "anna"
-    voice.pipeline.save_pretrained(base)
-    voice.durations.save(base / "durations")
+    voice.save_pretrained(base, half=True)
     folder.mkdir()
-    pace = float(voice.durations.frames(voice.phones.encode(["Hello there."])[0][0], 0)[1:-1].sum()) / voice.durations.config.frames_per_s
+    pace = (
+        float(voice.durations.frames(voice.processor.phones.encode(["Hello there."])[0][0], 0)[1:-1].sum())
+        / voice.durations.config.frames_per_s
+    )
     for number in range(3):
         write_sound(clip(0.25, pace * (1 + 0.2 * number)), folder / f"{number}.wav")
         (folder / f"{number}.txt").write_text("Hello there.")
     run(folder, base, out, *(("--lora", "2") if lora else ()))
-    mine = Voice.from_pretrained(out)
-    assert mine.speakers.values == ("heart", "michael", "anna")
+    mine = TextToSpeechPipeline.from_pretrained(out)
+    assert mine.processor.speakers.values == ("heart", "michael", "anna")
     assert mine("Hello there.", speaker="anna", seconds=0.5).seconds == 0.5
     tables = [load_bundle(place / "durations", "duration_predictor").tensors["embed_speaker.weight"] for place in (base, out)]
     assert torch.equal(tables[1][2], tables[0][0])
     assert torch.equal(tables[1][3:], tables[0][3:])
-    offset = voice.pipeline.space.segment("speaker", 0).offset
-    assert not torch.equal(mine.pipeline.model.embed.weight[offset + 2], voice.pipeline.model.embed.weight[offset + 2].half().float())
+    offset = voice.space.segment("speaker", 0).offset
+    assert not torch.equal(mine.model.embed.weight[offset + 2], voice.model.embed.weight[offset + 2].half().float())
     if lora:
         assert load_adapter(out / "adapter").values == {"speaker": ["heart", "michael", "anna"]}
         main(["merge-adapter", str(out / "adapter"), "--out", str(tmp_path / "again")])
         assert weights_of(tmp_path / "again") == weights_of(out)
-        assert Voice.from_pretrained(tmp_path / "again").speakers.values == mine.speakers.values
+        assert TextToSpeechPipeline.from_pretrained(tmp_path / "again").processor.speakers.values == mine.processor.speakers.values
 
 
 def test_a_speaker_needs_a_free_code() -> None:

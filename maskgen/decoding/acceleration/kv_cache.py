@@ -110,7 +110,7 @@ class KVCacheModel:
     A full pass runs at the first call, every `refresh` calls, and when anything but the target's ids changes. In between, those cells
     of the target are computed that are MASK or have changed since the full pass; they attend to all cells, to the settled ones as
     kept. Hidden states of settled cells stay those of the full pass, so a sampler that scores known cells gets old scores.
-    One object serves one decode (behind `logits_by_row`, one a row): it remembers what it saw.
+    One object serves one decode (one a group of rows): it remembers what it saw.
 
     Args:
         model: The transformer.
@@ -165,7 +165,7 @@ class PrefixCacheModel:
     """A model with `blind_condition` whose condition is computed once: it does not look at the target, so the cache is exact.
 
     The condition of a decode is every cell of another modality than the target. The first call computes all cells; later ones
-    the target's alone, until anything but the target's ids changes. One object serves one decode (behind `logits_by_row`, one a row).
+    the target's alone, until anything but the target's ids changes. One object serves one decode (one a group of rows).
 
     Args:
         model: The transformer, trained with `TransformerConfig.blind_condition`.

@@ -38,8 +38,8 @@ class Output(Protocol):
         ...
 
     @property
-    def passes(self) -> int | float | Sequence[int | float]:
-        """Measured passes of each row, or of every row alike."""
+    def model_calls(self) -> int | float | Sequence[int | float]:
+        """Measured model calls of each row, or of every row alike."""
         ...
 
     @property
@@ -270,6 +270,6 @@ def half_unknown(codes: Codes, seed: int) -> Codes:
 def _scores(keys: Sequence[str], quality: Sequence[float], weights: Sequence[float], output: Output) -> list[RowScore]:
     """Scores of rows that were generated together."""
     assert np.isfinite(quality).all(), f"quality must be finite, got {list(quality)}"
-    passes, each_s = passes_of(output.passes, len(keys)), output.elapsed_s / len(keys)
+    passes, each_s = passes_of(output.model_calls, len(keys)), output.elapsed_s / len(keys)
     rows = zip(keys, quality, weights, passes, strict=True)
     return [RowScore(key=key, quality=one, weight=weight, passes=count, elapsed_s=each_s) for key, one, weight, count in rows]

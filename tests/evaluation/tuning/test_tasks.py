@@ -38,6 +38,7 @@ from maskgen.io.audio import Waveform
 from maskgen.io.bundle import load_bundle
 from maskgen.networks.transformer import MaskTransformer, TransformerConfig
 from maskgen.pipelines.base import Pipeline
+from maskgen.processors.text import prompt_codes
 from maskgen.sampling import by_name
 from maskgen.tokenizers.text import TextTokenizer
 from maskgen.tokens.space import TokenSpace
@@ -130,7 +131,7 @@ def test_an_oracle_restores_every_text_and_a_model_that_is_off_by_one_none() -> 
     def off_by(number: int) -> Any:
         def generate(known: Any, seeds: Any, settings: Any) -> Any:
             made = [torch.where(row["text"] == -1, truth[seed] + number, row["text"]) for row, seed in zip(known, seeds, strict=True)]
-            return SimpleNamespace(media=[], codes=made, passes=[1.0, 2.0, 3.0][: len(made)], elapsed_s=0.3)
+            return SimpleNamespace(media=[], codes=made, model_calls=[1.0, 2.0, 3.0][: len(made)], elapsed_s=0.3)
 
         return generate
 
@@ -143,7 +144,7 @@ def test_text_is_infilled_by_any_model_of_text(tiny_text: TextTokenizer) -> None
     space = TokenSpace([tiny_text.modality("text")])
     model = MaskTransformer(TransformerConfig(dim=16, num_layers=1, num_heads=2), space.size, 1)
     pipeline = Pipeline(model, space, {"text": tiny_text}, {"text": GenerationSettings(steps=(2,))})
-    texts = [(text, pipeline.text_codes(text)["text"]) for text in ("a red heart", "a blue square, 3d style")]
+    texts = [(text, prompt_codes(tiny_text, text)["text"]) for text in ("a red heart", "a blue square, 3d style")]
     task = TextTask(texts, lambda known, seeds, settings: pipeline.generate(known, "text", seeds, settings))
     scored = task.score(pipeline.settings["text"], [0, 1])
     assert [row.weight for row in scored] == [codes.shape[1] // 2 for _, codes in texts]

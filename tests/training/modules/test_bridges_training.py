@@ -20,7 +20,7 @@ from maskgen.cli.main import main
 from maskgen.io.checkpoint import read_checkpoint
 from maskgen.networks.bridges import BRIDGE_KIND, Bridge
 from maskgen.networks.towers import TowerTransformer
-from maskgen.pipelines.any_to_any import AnyToAny
+from maskgen.pipelines.any_to_any import AnyToAnyPipeline
 from maskgen.pipelines.base import Pipeline
 from maskgen.tokenizers.image import ImageTokenizer
 from maskgen.tokenizers.text import TextTokenizer
@@ -242,8 +242,8 @@ def test_the_towers_stay_and_only_the_bridge_is_kept(
     for name, tensor in made.network.bridges.state_dict().items():
         torch.testing.assert_close(ours[f"bridges.{name}"], tensor, atol=2e-3, rtol=2e-3)
     assert isinstance(new.model, TowerTransformer)
-    assert AnyToAny.from_pretrained(tmp_path / "joined").crosses
-    assert not AnyToAny.from_pretrained(bundle).crosses
+    assert AnyToAnyPipeline.from_pretrained(tmp_path / "joined").crosses
+    assert not AnyToAnyPipeline.from_pretrained(bundle).crosses
     assert json.loads((tmp_path / "joined/specialists.json").read_text()) == {}
 
 

@@ -1,0 +1,114 @@
+"""Text to image, inpainting, outpainting and variation."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, Unpack
+
+from maskgen.pipelines.base import Pipeline
+from maskgen.pipelines.options import ImageOptions, as_prompts, check_names, num_outputs, seeds_of, settings_from
+from maskgen.pipelines.outputs import GenerationOutput, as_type
+from maskgen.processors.image import ImageProcessor, ImageRequest
+from maskgen.tokens.batch import Codes
+
+
+class TextToImagePipeline(Pipeline):
+    """Draws captions and edits images; a model without text draws from nothing.
+
+    `TextToImagePipeline.from_pretrained("emoji-64")("a red heart, flat style").images[0]`
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"image"})
+    makes: ClassVar[str | None] = "image"
+    does: ClassVar[str] = "text to image"
+
+    @property
+    def processor(self) -> ImageProcessor:
+        """Captions and edits to cells and back."""
+        return ImageProcessor(self.tokenizers["image"], self.tokenizers.get("text"))
+
+    def text_codes(self, text: str) -> dict[str, Codes]:
+        """Known cells of a caption, {"text": codes [1, n]}.
+
+        Raises:
+            ValueError: If the caption is empty, too long, or the model has no text.
+        """
+        return dict(self.processor.text_codes(text))
+
+    def __call__(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        *,
+        image: Any = None,
+        mask_image: Any = None,
+        strength: float | None = None,
+        outpaint: Sequence[int] | None = None,
+        negative_prompt: str | Sequence[str] | None = None,
+        width: int | None = None,
+        height: int | None = None,
+        **options: Unpack[ImageOptions],
+    ) -> Any:
+        """Generate images from captions; with `image`, edit one: every edit is the same decode with other known cells.
+
+        Args:
+            prompt: One caption or several; may be left out where `image` is given.
+            image: Image to edit: a PIL image, a path, a NumPy array or a tensor. Other sizes than the model's are letterboxed, never
+                stretched.
+            mask_image: White where the image is regenerated; as large as `image`. Pixels outside come back exactly.
+            strength: Share of random cells that are regenerated, in [0, 1]; 0 returns the image, 1 makes a new one.
+            outpaint: Pixels to add (left, top, right, bottom), multiples of the cell.
+            negative_prompt: What guidance leads away from, one text or one a prompt.
+            width: Pixels of a new image, a multiple of the cell; the model's own if None.
+            height: As `width`.
+            options: Seeds, sampling, callbacks and the form of the output; see `ImageOptions`.
+
+        Returns:
+            GenerationOutput with `images`, prompt after prompt; or a tuple (images,) with `return_dict=False`.
+
+        Raises:
+            TypeError: If an argument has another type or there is none of its name.
+            ValueError: If an argument is out of range or two contradict each other.
+
+        Source: MaskGIT, arXiv:2202.04200; Muse, arXiv:2301.00704.
+        """
+        check_names(TextToImagePipeline.__call__, options, ImageOptions)
+        if prompt is None and image is None and "text" in self.tokenizers:
+            raise ValueError("the prompt is empty; say what the image shows, or give image, an image to edit")
+        prompts, count = as_prompts("" if prompt is None else prompt), num_outputs(options)
+        request = ImageRequest(
+            prompts=prompts,
+            seeds=seeds_of(options, [1] * len(prompts), count),
+            image=image,
+            mask_image=mask_image,
+            strength=strength,
+            outpaint=outpaint,
+            negative_prompts=_negatives(negative_prompt, len(prompts)),
+            size=self._size(width, height),
+        )
+        settings = settings_from(self.settings_of("image"), options, len(self.space.of("image")))
+        with self._watched(options) as callback:
+            plan = self.processor.prepare(request)
+            limits = options.get("batch_size", 32), options.get("batch_invariant")
+            output = self.generate(plan.rows, "image", plan.seeds, settings, plan.negative, callback, *limits)
+        media = as_type(self.processor.finish(plan, output.media), options.get("output_type", "pil"))
+        made: GenerationOutput = replace(output, media=media)
+        return made if options.get("return_dict", True) else (media,)
+
+    def _size(self, width: Any, height: Any) -> tuple[int, int] | None:
+        """Size of a new image; what is not given is the model's own."""
+        if width is None and height is None:
+            return None
+        if not all(isinstance(side, int | None) for side in (width, height)):
+            raise TypeError(f"width and height must be whole numbers of pixels, got {width!r} and {height!r}")
+        per_cell = getattr(self.tokenizers["image"], "pixels_per_cell", 1)
+        rows, columns = self.grids.get("image", (0, 0))
+        return width or columns * per_cell, height or rows * per_cell
+
+
+def _negatives(negative: Any, prompts: int) -> list[str] | None:
+    """A negative prompt for each prompt."""
+    if negative is None:
+        return None
+    texts = as_prompts(negative, "negative_prompt")
+    if len(texts) not in (1, prompts):
+        raise ValueError(f"negative_prompt has {len(texts)} texts for {prompts} prompts; give one text, or one a prompt")
+    return texts * prompts if len(texts) == 1 else texts

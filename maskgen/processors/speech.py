@@ -1,0 +1,342 @@
+"""Speech as requests: text becomes timed phonemes beside blank frames; prompts, continuations and edits are frames that are known."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from maskgen.io.audio import Waveform, fit_audio
+from maskgen.networks.durations import DurationPredictor, whole_frames
+from maskgen.processors.base import Prepared, Processor
+from maskgen.processors.media import as_audio
+from maskgen.tokenizers.attribute import AttributeTokenizer
+from maskgen.tokenizers.audio_base import SoundTokenizer
+from maskgen.tokenizers.base import Tokenizer
+from maskgen.tokenizers.phonemes import PhonemeTokenizer
+from maskgen.tokens.batch import UNKNOWN, Codes
+
+logger = logging.getLogger(__name__)
+LONGEST_TEXT = 5_000
+"""Characters of the longest text that is spoken in one call, about six minutes."""
+LONGEST_PROMPT_S = 30.0
+SHORTEST_SPEECH_S = 0.3
+"""A text whose phonemes would take less is spoken at this length."""
+PACES = (0.25, 4.0)
+"""Slowest and fastest pace, relative to the voice's own, at which phonemes can still be told apart."""
+FADE_S = 0.01
+"""Cross-fade at each joint of an edit, inside the part that is regenerated."""
+SILENCE = 1e-4
+"""Root mean square under which a recording holds no voice."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeechRequest:
+    """What a voice is asked for.
+
+    Args:
+        prompt: English text; phonemes of the tokenizer's alphabet between slashes.
+        speaker: One of the model's speakers; the first if None. A recorded prompt takes its place.
+        seconds: Length of the speech, recordings not counted; the pace follows. None takes the predicted length.
+        speed: Pace: 1 is the voice's own, 2 twice as fast; goes without `seconds` only.
+        audio: Recording to continue, or with `span_s` to edit; at most 30 s.
+        span_s: First and last second of `audio` that are replaced by the prompt.
+        audio_prompt: Recording of at most 30 s whose voice is taken up; it is not part of the output.
+        audio_text: What `audio` (continued) or `audio_prompt` says; helps.
+        known: Cells of other modalities beside every row: an image that is described.
+    """
+
+    prompt: str
+    speaker: str | None = None
+    seconds: float | None = None
+    speed: float = 1.0
+    audio: Any = None
+    span_s: Sequence[float] | None = None
+    audio_prompt: Any = None
+    audio_text: str | None = None
+    known: Mapping[str, Codes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Lead:
+    """A recording before the speech.
+
+    Args:
+        codes: Its codes [level, frames].
+        phones: Timed phonemes of what it says, or None where that is not known.
+    """
+
+    codes: Codes
+    phones: Codes | None
+
+
+@dataclass(frozen=True)
+class Span:
+    """Frames of a recording that an edit replaces.
+
+    Args:
+        original: Samples of the recording at the codec's rate.
+        start: First frame that is replaced.
+        end: First frame after the new part, in the edited recording.
+        stop: First frame after the replaced part, in the recording.
+    """
+
+    original: Float[np.ndarray, "channels samples"]
+    start: int
+    end: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class PreparedSpeech(Prepared):
+    """Rows of one take of a speech request, sentence after sentence, and what joins them. Seeds count from 0: a take adds its own.
+
+    Args:
+        sentences: What is spoken as one row each.
+        phonemes: Timed phonemes of each sentence.
+        left_out: Characters that cannot be spoken.
+        seconds: Length asked for.
+        cut: Samples at the start of each row that are a recording's.
+        before: Samples that stand before the speech in the output.
+        span: The edit, if it is one.
+    """
+
+    sentences: Sequence[str] = ()
+    phonemes: Sequence[Codes] = ()
+    left_out: Sequence[str] = ()
+    seconds: float | None = None
+    cut: int = 0
+    before: np.ndarray | None = None
+    span: Span | None = None
+
+
+class SpeechProcessor(Processor[SpeechRequest, PreparedSpeech]):
+    """Texts and recordings to cells, decoded rows to waveforms.
+
+    Args:
+        tokenizers: "phones", "speaker" and "audio" are used.
+        durations: How long each phoneme lasts.
+    """
+
+    def __init__(self, tokenizers: Mapping[str, Tokenizer], durations: DurationPredictor) -> None:
+        phones, speakers, codec = (tokenizers[name] for name in ("phones", "speaker", "audio"))
+        assert isinstance(phones, PhonemeTokenizer), "the modality phones has a phoneme tokenizer"
+        assert isinstance(speakers, AttributeTokenizer), "the modality speaker has an attribute tokenizer"
+        assert isinstance(codec, SoundTokenizer), "the modality audio has a codec"
+        self.phones, self.speakers, self.codec, self.durations = phones, speakers, codec, durations
+
+    @property
+    def frames_per_s(self) -> float:
+        """Frames of codes a second."""
+        return self.codec.frames_per_s
+
+    def prepare(self, request: SpeechRequest) -> PreparedSpeech:
+        """Rows of known and blank cells; see `Processor.prepare`."""
+        if request.span_s is not None:
+            return self._edit(request)
+        sentences = self._sentences(request.prompt)
+        recording, what = (request.audio, "audio") if request.audio_prompt is None else (request.audio_prompt, "audio_prompt")
+        if request.audio is not None and request.audio_prompt is not None:
+            raise ValueError("audio is continued and audio_prompt lends its voice; give one of them")
+        wave = None if recording is None else as_audio(recording, what)
+        lead = self._lead(wave, request.audio_text)
+        speakers = self.speakers.encode([request.speaker or self.speakers.values[0]])[0]
+        spoken = self._timed(sentences, int(speakers), request.seconds, request.speed)
+        who = None if lead is not None and request.speaker is None else speakers
+        rows = [{**request.known, **self._row(phones, who, lead)} for phones in spoken]
+        return PreparedSpeech(
+            rows=rows,
+            seeds=range(len(rows)),
+            sentences=sentences,
+            phonemes=spoken,
+            left_out=self.phones.left_out(request.prompt),
+            seconds=request.seconds,
+            cut=0 if lead is None else lead.codes.shape[1] * self.codec.samples_per_frame,
+            before=None if wave is None or request.audio is None else self._fitted(wave),
+        )
+
+    def finish(self, plan: PreparedSpeech, media: Sequence[Any]) -> list[Waveform]:
+        """A waveform a take: sentences joined, recordings and edits put together."""
+        if plan.span is not None:
+            return [self._wave(self._pasted(plan.span, made.samples)) for made in media]
+        count = len(plan.rows)
+        takes = [media[start : start + count] for start in range(0, len(media), count)]
+        return [self._joined([wave.samples[:, plan.cut :] for wave in take], plan.seconds, plan.before) for take in takes]
+
+    def codes_of(self, audio: Waveform) -> Codes:
+        """Codes [level, frames] of a recording of at most 30 s, any rate and channels.
+
+        Raises:
+            ValueError: If it is empty, too long, silent, or holds NaN or infinity.
+        """
+        return self.codec.encode([self._wave(self._checked(audio, "the recording"))])[0]
+
+    def _edit(self, request: SpeechRequest) -> PreparedSpeech:
+        """Rows in which a stretch of a recording is blank.
+
+        The new part begins and ends at frames of the codec and is cross-faded over 10 ms inside itself.
+        """
+        given = {"speaker": request.speaker, "audio_prompt": request.audio_prompt, "audio_text": request.audio_text}
+        if wrong := [name for name, value in given.items() if value is not None]:
+            raise ValueError(f"an edit keeps the voice of its recording and takes no {' and no '.join(wrong)}")
+        if request.audio is None:
+            raise ValueError("span_s needs audio, the recording in which it is replaced")
+        original = self._checked(as_audio(request.audio), "the recording")
+        sentences = self._sentences(request.prompt)
+        start, stop = self._span(request.span_s, original.shape[1])
+        codes = self.codec.encode([self._wave(original)])[0]
+        phones = torch.cat(self._timed(sentences, 0, request.seconds, request.speed, edges=False), dim=1)
+        new = int(phones[1].sum())
+        blank = torch.full((self.codec.num_levels, new), UNKNOWN)
+        row = {"phones": torch.cat([_pauses(start), phones], dim=1), "audio": torch.cat([codes[:, :start], blank, codes[:, stop:]], dim=1)}
+        return PreparedSpeech(
+            rows=[{**request.known, **row}],
+            seeds=[0],
+            sentences=sentences,
+            phonemes=[phones],
+            left_out=self.phones.left_out(request.prompt),
+            span=Span(original, start, start + new, stop),
+        )
+
+    def _sentences(self, text: str) -> list[str]:
+        """What is spoken as one row each.
+
+        Raises:
+            ValueError: If the text is too long or has nothing to speak.
+        """
+        if len(text) > LONGEST_TEXT:
+            raise ValueError(f"the text has {len(text)} characters, at most {LONGEST_TEXT} are spoken in one call; give it in parts")
+        if not text.strip():
+            raise ValueError("the text is empty; say what is to be spoken, for example: Hello there.")
+        if left_out := self.phones.left_out(text):
+            logger.warning("not spoken: %s", " ".join(left_out[:20]))
+        return [text] if text.startswith("/") else self.phones.sentences(text)
+
+    def _timed(self, sentences: Sequence[str], speaker: int, seconds: float | None, speed: float, edges: bool = True) -> list[Codes]:
+        """Phonemes of each sentence with the frames that each lasts.
+
+        Raises:
+            ValueError: If the length or pace is out of range.
+        """
+        if not PACES[0] <= speed <= PACES[1]:
+            raise ValueError(f"speed must lie in {PACES[0]:g} to {PACES[1]:g}, got {speed:g}")
+        if seconds is not None and speed != 1.0:
+            raise ValueError("seconds and speed both decide the pace; give one of them")
+        codes = [self.phones.encode([sentence])[0][:, 0 if edges else 1 : None if edges else -1] for sentence in sentences]
+        natural = [self.durations.frames(grid[0], speaker) * (self.frames_per_s / self.durations.config.frames_per_s) for grid in codes]
+        floor = SHORTEST_SPEECH_S * self.frames_per_s
+        natural = [frames * max(1.0, floor / float(frames.sum())) / speed for frames in natural]
+        totals = self._totals(natural, seconds)
+        return [torch.stack([grid[0], whole_frames(frames, total)]) for grid, frames, total in zip(codes, natural, totals, strict=True)]
+
+    def _totals(self, natural: Sequence[Float[Tensor, " _"]], seconds: float | None) -> list[int]:
+        """Frames of each sentence: as predicted, or sharing out the seconds asked for.
+
+        Raises:
+            ValueError: If so many seconds would be too fast or too slow to be understood.
+        """
+        lengths = [float(frames.sum()) for frames in natural]
+        if seconds is None:
+            return [max(1, round(length)) for length in lengths]
+        own = sum(lengths) / self.frames_per_s
+        if not own / PACES[1] <= seconds <= own / PACES[0]:
+            raise ValueError(
+                f"seconds is {seconds:g}; this text takes {own:.2f} s at the voice's own pace, "
+                f"and {own / PACES[1]:.2f} to {own / PACES[0]:.2f} s are possible"
+            )
+        wanted = -(-round(seconds * self.codec.sample_rate_hz) // self.codec.samples_per_frame)
+        ends = np.rint(np.cumsum(lengths) * wanted / sum(lengths)).astype(int)
+        return [max(1, int(frames)) for frames in np.diff(ends, prepend=0)]
+
+    def _row(self, phones: Codes, speaker: Codes | None, lead: Lead | None) -> dict[str, Codes]:
+        """Known and blank cells of one sentence."""
+        blank = torch.full((self.codec.num_levels, int(phones[1].sum())), UNKNOWN)
+        who = {} if speaker is None else {"speaker": speaker}
+        if lead is None:
+            return {"phones": phones, **who, "audio": blank}
+        before = lead.phones if lead.phones is not None else _pauses(lead.codes.shape[1])
+        return {"phones": torch.cat([before, phones], dim=1), **who, "audio": torch.cat([lead.codes, blank], dim=1)}
+
+    def _lead(self, wave: Waveform | None, text: str | None) -> Lead | None:
+        """A recording as known cells.
+
+        Raises:
+            ValueError: If it cannot be used, or a text is given without it.
+        """
+        if wave is None:
+            if text is not None:
+                raise ValueError("audio_text needs audio or audio_prompt, the recording that says it")
+            return None
+        codes = self.codec.encode([self._wave(self._checked(wave, "the prompt"))])[0]
+        if text is None:
+            return Lead(codes, None)
+        ids = torch.cat([self.phones.encode([sentence])[0][0] for sentence in self.phones.sentences(text)])
+        return Lead(codes, torch.stack([ids, whole_frames(self.durations.frames(ids, 0), codes.shape[1])]))
+
+    def _checked(self, wave: Waveform, what: str) -> Float[np.ndarray, "channels samples"]:
+        """Samples at the codec's rate.
+
+        Raises:
+            ValueError: If the recording is empty, too long, silent, or holds NaN or infinity.
+        """
+        if not 0 < wave.seconds <= LONGEST_PROMPT_S:
+            raise ValueError(f"{what} lasts {wave.seconds:.1f} s, at most {LONGEST_PROMPT_S:g} s are taken; cut it")
+        if not np.isfinite(wave.samples).all():
+            raise ValueError(f"{what} holds NaN or infinite samples; give a whole recording")
+        if float(np.sqrt(np.mean(np.square(wave.samples, dtype=np.float64)))) < SILENCE:
+            raise ValueError(f"{what} is silent; give a recording of a voice")
+        return self._fitted(wave)
+
+    def _fitted(self, wave: Waveform) -> Float[np.ndarray, "channels samples"]:
+        """Samples at the codec's rate and channels."""
+        return fit_audio(wave, self.codec.sample_rate_hz, self.codec.channels)[0].samples
+
+    def _wave(self, samples: np.ndarray) -> Waveform:
+        return Waveform(samples=samples, sample_rate_hz=self.codec.sample_rate_hz)
+
+    def _span(self, span_s: Any, samples: int) -> tuple[int, int]:
+        """First frame that is regenerated and the first after it: every frame that the span touches.
+
+        Raises:
+            TypeError: If the span is no pair of numbers.
+            ValueError: If the span does not lie in the recording.
+        """
+        if not isinstance(span_s, (tuple, list)) or len(span_s) != 2:
+            raise TypeError(f"span_s must be (first second, last second), got {span_s!r}")
+        length = samples / self.codec.sample_rate_hz
+        if not 0 <= span_s[0] < span_s[1] <= length + 1e-9:
+            raise ValueError(f"the span {span_s[0]:g} to {span_s[1]:g} s does not lie in the recording of {length:.2f} s")
+        per_s = self.frames_per_s
+        return int(span_s[0] * per_s), min(self.codec.frames(samples), int(np.ceil(span_s[1] * per_s - 1e-9)))
+
+    def _joined(self, parts: Sequence[np.ndarray], seconds: float | None, before: np.ndarray | None) -> Waveform:
+        """Sentences one after another, cut to the length asked for, after the recording that they continue."""
+        samples = np.concatenate(parts, axis=1)
+        if seconds is not None:
+            samples = samples[:, : round(seconds * self.codec.sample_rate_hz)]
+        if before is not None:
+            samples = np.concatenate([before, samples], axis=1)
+        return self._wave(samples)
+
+    def _pasted(self, span: Span, made: np.ndarray) -> Float[np.ndarray, "channels samples"]:
+        """The recording with frames `start` to `stop` replaced by the generated frames `start` to `end`, faded in and out inside them."""
+        original, per_frame = span.original, self.codec.samples_per_frame
+        new = made[:, span.start * per_frame : span.end * per_frame].copy()
+        fade = min(round(FADE_S * self.codec.sample_rate_hz), new.shape[1] // 2, (span.stop - span.start) * per_frame // 2)
+        ramp = np.linspace(0, 1, fade, endpoint=False, dtype=np.float32)
+        before, after = span.start * per_frame, min(span.stop * per_frame, original.shape[1])
+        if before and fade:
+            new[:, :fade] = new[:, :fade] * ramp + original[:, before : before + fade] * (1 - ramp)
+        if after < original.shape[1] and fade:
+            new[:, -fade:] = new[:, -fade:] * ramp[::-1] + original[:, after - fade : after] * (1 - ramp[::-1])
+        return np.concatenate([original[:, :before], new, original[:, after:]], axis=1)
+
+
+def _pauses(frames: int) -> Codes:
+    """So many frames as pauses of at most 127, which put what follows at its place in time."""
+    lengths = [127] * (frames // 127) + [frames % 127] * (frames % 127 > 0)
+    return torch.tensor([[0] * len(lengths), lengths], dtype=torch.long)

@@ -1,0 +1,102 @@
+"""Texts as requests: prompts as known cells, texts with holes as cells to fill."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from maskgen.processors.base import Prepared, Processor
+from maskgen.tokenizers.base import Tokenizer
+from maskgen.tokens.batch import UNKNOWN, Codes
+
+LONGEST_PROMPT = 64
+"""Text cells of the longest prompt that is taken."""
+HOLE = re.compile(r"\[(\d+)\]")
+LARGEST_HOLE = 256
+
+
+def prompt_codes(tokenizer: Tokenizer, text: str, allow_empty: bool = False) -> dict[str, Codes]:
+    """Known cells of a prompt, {"text": codes [1, n]}; nothing for an empty one.
+
+    Raises:
+        ValueError: If the prompt is empty and must not be, or has more than `LONGEST_PROMPT` cells.
+    """
+    if not text.strip():
+        if allow_empty:
+            return {}
+        raise ValueError("the prompt is empty; say what the output shows or says")
+    codes = tokenizer.encode([text.strip()])[0]
+    if codes.shape[1] > LONGEST_PROMPT:
+        raise ValueError(f"the prompt has {codes.shape[1]} text tokens, at most {LONGEST_PROMPT} are taken; shorten it")
+    return {"text": codes}
+
+
+def with_holes(text: str, tokenizer: Tokenizer) -> Codes:
+    """Codes [1, n] of a text in which "[3]" stands for three unknown codes.
+
+    Args:
+        text: For example "a red [2], flat style".
+        tokenizer: A text tokenizer that joins pieces without loss.
+
+    Raises:
+        ValueError: If there is no hole, or one has no or more than 256 codes.
+    """
+    parts = HOLE.split(text)
+    sizes = [int(size) for size in parts[1::2]]
+    if not sizes or min(sizes) < 1 or max(sizes) > LARGEST_HOLE:
+        raise ValueError(f"{text[:80]!r} has no hole to fill; write [3] where three codes are wanted, 1 to {LARGEST_HOLE} in each")
+    codes = tokenizer.encode([part.strip() if number else part.rstrip() for number, part in enumerate(parts[::2])])
+    cells = [codes[0]]
+    for size, after in zip(sizes, codes[1:], strict=True):
+        cells += [torch.full((1, size), UNKNOWN), after]
+    return torch.cat(cells, dim=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextRequest:
+    """What a text model is asked for.
+
+    Args:
+        prompts: Texts with holes, such as "a [2] heart"; None generates texts from nothing or from `known` alone.
+        seeds: One an output of each prompt.
+        length: Cells of each generated text where there is no prompt; None takes the model's default grid.
+        known: Cells of other modalities beside every row.
+    """
+
+    prompts: Sequence[str] | None
+    seeds: Sequence[Sequence[int]]
+    length: int | None = None
+    known: Mapping[str, Codes] = field(default_factory=dict)
+
+
+class TextProcessor(Processor[TextRequest, Prepared]):
+    """Texts with holes to cells and back.
+
+    Args:
+        tokenizer: The model's text tokenizer.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+
+    def prepare(self, request: TextRequest) -> Prepared:
+        """Rows of a text's known and blank cells; see `Processor.prepare`."""
+        if request.length is not None and not 1 <= request.length <= 2**16:
+            raise ValueError(f"length counts text tokens and must lie in 1 to {2**16}, got {request.length}")
+        if request.prompts is None:
+            blank = {} if request.length is None else {"text": torch.full((1, request.length), UNKNOWN)}
+            texts: list[dict[str, Codes]] = [blank for _ in request.seeds]
+        elif request.length is not None:
+            raise ValueError(
+                "length is for texts that are written from nothing; a prompt has its own length, with [3] for three more tokens"
+            )
+        else:
+            texts = [{"text": with_holes(prompt, self.tokenizer)} for prompt in request.prompts]
+        rows = [{**request.known, **text} for text, seeds in zip(texts, request.seeds, strict=True) for _ in seeds]
+        return Prepared(rows, [seed for seeds in request.seeds for seed in seeds])
+
+    def finish(self, plan: Prepared, media: Sequence[Any]) -> list[str]:
+        """The texts as they are."""
+        return [str(text) for text in media]
