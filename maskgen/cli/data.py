@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from maskgen.cli.options import named_folder
 from maskgen.data.corpora.demo import IMAGE_TOKENIZER, TEXT_TOKENIZER, builder_of
+from maskgen.io.shipped import working_copy
 
 if TYPE_CHECKING:
     from maskgen.data.shards.manifest import Index
@@ -72,6 +73,7 @@ def add_data(verbs: Any) -> None:
 
 def data_build(args: argparse.Namespace) -> None:
     """Build shards from a recipe: token shards if it names tokenizers, otherwise raw shards."""
+    args.recipe = working_copy(args.recipe)
     if (builder := builder_of(args.recipe)) is not None:
         _print_counts(builder(args.recipe, args.out, args.workers))
         return
@@ -205,14 +207,14 @@ def data_speech_texts(args: argparse.Namespace) -> None:
     """Collect the sentences of the demo speech corpus."""
     from maskgen.data.corpora.speech_texts import write_speech_texts
 
-    print(f"wrote {write_speech_texts(args.recipe)}")
+    print(f"wrote {write_speech_texts(working_copy(args.recipe))}")
 
 
 def data_text_tokenizer(args: argparse.Namespace) -> None:
     """Train a text tokenizer from a recipe."""
     from maskgen.data.corpora.text_tokenizer import train_text_tokenizer
 
-    tokenizer = train_text_tokenizer(args.recipe)
+    tokenizer = train_text_tokenizer(working_copy(args.recipe))
     print(f"trained {tokenizer.codebook_size} codes, fingerprint {tokenizer.fingerprint[:12]}")
 
 
@@ -220,5 +222,5 @@ def data_phoneme_tokenizer(args: argparse.Namespace) -> None:
     """Build a phoneme tokenizer from a recipe."""
     from maskgen.data.corpora.phoneme_tokenizer import build_phoneme_tokenizer
 
-    tokenizer = build_phoneme_tokenizer(args.recipe)
+    tokenizer = build_phoneme_tokenizer(working_copy(args.recipe))
     print(f"built {len(tokenizer.symbols)} symbols, fingerprint {tokenizer.fingerprint[:12]}")

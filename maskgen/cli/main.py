@@ -14,6 +14,7 @@ from maskgen.cli.evaluate_image import add_evaluate
 from maskgen.cli.new import add_new
 from maskgen.cli.score import add_score
 from maskgen.cli.tune import add_tune
+from maskgen.io.shipped import find_path
 from maskgen.version import __version__
 
 PASSED_ON = ("fit", "validate", "test")
@@ -28,7 +29,7 @@ def main(args: Sequence[str] | None = None) -> None:
         if given and given[0] in PASSED_ON:
             from maskgen.training.runtime.fit import run
 
-            run(given)
+            run(_with_shipped_configs(given))
             return
         parsed = _parsed(given)
         parsed.verb(parsed)
@@ -37,6 +38,17 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(getattr(error, "exit_code", 2))
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _with_shipped_configs(given: list[str]) -> list[str]:
+    """The arguments, with the place of a shipped configuration where there is no file of that name here."""
+    found = list(given)
+    for place, value in enumerate(given):
+        if place and given[place - 1] in ("--config", "-c"):
+            found[place] = str(find_path(value))
+        if value.startswith("--config="):
+            found[place] = f"--config={find_path(value.removeprefix('--config='))}"
+    return found
 
 
 def _parsed(given: list[str]) -> argparse.Namespace:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import yaml
 
 from maskgen.decoding.guidance import GuidanceSchedule, IntervalGuidance, guidance_by_name
+from maskgen.io.shipped import find_path
 from maskgen.masking.schedule import by_name as schedule_by_name
 from maskgen.sampling import by_name
 from maskgen.sampling.base import Sampler
@@ -221,11 +222,12 @@ def _number(name: str, value: Any) -> Any:
 
 
 def read_settings(path: Path) -> dict[str, GenerationSettings]:
-    """Settings of each target modality from a YAML file.
+    """Settings of each target modality from a YAML file, or from a shipped one of that relative name.
 
     Raises:
         ValueError: If the file is missing or no mapping of mappings, or a setting is unknown or out of range.
     """
+    path = find_path(path)
     if not path.is_file():
         raise ValueError(f"generation settings {path} do not exist; see configs/generation_emoji64.yaml for one")
     try:

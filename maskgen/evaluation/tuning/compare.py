@@ -14,6 +14,7 @@ from maskgen.evaluation.tuning.tasks import TaskScorer
 from maskgen.evaluation.tuning.trials import Journal, Report, Trial, run_trial
 from maskgen.evaluation.tuning.tune import changed, describe
 from maskgen.io.files import write_atomic
+from maskgen.io.shipped import find_path
 from maskgen.masking.masks import level_groups
 from maskgen.sampling import by_name, names
 
@@ -50,6 +51,7 @@ def read_defaults(path: Path) -> dict[str, dict[str, Any]]:
     Raises:
         ValueError: If the file is missing or has another form, or names an unknown sampler.
     """
+    path = find_path(path)
     if not path.is_file():
         raise ValueError(f"the samplers' defaults {path} do not exist; give --config, see configs/compare_samplers.yaml for one")
     try:
