@@ -73,7 +73,7 @@ VERBALS = frozenset(
 
 
 @dataclass(frozen=True)
-class Place:
+class WordPlace:
     """A word in speakable text.
 
     Args:
@@ -91,13 +91,13 @@ class Place:
     joined: bool
 
 
-def places(spoken: str) -> list[Place]:
+def places(spoken: str) -> list[WordPlace]:
     """The words of speakable text in order."""
     found = list(WORD.finditer(spoken))
     gaps = [spoken[word.end() : following.start()] for word, following in itertools.pairwise(found)]
     joined = [False, *(gap == " " for gap in gaps), False]
     return [
-        Place(word.group(), word.start(), word.end(), found[number - 1].group() if joined[number] else "", joined[number + 1])
+        WordPlace(word.group(), word.start(), word.end(), found[number - 1].group() if joined[number] else "", joined[number + 1])
         for number, word in enumerate(found)
     ]
 

@@ -28,7 +28,7 @@ CONTEXT_FRAMES = 64
 NOISE_SEED = 20_305
 
 
-def build_network(config: Mapping[str, Any]) -> AudioAutoencoder:
+def build_audio_network(config: Mapping[str, Any]) -> AudioAutoencoder:
     """An untrained codec of the sizes in a bundle or checkpoint.
 
     Raises:
@@ -40,7 +40,7 @@ def build_network(config: Mapping[str, Any]) -> AudioAutoencoder:
     return AudioAutoencoder(AudioAutoencoderConfig(**config["autoencoder"]), quantizer)
 
 
-def codes_fingerprint(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+def audio_codes_fingerprint(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     """Hash of everything that decides which codes a sound has: sizes and weights of encoder and quantizer."""
     sizes = {name: value for name, value in config["autoencoder"].items() if not name.startswith(("decoder", "window"))}
     digest = hashlib.sha256(json.dumps([BUNDLE_KIND, sizes, config["quantizer"], config["quantizer_args"]], sort_keys=True).encode())
@@ -77,7 +77,7 @@ class AudioTokenizer(SoundTokenizer):
             ValueError: If the bundle is missing, of another kind or damaged.
         """
         bundle = load_bundle(folder, BUNDLE_KIND)
-        network = build_network(bundle.config)
+        network = build_audio_network(bundle.config)
         network.load_state_dict({name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in bundle.tensors.items()})
         return cls(network)
 
@@ -89,7 +89,7 @@ class AudioTokenizer(SoundTokenizer):
             ValueError: If the checkpoint is missing, damaged or of another module.
         """
         checkpoint = read_checkpoint(path, BUNDLE_KIND)
-        network = build_network(checkpoint["maskgen"])
+        network = build_audio_network(checkpoint["maskgen"])
         network.load_state_dict(weights(checkpoint, "network."))
         return cls(network)
 
@@ -106,7 +106,7 @@ class AudioTokenizer(SoundTokenizer):
     def fingerprint(self) -> str:
         """Hash of what decides codes: encoder and quantizer. The decoder may be trained on without making other codes of a sound."""
         if not self._fingerprint:
-            self._fingerprint = codes_fingerprint(self._config(), self.network.state_dict())
+            self._fingerprint = audio_codes_fingerprint(self._config(), self.network.state_dict())
         return self._fingerprint
 
     def _config(self) -> dict[str, Any]:
@@ -127,7 +127,7 @@ class AudioTokenizer(SoundTokenizer):
         """
         tensors = {name: t.half() if half and t.is_floating_point() else t for name, t in self.network.state_dict().items()}
         save_bundle(folder, BUNDLE_KIND, self._config(), tensors)
-        return codes_fingerprint(self._config(), tensors)
+        return audio_codes_fingerprint(self._config(), tensors)
 
     def encode(self, media: Sequence[Waveform]) -> list[Codes]:
         """Codes [level, frames] of each sound.

@@ -29,7 +29,7 @@ QUANTIZERS: dict[str, type[Quantizer]] = {
 """Quantizers a bundle may name; nothing else is ever looked up."""
 
 
-def build_network(config: Mapping[str, Any]) -> ImageAutoencoder:
+def build_image_network(config: Mapping[str, Any]) -> ImageAutoencoder:
     """An untrained autoencoder of the sizes in a bundle or checkpoint.
 
     Raises:
@@ -41,7 +41,7 @@ def build_network(config: Mapping[str, Any]) -> ImageAutoencoder:
     return ImageAutoencoder(ImageAutoencoderConfig(**config["autoencoder"]), quantizer)
 
 
-def codes_fingerprint(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+def image_codes_fingerprint(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     """Hash of everything that decides which codes a picture has: sizes and weights of encoder and quantizer."""
     sizes = {name: value for name, value in config["autoencoder"].items() if not name.startswith("decoder")}
     plain = [BUNDLE_KIND, sizes, config["quantizer"], config["quantizer_args"]]
@@ -79,7 +79,7 @@ class ImageTokenizer(Tokenizer):
         """
         bundle = load_bundle(folder, BUNDLE_KIND)
         config = bundle.config
-        network = build_network(config)
+        network = build_image_network(config)
         network.load_state_dict({name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in bundle.tensors.items()})
         return cls(network, tuple(config["size"]))
 
@@ -95,7 +95,7 @@ class ImageTokenizer(Tokenizer):
             ValueError: If the checkpoint is missing, damaged or of another module.
         """
         checkpoint = read_checkpoint(path, BUNDLE_KIND)
-        network = build_network(checkpoint["maskgen"])
+        network = build_image_network(checkpoint["maskgen"])
         network.load_state_dict(weights(checkpoint, "network."))
         return cls(network, size)
 
@@ -134,7 +134,7 @@ class ImageTokenizer(Tokenizer):
     def fingerprint(self) -> str:
         """Hash of what decides codes: encoder and quantizer. The decoder may be trained on without making other codes of a picture."""
         if not self._fingerprint:
-            self._fingerprint = codes_fingerprint(self._config(), self.network.state_dict())
+            self._fingerprint = image_codes_fingerprint(self._config(), self.network.state_dict())
         return self._fingerprint
 
     def _config(self) -> dict[str, Any]:
@@ -158,7 +158,7 @@ class ImageTokenizer(Tokenizer):
         """
         tensors = {name: t.half() if half and t.is_floating_point() else t for name, t in self.network.state_dict().items()}
         save_bundle(folder, BUNDLE_KIND, self._config(), tensors)
-        return codes_fingerprint(self._config(), tensors)
+        return image_codes_fingerprint(self._config(), tensors)
 
     def read(self, path: Path | str) -> Image.Image:
         """See `read_picture`."""

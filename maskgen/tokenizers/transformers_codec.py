@@ -20,7 +20,7 @@ CHUNK_S = 20.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Family:
+class CodecFamily:
     """What differs between the codecs.
 
     Args:
@@ -106,7 +106,7 @@ def _dac_decode(model: Any, codes: Tensor) -> Tensor:
 
 
 FAMILIES = {
-    "encodec": Family(
+    "encodec": CodecFamily(
         model="EncodecModel",
         config="EncodecConfig",
         max_levels=lambda config: int(config.num_quantizers),
@@ -115,7 +115,7 @@ FAMILIES = {
         encode=_encodec_encode,
         decode=_encodec_decode,
     ),
-    "mimi": Family(
+    "mimi": CodecFamily(
         model="MimiModel",
         config="MimiConfig",
         max_levels=lambda config: int(config.num_quantizers),
@@ -124,7 +124,7 @@ FAMILIES = {
         encode=_mimi_encode,
         decode=_mimi_decode,
     ),
-    "dac": Family(
+    "dac": CodecFamily(
         model="DacModel",
         config="DacConfig",
         max_levels=lambda config: int(config.n_codebooks),

@@ -1,9 +1,11 @@
 """Bridges between towers: nothing at first, then exactly what attention over translated cells gives."""
 
 from dataclasses import asdict
+from functools import partial
 
 import pytest
 import torch
+from builders.networks import random_codes, run
 from torch import Tensor
 
 from maskgen.networks.auto import load_own, network_of, own_tensors
@@ -49,16 +51,7 @@ def made(presence: float | None) -> TowerTransformer:
     return model
 
 
-def codes(name: str, *grid: int, seed: int = 0) -> Tensor:
-    one = SPACE.modality(name)
-    return torch.randint(0, one.codebook_size, (one.num_levels, *grid), generator=torch.Generator().manual_seed(seed))
-
-
-def run(model: torch.nn.Module, batch: TokenBatch) -> Tensor:
-    found: Tensor = model(batch)
-    return found
-
-
+codes = partial(random_codes, SPACE)
 PICTURE = {"text": codes("text", 4), "image": codes("image", 2, 3)}
 SPEECH = {"audio": codes("audio", 9), "transcript": codes("transcript", 5)}
 BOTH = {**PICTURE, **SPEECH}

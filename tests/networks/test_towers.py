@@ -1,16 +1,18 @@
 """A mixture of transformers: what its towers do apart, and what they do together."""
 
 from dataclasses import asdict, replace
+from functools import partial
 
 import pytest
 import torch
+from builders.networks import random_codes, run
 from torch import Tensor
 
 from maskgen.networks.attention_maps import received_attention
 from maskgen.networks.auto import load_own, network_of, own_tensors
 from maskgen.networks.towers import Tower, TowersConfig, TowerTransformer, tower_spaces
 from maskgen.networks.transformer import MaskTransformer, TransformerConfig
-from maskgen.tokens.batch import TokenBatch, pack, pack_rows
+from maskgen.tokens.batch import pack, pack_rows
 from maskgen.tokens.space import Modality, TokenSpace
 
 SPACE = TokenSpace(
@@ -44,16 +46,7 @@ def model() -> TowerTransformer:
     return made
 
 
-def codes(name: str, *grid: int, seed: int = 0) -> Tensor:
-    one = SPACE.modality(name)
-    return torch.randint(0, one.codebook_size, (one.num_levels, *grid), generator=torch.Generator().manual_seed(seed))
-
-
-def run(model: torch.nn.Module, batch: TokenBatch) -> Tensor:
-    found: Tensor = model(batch)
-    return found
-
-
+codes = partial(random_codes, SPACE)
 PICTURE = {"text": codes("text", 4), "image": codes("image", 2, 3)}
 SPEECH = {"phones": codes("phones", 3), "audio": codes("audio", 9)}
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from builders.draws import seeded
+from builders.networks import randomised
 from torch import Tensor
 
 from maskgen.masking.schedule import Cosine, Linear, masked_after
@@ -313,9 +314,7 @@ def test_self_correction_spends_the_rest_of_the_steps_and_no_more(steps: int) ->
 def small_model() -> MaskTransformer:
     torch.manual_seed(0)
     model = MaskTransformer(TransformerConfig(dim=16, num_layers=2, num_heads=2), SPACE.size, 2).eval().requires_grad_(False)
-    for parameter in model.parameters():
-        if parameter.ndim > 1:
-            torch.nn.init.normal_(parameter, std=0.4)
+    randomised(model, 0.4)
     return model
 
 

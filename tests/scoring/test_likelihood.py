@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from builders.networks import randomised
 from PIL import Image
 from torch import Tensor
 
@@ -72,9 +73,7 @@ def small() -> MaskTransformer:
     with torch.random.fork_rng():
         torch.manual_seed(3)
         model = MaskTransformer(TransformerConfig(dim=16, num_layers=1, num_heads=2), SPACE.size, len(SPACE.modalities))
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                torch.nn.init.normal_(parameter, std=0.4)
+        randomised(model, 0.4)
     return model.eval()
 
 

@@ -2,6 +2,7 @@ import sys
 
 import pytest
 import torch
+from builders.networks import randomised
 
 from maskgen.decoding.acceleration.int8 import int8
 from maskgen.networks.transformer import MaskTransformer, TransformerConfig
@@ -20,9 +21,7 @@ SPACE = TokenSpace(
 def model() -> MaskTransformer:
     torch.manual_seed(0)
     made = MaskTransformer(TransformerConfig(dim=64, num_layers=2, num_heads=2), SPACE.size, 2).eval()
-    for parameter in made.parameters():
-        if parameter.ndim > 1:
-            torch.nn.init.normal_(parameter, std=0.1)
+    randomised(made, 0.1)
     return made
 
 

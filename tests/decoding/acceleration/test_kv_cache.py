@@ -2,6 +2,7 @@ import dataclasses
 
 import pytest
 import torch
+from builders.networks import randomised
 from torch import Tensor
 
 from maskgen.decoding.acceleration.kv_cache import KVCacheModel, PrefixCacheModel, blank
@@ -25,9 +26,7 @@ TEXT, IMAGE = SPACE.index("text"), SPACE.index("image")
 def transformer(**options: bool) -> MaskTransformer:
     torch.manual_seed(0)
     model = MaskTransformer(TransformerConfig(dim=32, num_layers=3, num_heads=2, **options), SPACE.size, 2).eval()
-    for parameter in model.parameters():
-        if parameter.ndim > 1:
-            torch.nn.init.normal_(parameter, std=0.2)
+    randomised(model, 0.2)
     return model
 
 

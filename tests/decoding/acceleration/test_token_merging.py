@@ -2,6 +2,7 @@ import dataclasses
 
 import pytest
 import torch
+from builders.networks import randomised
 from torch import Tensor
 
 from maskgen.decoding.acceleration.token_merging import TokenMergingModel, matched
@@ -22,9 +23,7 @@ TEXT, IMAGE = SPACE.index("text"), SPACE.index("image")
 def model() -> MaskTransformer:
     torch.manual_seed(0)
     made = MaskTransformer(TransformerConfig(dim=32, num_layers=3, num_heads=2), SPACE.size, 2).eval()
-    for parameter in made.parameters():
-        if parameter.ndim > 1:
-            torch.nn.init.normal_(parameter, std=0.2)
+    randomised(made, 0.2)
     return made
 
 
