@@ -88,7 +88,7 @@ class Pipeline(Judging, Storing):
         Raises:
             ValueError: If a modality is unknown or an argument is out of range.
         """
-        self._check_rows(known, seeds, negative, batch_size)
+        self._check_rows(known, target, seeds, negative, batch_size)
         settings = settings or self.settings_of(target)
         rows = [self._with_target(self.encoded(row), target) for row in known]
         others = None if negative is None else [self._with_target(self.encoded(row), target) for row in negative]
@@ -143,11 +143,13 @@ class Pipeline(Judging, Storing):
 
             yield both
 
-    def _check_rows(self, known: Any, seeds: Sequence[int], negative: Any, batch_size: int) -> None:
+    def _check_rows(self, known: Any, target: Any, seeds: Sequence[int], negative: Any, batch_size: int) -> None:
         """Refuse rows, seeds and negatives that don't go together."""
         for seed in seeds:
             if not 0 <= seed < 2**63:
                 raise ValueError(f"a seed must lie in [0, 2**63), got {seed}")
+        if not isinstance(target, str):
+            raise TypeError(f"target must be the name of a modality, got {target!r}")
         if not isinstance(known, Sequence) or isinstance(known, str) or not all(isinstance(row, Mapping) for row in known):
             raise TypeError(f"known must be a list with one mapping of modality to media or codes a row, got {known!r:.80}")
         if len(seeds) != len(known) or (negative is not None and len(negative) != len(known)):

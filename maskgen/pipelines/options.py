@@ -160,11 +160,12 @@ def seeds_of(options: Mapping[str, Any], strides: Sequence[int], count: int) -> 
     if seed is None:
         seed = int(torch.randint(2**31, ()))
     if _whole(seed):
+        seed = int(seed)
         return [[_checked(seed + number * stride) for number in range(count)] for stride in strides]
     if isinstance(seed, (list, tuple)) and all(_whole(one) for one in seed):
         if len(seed) != prompts * count:
             raise ValueError(f"seed has {len(seed)} entries for {prompts * count} outputs; give one an output, or one number")
-        return [[_checked(one) for one in seed[start : start + count]] for start in range(0, len(seed), count)]
+        return [[_checked(int(one)) for one in seed[start : start + count]] for start in range(0, len(seed), count)]
     raise TypeError(f"seed must be a whole number, a list of them or None, got {seed!r}")
 
 
