@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from builders.networks import randomised
 from builders.voice import tiny_voice
 from hypothesis import settings
 
@@ -53,9 +54,7 @@ def tiny_image() -> ImageTokenizer:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = ImageAutoencoder(config, ResidualQuantizer(num_levels=2, dim=4, codebook_size=16))
-        for parameter in network.parameters():
-            if parameter.ndim > 1:
-                torch.nn.init.normal_(parameter, std=0.15)
+        randomised(network, 0.15)
     return ImageTokenizer(network, (32, 32))
 
 
@@ -73,9 +72,7 @@ def tiny_bundle(
     with torch.random.fork_rng():
         torch.manual_seed(1)
         model = MaskTransformer(TransformerConfig(dim=32, num_layers=2, num_heads=2), tiny_space.size, len(tiny_space.modalities))
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                torch.nn.init.normal_(parameter, std=0.3)
+        randomised(model, 0.3)
     settings = GenerationSettings(steps=(4, 2), guidance_scale=2.0)
     folder = tmp_path_factory.mktemp("tiny") / "bundle"
     TextToImagePipeline(

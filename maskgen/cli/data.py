@@ -73,9 +73,9 @@ def add_data(verbs: Any) -> None:
 
 def data_build(args: argparse.Namespace) -> None:
     """Build shards from a recipe: token shards if it names tokenizers, otherwise raw shards."""
-    args.recipe = working_copy(args.recipe)
-    if (builder := builder_of(args.recipe)) is not None:
-        _print_counts(builder(args.recipe, args.out, args.workers))
+    path = working_copy(args.recipe)
+    if (builder := builder_of(path)) is not None:
+        _print_counts(builder(path, args.out, args.workers))
         return
     from dataclasses import replace
 
@@ -83,9 +83,9 @@ def data_build(args: argparse.Namespace) -> None:
     from maskgen.data.build.plan import plan_recipe
     from maskgen.data.build.recipe import read_recipe
 
-    if args.out is None and args.recipe.is_dir():
-        raise ValueError(f"give --out: shards can't be written inside {args.recipe}, the folder that they are built from")
-    recipe = read_recipe(args.recipe)
+    if args.out is None and path.is_dir():
+        raise ValueError(f"give --out: shards can't be written inside {path}, the folder that they are built from")
+    recipe = read_recipe(path)
     if args.max_bad is not None:
         recipe = replace(recipe, max_bad=args.max_bad)
     named = {name: str(folder.resolve()) for name, folder in (("text", args.text), ("image", args.image)) if folder is not None}
@@ -93,7 +93,7 @@ def data_build(args: argparse.Namespace) -> None:
         recipe = replace(recipe, tokenizers={**recipe.tokenizers, **named})
     plan = plan_recipe(recipe, _output(recipe, args.device))
     with _Bar("building", plan.samples) as bar:
-        index = run_build(plan, args.out or args.recipe.parent / "build", _runner(args), args.restart, bar)
+        index = run_build(plan, args.out or path.parent / "build", _runner(args), args.restart, bar)
     _print_counts(index)
 
 

@@ -2,12 +2,15 @@
 
 from typing import Any
 
-from maskgen.cli import generate_any, generate_image, generate_speech, generate_text
+from maskgen.cli.generate_any import add_generate_any
+from maskgen.cli.generate_image import add_generate_image
+from maskgen.cli.generate_speech import add_generate_speech
+from maskgen.cli.generate_text import add_generate_text
 
 
-def add(verbs: Any) -> None:
+def add_generate(verbs: Any) -> None:
     """Arguments of `generate ...`."""
     generate = verbs.add_parser("generate", help="generate images, speech and text from each other; edit them")
     kinds = generate.add_subparsers(required=True, metavar="WHAT", dest="what")
-    for kind in (generate_image, generate_speech, generate_text, generate_any):
-        kind.add(kinds)
+    for add_kind in (add_generate_image, add_generate_speech, add_generate_text, add_generate_any):
+        add_kind(kinds)

@@ -12,7 +12,7 @@ MEDIA = {"text": ".txt", "image": ".png", "audio": ".wav"}
 """Targets to the endings of their files."""
 
 
-def add(kinds: Any) -> None:
+def add_generate_any(kinds: Any) -> None:
     """Arguments of `generate any`."""
     parser = kinds.add_parser("any", help="several media at once from a text, an image or a recording")
     parser.add_argument("prompt", nargs="?", help="a text")

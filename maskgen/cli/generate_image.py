@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from maskgen.pipelines.outputs import GenerationOutput
 
 
-def add(kinds: Any) -> None:
+def add_generate_image(kinds: Any) -> None:
     """Arguments of `generate image`."""
     parser = kinds.add_parser("image", help="text or speech to image, inpainting, outpainting, variation")
     parser.add_argument("prompt", nargs="*", help="one caption or several, each in quotes")

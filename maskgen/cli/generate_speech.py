@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from maskgen.pipelines.outputs import SpeechOutput
 
 
-def add(kinds: Any) -> None:
+def add_generate_speech(kinds: Any) -> None:
     """Arguments of `generate speech`."""
     parser = kinds.add_parser("speech", help="text or an image to speech, in a given voice, after a recording or inside one")
     parser.add_argument("prompt", nargs="*", help="what is said, one text or several, each in quotes; phonemes between slashes")

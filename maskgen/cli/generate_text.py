@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from maskgen.tokenizers.transcript import Transcript
 
 
-def add(kinds: Any) -> None:
+def add_generate_text(kinds: Any) -> None:
     """Arguments of `generate text`."""
     parser = kinds.add_parser("text", help="captions of images, transcripts of recordings, texts with holes filled")
     parser.add_argument("prompt", nargs="?", help="a text with holes; [3] is a hole of three codes")

@@ -7,10 +7,11 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from maskgen.cli import export, finetune, generate
+from maskgen.cli import export, finetune
 from maskgen.cli.compare import add_compare
 from maskgen.cli.data import add_data
 from maskgen.cli.evaluate_image import add_evaluate
+from maskgen.cli.generate import add_generate
 from maskgen.cli.new import add_new
 from maskgen.cli.score import add_score
 from maskgen.cli.tune import add_tune
@@ -75,7 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="maskgen", description="Masked generative transformers over text, image and audio tokens.")
     parser.add_argument("--version", action="version", version=f"maskgen {__version__}")
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
-    generate.add(verbs)
+    add_generate(verbs)
     for verb in PASSED_ON:
         verbs.add_parser(verb, help=f"{verb} --config X.yaml: LightningCLI", add_help=False)
     finetune.add(verbs)

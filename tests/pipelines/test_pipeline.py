@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from builders.networks import randomised
 from PIL import Image
 from torch import Tensor
 
@@ -122,9 +123,7 @@ def wide_pipeline(tiny_pipeline: TextToImagePipeline) -> TextToImagePipeline:
     with torch.random.fork_rng():
         torch.manual_seed(2)
         network = ImageAutoencoder(ImageAutoencoderConfig(), ResidualQuantizer(num_levels=2, dim=32, codebook_size=16))
-        for parameter in network.parameters():
-            if parameter.ndim > 1:
-                torch.nn.init.normal_(parameter, std=0.1)
+        randomised(network, 0.1)
         config = TransformerConfig(dim=384, num_layers=2, num_heads=6)
         model = MaskTransformer(config, tiny_pipeline.space.size, len(tiny_pipeline.space.modalities))
     tokenizers = {**tiny_pipeline.tokenizers, "image": ImageTokenizer(network, (64, 64))}

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,35 +20,10 @@ from maskgen.evaluation.image.retrieval import VERSION as RETRIEVAL_VERSION
 from maskgen.evaluation.speech.asr import TextErrors
 from maskgen.evaluation.speech.judges import VERSION as SPEECH_VERSION
 from maskgen.io.audio import Waveform
+from maskgen.pipelines.outputs import GenerationOutput
 from maskgen.tokens.batch import UNKNOWN, Codes
 
-
-@runtime_checkable
-class Output(Protocol):
-    """What of `maskgen.pipelines.base.GenerationOutput` is read here."""
-
-    @property
-    def media(self) -> list[Any]:
-        """Decoded media, one a row."""
-        ...
-
-    @property
-    def codes(self) -> list[Codes]:
-        """Codes of the target, one entry a row."""
-        ...
-
-    @property
-    def model_calls(self) -> int | float | Sequence[int | float]:
-        """Measured model calls of each row, or of every row alike."""
-        ...
-
-    @property
-    def elapsed_s(self) -> float:
-        """Seconds in the model and the sampler, of all rows together."""
-        ...
-
-
-Generate = Callable[[Sequence[Mapping[str, Any]], Sequence[int], GenerationSettings], Output]
+Generate = Callable[[Sequence[Mapping[str, Any]], Sequence[int], GenerationSettings], GenerationOutput]
 """Known media or codes of each row, one seed each, and the settings, to an output."""
 
 
@@ -121,7 +96,7 @@ def passes_of(passes: int | float | Sequence[int | float], rows: int) -> list[fl
     return counts
 
 
-Draw = Callable[[Sequence[str], Sequence[int], GenerationSettings], Output]
+Draw = Callable[[Sequence[str], Sequence[int], GenerationSettings], GenerationOutput]
 """Captions, one seed each, and the settings, to an output whose `media` are images."""
 
 JudgePictures = Callable[[Sequence[Row], Sequence[Image.Image]], list[float]]
@@ -267,7 +242,7 @@ def half_unknown(codes: Codes, seed: int) -> Codes:
     return blanked
 
 
-def _scores(keys: Sequence[str], quality: Sequence[float], weights: Sequence[float], output: Output) -> list[RowScore]:
+def _scores(keys: Sequence[str], quality: Sequence[float], weights: Sequence[float], output: GenerationOutput) -> list[RowScore]:
     """Scores of rows that were generated together."""
     assert np.isfinite(quality).all(), f"quality must be finite, got {list(quality)}"
     passes, each_s = passes_of(output.model_calls, len(keys)), output.elapsed_s / len(keys)

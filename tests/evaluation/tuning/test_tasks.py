@@ -5,7 +5,6 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -38,6 +37,7 @@ from maskgen.io.audio import Waveform
 from maskgen.io.bundle import load_bundle
 from maskgen.networks.transformer import MaskTransformer, TransformerConfig
 from maskgen.pipelines.base import Pipeline
+from maskgen.pipelines.outputs import GenerationOutput
 from maskgen.processors.text import prompt_codes
 from maskgen.sampling import by_name
 from maskgen.tokenizers.text import TextTokenizer
@@ -131,7 +131,8 @@ def test_an_oracle_restores_every_text_and_a_model_that_is_off_by_one_none() -> 
     def off_by(number: int) -> Any:
         def generate(known: Any, seeds: Any, settings: Any) -> Any:
             made = [torch.where(row["text"] == -1, truth[seed] + number, row["text"]) for row, seed in zip(known, seeds, strict=True)]
-            return SimpleNamespace(media=[], codes=made, model_calls=[1.0, 2.0, 3.0][: len(made)], elapsed_s=0.3)
+            calls = [1.0, 2.0, 3.0][: len(made)]
+            return GenerationOutput([], made, list(seeds), [], calls, 0.3, [torch.zeros(codes.shape) for codes in made])
 
         return generate
 
