@@ -1,15 +1,13 @@
 """Lightning module that trains a pretrained encoder or causal language model as the masked transformer of a token space."""
 
 import contextlib
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
 
 from maskgen.data.shards.manifest import read_index
 from maskgen.masking.masks import Masked, draw_masks
@@ -19,11 +17,11 @@ from maskgen.networks.backbone import read_vocabulary
 from maskgen.tokenizers.transformers_text import TransformersTextTokenizer
 from maskgen.tokens.batch import TokenBatch
 from maskgen.tokens.space import TokenSpace
-from maskgen.training.modules.base import GeneratorModule
-from maskgen.training.modules.masked import mixed_seed, order_agnostic_bound
+from maskgen.training.modules.base import TargetModule, mixed_seed
+from maskgen.training.modules.objective import Weighting, code_losses, reduced
 
 
-class AdaptedTokenModule(GeneratorModule[AdaptedTransformer]):
+class AdaptedTokenModule(TargetModule[AdaptedTransformer]):
     """Learns to guess masked codes as `MaskedTokenModule` does, from a pretrained start.
 
     Args:
@@ -66,7 +64,7 @@ class AdaptedTokenModule(GeneratorModule[AdaptedTransformer]):
         grid_places: Literal["row", "shared"] = "row",
         drop_condition: float = 0.1,
         label_smoothing: float = 0.0,
-        weight: Literal["maskgit", "elbo"] = "elbo",
+        weight: Weighting = "elbo",
         max_steps: int = 10_000,
         lr: float = 3e-4,
         warmup_steps: int = 200,
@@ -85,17 +83,6 @@ class AdaptedTokenModule(GeneratorModule[AdaptedTransformer]):
         self.drop_condition, self.label_smoothing, self.weight = drop_condition, label_smoothing, weight
         self.max_steps, self.lr, self.warmup_steps = max_steps, lr, warmup_steps
         self.weight_decay, self.clip, self.seed = weight_decay, clip, seed
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what `maskgen export` needs beside the weights: no path of the backbone among it."""
-        checkpoint["maskgen"] = {
-            "kind": "masked_transformer",
-            "space": self.space.to_dict(),
-            "fingerprints": self.fingerprints,
-            "transformer": dataclasses.asdict(self.model.config),
-            "target": self.target,
-            "grid": self.grid,
-        }
 
     def training_step(self, batch: TokenBatch, batch_index: int) -> Tensor:
         """Weighted cross-entropy at the masked cells, under the causal mask as far as it is opened."""
@@ -125,22 +112,14 @@ class AdaptedTokenModule(GeneratorModule[AdaptedTransformer]):
                 )
 
     def losses(self, masked: Masked, label_smoothing: float) -> dict[str, Tensor]:
-        """Cross-entropy, correctness and row of every masked code, level by level."""
-        seen, parts = masked.batch, []
+        """Cross-entropy, correctness, row and level of every masked code, level by level."""
+        seen = masked.batch
         hidden = self.model(seen)
-        for segment in self.segments:
-            here = masked.cells[..., segment.level]
-            wanted = masked.codes[..., segment.level][here]
-            logits = self.model.logits(hidden[here], segment.offset, segment.size).float()
-            loss = functional.cross_entropy(logits, wanted, reduction="none", label_smoothing=label_smoothing)
-            parts.append((loss, (logits.argmax(dim=-1) == wanted).float(), here.nonzero()[:, 0]))
-        return {name: torch.cat(part) for name, part in zip(("loss", "correct", "row"), zip(*parts, strict=True), strict=True)}
+        return code_losses(self.model.logits, self.segments, masked, hidden, label_smoothing=label_smoothing)
 
     def reduced(self, masked: Masked, losses: Mapping[str, Tensor]) -> Float[Tensor, ""]:
         """One number from the losses of all codes, by the weighting that `weight` names."""
-        if self.weight == "maskgit":
-            return losses["loss"].mean()
-        return order_agnostic_bound(losses["loss"], losses["row"], masked.total)
+        return reduced(self.weight, losses, masked.total)
 
 
 def require_vocabulary(backbone: str, space: TokenSpace, fingerprints: Mapping[str, str], shards: str) -> None:

@@ -1,13 +1,11 @@
 """Lightning module that trains one masked transformer on a table of tasks over several modalities."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
 
 from maskgen.data.loading.mixture import merged_space
 from maskgen.masking.tasks import Asked, Drawn, Target, Task, draw_tasks
@@ -17,8 +15,8 @@ from maskgen.networks.towers import TowersConfig, TowerTransformer, tower_spaces
 from maskgen.networks.transformer import MaskTransformer, TransformerConfig
 from maskgen.tokens.batch import TokenBatch
 from maskgen.tokens.unpadding import folded
-from maskgen.training.modules.base import GeneratorModule
-from maskgen.training.modules.masked import mixed_seed, order_agnostic_bound
+from maskgen.training.modules.base import GeneratorModule, mixed_seed
+from maskgen.training.modules.objective import code_losses, reduced
 
 
 class AnyToAnyModule(GeneratorModule[MaskTransformer | TowerTransformer]):
@@ -121,15 +119,9 @@ class AnyToAnyModule(GeneratorModule[MaskTransformer | TowerTransformer]):
         for tower, name in start.items():
             start_from(self.model.tower(tower), spaces[tower], self.fingerprints, name, shards)
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what `maskgen export` needs beside the weights."""
-        checkpoint["maskgen"] = {
-            "kind": "masked_transformer",
-            "space": self.space.to_dict(),
-            "fingerprints": self.fingerprints,
-            "transformer": dataclasses.asdict(self.model.config),
-            "grids": self.grids,
-        }
+    def generation_defaults(self) -> dict[str, Any]:
+        """Code grid of each modality that generation fills by default."""
+        return {"grids": self.grids}
 
     def training_step(self, batch: TokenBatch, batch_index: int) -> Tensor:
         """Weighted mean of the losses of all modalities that are asked for."""
@@ -167,24 +159,14 @@ class AnyToAnyModule(GeneratorModule[MaskTransformer | TowerTransformer]):
         """Of each modality: cross-entropy and correctness of every masked code, and its level and row among those asked."""
         batch, place = folded(drawn.batch, self.fold_length, self.fold_rows)
         hidden = self._forward[0](batch).flatten(0, 1)
-        return {name: self._of_modality(name, asked, hidden, place[asked.rows], label_smoothing) for name, asked in drawn.asked.items()}
-
-    def _of_modality(self, name: str, asked: Asked, hidden: Tensor, place: Tensor, label_smoothing: float) -> dict[str, Tensor]:
-        """Losses of one modality, level after level."""
-        parts = []
-        for segment in self.space.of(name):
-            here = asked.masked.cells[..., segment.level]
-            row, wanted = here.nonzero()[:, 0], asked.masked.codes[..., segment.level][here]
-            logits = self.model.logits(hidden[place[here]], segment.offset, segment.size).float()
-            loss = functional.cross_entropy(logits, wanted, reduction="none", label_smoothing=label_smoothing)
-            parts.append((loss, (logits.argmax(dim=-1) == wanted).float(), row, torch.full_like(row, segment.level)))
-        return {key: torch.cat(part) for key, part in zip(("loss", "correct", "row", "level"), zip(*parts, strict=True), strict=True)}
+        return {
+            name: code_losses(self.model.logits, self.space.of(name), asked.masked, hidden, place[asked.rows], label_smoothing)
+            for name, asked in drawn.asked.items()
+        }
 
     def reduced(self, name: str, asked: Asked, losses: Mapping[str, Tensor]) -> Float[Tensor, ""]:
         """One number from the losses of a modality's codes, by the rule that its target names."""
-        if self.targets.get(name, Target()).loss == "maskgit":
-            return losses["loss"].mean()
-        return order_agnostic_bound(losses["loss"], losses["row"], asked.masked.total)
+        return reduced(self.targets.get(name, Target()).loss, losses, asked.masked.total)
 
     def _log_mean(self, name: str, values: Tensor) -> None:
         """Count values towards a mean over the whole validation: a task comes in several loaders."""

@@ -1,5 +1,7 @@
-"""What the trainings of a generator have in common: the optimizer, its schedule and the clipping."""
+"""What the trainings of a generator share: optimizer, learning-rate schedule, clipping, seeds and the checkpoint's record of the model."""
 
+import dataclasses
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Generic, TypeVar
 
 import lightning as L
@@ -12,8 +14,8 @@ from maskgen.training.modules.optim import MuonAdamW, split_parameters, warmup_c
 Network = TypeVar("Network", bound=nn.Module)
 
 
-class GeneratorModule(L.LightningModule, Generic[Network]):
-    """Base of modules that train a network `model`; a subclass sets what is declared here."""
+class GeneratorModule(L.LightningModule, ABC, Generic[Network]):
+    """Base of modules that train a generator `model`; a subclass sets the attributes declared here."""
 
     model: Network
     space: TokenSpace
@@ -25,6 +27,20 @@ class GeneratorModule(L.LightningModule, Generic[Network]):
     clip: float
     lr_floor: ClassVar[float] = 0.02
     """Last learning rate, as a share of the highest."""
+
+    @abstractmethod
+    def generation_defaults(self) -> dict[str, Any]:
+        """What a pipeline made from the checkpoint generates by default: its target and code grids, as plain data."""
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what `maskgen export` needs beside the weights: plain data and no path, so the checkpoint can be exported anywhere."""
+        checkpoint["maskgen"] = {
+            "kind": "masked_transformer",
+            "space": self.space.to_dict(),
+            "fingerprints": self.fingerprints,
+            "transformer": dataclasses.asdict(self.model.config),  # type: ignore[call-overload]
+            **self.generation_defaults(),
+        }
 
     def setup(self, stage: str) -> None:
         """Refuse data in which an id means another code than in the model: it would train on them without a word.
@@ -54,3 +70,22 @@ class GeneratorModule(L.LightningModule, Generic[Network]):
     def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
         """Clip in the module: Lightning's own clipping refuses fused AdamW under mixed precision."""
         self.log("train/gradient_norm", torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip))
+
+
+class TargetModule(GeneratorModule[Network]):
+    """Base of modules that learn one modality, the target."""
+
+    target: str
+    grid: list[int] | None
+
+    def generation_defaults(self) -> dict[str, Any]:
+        """The target and its code grid; None where every sample has its own length."""
+        return {"target": self.target, "grid": self.grid}
+
+
+def mixed_seed(*parts: int) -> int:
+    """One seed in [0, 2**63) from several small numbers such as (seed, step, rank)."""
+    seed = 0
+    for part in parts:
+        seed = (seed * 1_000_003 + part + 1) % 2**63
+    return seed

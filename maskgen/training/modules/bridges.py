@@ -19,7 +19,7 @@ from maskgen.networks.towers import TowerTransformer, bridged
 from maskgen.tokens.batch import TokenBatch
 from maskgen.tokens.space import MASK, Segment
 from maskgen.tokens.unpadding import Folded, folded
-from maskgen.training.modules.masked import mixed_seed
+from maskgen.training.modules.base import mixed_seed
 from maskgen.training.modules.optim import warmup_cosine
 from maskgen.training.modules.pairs import Pairs, moved, pairs_of
 

@@ -20,7 +20,7 @@ from maskgen.networks.transformer import MaskTransformer, TransformerConfig
 from maskgen.sampling.draw import draw
 from maskgen.tokens.batch import TokenBatch
 from maskgen.tokens.space import TokenSpace
-from maskgen.training.modules.masked import mixed_seed
+from maskgen.training.modules.base import mixed_seed
 from maskgen.training.modules.optim import warmup_cosine
 
 

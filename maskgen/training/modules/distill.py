@@ -5,7 +5,6 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -23,8 +22,7 @@ from maskgen.sampling.base import Sampler
 from maskgen.tokens.batch import TokenBatch
 from maskgen.tokens.functions import LogitsFn
 from maskgen.tokens.space import MASK, Segment, TokenSpace
-from maskgen.training.modules.base import GeneratorModule
-from maskgen.training.modules.masked import mixed_seed
+from maskgen.training.modules.base import TargetModule, mixed_seed
 
 FOLLOWED = {"sampler", "sampler_options", "steps", "schedule", "temperature", "choice_temperature", "top_k", "top_p", "min_p", "typical_p"}
 FOLLOWED |= {"guidance_scale", "guidance_schedule", "guidance_interval"}
@@ -99,7 +97,7 @@ def said_while_decoding(
     return said
 
 
-class DistillModule(GeneratorModule[MaskTransformer]):
+class DistillModule(TargetModule[MaskTransformer]):
     """Teaches a copy of a model to say in one pass what the guided model says over several.
 
     From real codes masked as before a step of the student, the teacher decodes to the end in a few guided steps, and the student learns
@@ -169,17 +167,6 @@ class DistillModule(GeneratorModule[MaskTransformer]):
         self._teacher = (found.model,)
         """In a tuple, so that it is neither trained, averaged nor saved; it moves to a batch's device when it is asked."""
         self._forward = (torch.compile(self.model, dynamic=False) if compile else self.model,)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what `maskgen export model` needs beside the weights: to it the student is a model like any other."""
-        checkpoint["maskgen"] = {
-            "kind": "masked_transformer",
-            "space": self.space.to_dict(),
-            "fingerprints": self.fingerprints,
-            "transformer": dataclasses.asdict(self.model.config),
-            "target": self.target,
-            "grid": self.grid,
-        }
 
     def training_step(self, batch: TokenBatch, batch_index: int) -> Tensor:
         """Mean divergence at the masked cells."""

@@ -1,9 +1,7 @@
 """Lightning module that trains the transformer on wrong codes beside masks, so that it can judge and mend what it wrote."""
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -15,11 +13,10 @@ from maskgen.networks.pretrained import start_from
 from maskgen.networks.transformer import MaskTransformer, TransformerConfig
 from maskgen.tokens.batch import TokenBatch
 from maskgen.tokens.space import TokenSpace
-from maskgen.training.modules.base import GeneratorModule
-from maskgen.training.modules.masked import mixed_seed
+from maskgen.training.modules.base import TargetModule, mixed_seed
 
 
-class HybridNoiseModule(GeneratorModule[MaskTransformer]):
+class HybridNoiseModule(TargetModule[MaskTransformer]):
     """Learns a modality of one level from masked and wrong codes; checkpoints, data and optimizer are those of `MaskedTokenModule`.
 
     What it learns serves orders that take codes back, such as `maskgen.sampling.self_correction`: it has seen wrong codes.
@@ -84,17 +81,6 @@ class HybridNoiseModule(GeneratorModule[MaskTransformer]):
         self.weight_decay, self.clip, self.seed = weight_decay, clip, seed
         self._forward = (torch.compile(self.model, dynamic=False) if compile else self.model,)
         """In a tuple, so that the compiled copy is no submodule and its weights do not stand in the checkpoint twice."""
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what `maskgen export` needs beside the weights."""
-        checkpoint["maskgen"] = {
-            "kind": "masked_transformer",
-            "space": self.space.to_dict(),
-            "fingerprints": self.fingerprints,
-            "transformer": dataclasses.asdict(self.model.config),
-            "target": self.target,
-            "grid": self.grid,
-        }
 
     def training_step(self, batch: TokenBatch, batch_index: int) -> Tensor:
         """Weighted divergence at the cells that the law may have touched."""

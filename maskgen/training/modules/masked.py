@@ -1,14 +1,11 @@
 """Lightning module that trains the masked transformer on token batches."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
 
 from maskgen.data.shards.manifest import read_index
 from maskgen.masking.masks import Masked, draw_masks, drop_modalities, level_groups, level_windows
@@ -17,13 +14,14 @@ from maskgen.networks.pretrained import start_from
 from maskgen.networks.transformer import MaskTransformer, TransformerConfig
 from maskgen.tokens.batch import TokenBatch
 from maskgen.tokens.space import TokenSpace
-from maskgen.training.modules.base import GeneratorModule
+from maskgen.training.modules.base import TargetModule, mixed_seed
+from maskgen.training.modules.objective import Weighting, code_losses, reduced
 
 RATE_BUCKETS = 4
 """Validation losses are also given per quarter of the mask rate."""
 
 
-class MaskedTokenModule(GeneratorModule[MaskTransformer]):
+class MaskedTokenModule(TargetModule[MaskTransformer]):
     """Learns to guess masked codes of one modality at a time, given everything else in the row.
 
     Args:
@@ -74,7 +72,7 @@ class MaskedTokenModule(GeneratorModule[MaskTransformer]):
         infill_share: float = 0.0,
         drop_parts: dict[str, float] | None = None,
         label_smoothing: float = 0.0,
-        weight: Literal["maskgit", "elbo"] = "maskgit",
+        weight: Weighting = "maskgit",
         max_steps: int = 10_000,
         lr: float = 1e-3,
         warmup_steps: int = 200,
@@ -103,17 +101,6 @@ class MaskedTokenModule(GeneratorModule[MaskTransformer]):
         self.weight_decay, self.clip, self.seed = weight_decay, clip, seed
         self._forward = (torch.compile(self.model, dynamic=False) if compile else self.model,)
         """In a tuple, so that the compiled copy is no submodule and its weights do not stand in the checkpoint twice."""
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what `maskgen export` needs beside the weights."""
-        checkpoint["maskgen"] = {
-            "kind": "masked_transformer",
-            "space": self.space.to_dict(),
-            "fingerprints": self.fingerprints,
-            "transformer": dataclasses.asdict(self.model.config),
-            "target": self.target,
-            "grid": self.grid,
-        }
 
     def training_step(self, batch: TokenBatch, batch_index: int) -> Tensor:
         """Weighted cross-entropy at the masked cells."""
@@ -144,20 +131,11 @@ class MaskedTokenModule(GeneratorModule[MaskTransformer]):
         window = None if self.windows is None else torch.tensor(self.windows, device=masked.level.device)[masked.level]
         context = seen.modality != self.space.index(self.target) if self.model.config.blind_condition else None
         hidden = self._forward[0](seen, context=context, window=window)
-        parts = []
-        for segment in self.segments:
-            here = masked.cells[..., segment.level]
-            row, wanted = here.nonzero()[:, 0], masked.codes[..., segment.level][here]
-            logits = self.model.logits(hidden[here], segment.offset, segment.size).float()
-            loss = functional.cross_entropy(logits, wanted, reduction="none", label_smoothing=label_smoothing)
-            parts.append((loss, (logits.argmax(dim=-1) == wanted).float(), row, torch.full_like(row, segment.level)))
-        return {name: torch.cat(part) for name, part in zip(("loss", "correct", "row", "level"), zip(*parts, strict=True), strict=True)}
+        return code_losses(self.model.logits, self.segments, masked, hidden, label_smoothing=label_smoothing)
 
     def reduced(self, masked: Masked, losses: Mapping[str, Tensor]) -> Float[Tensor, ""]:
         """One number from the losses of all codes, by the weighting of the paper that `weight` names."""
-        if self.weight == "maskgit":
-            return losses["loss"].mean()
-        return order_agnostic_bound(losses["loss"], losses["row"], masked.total)
+        return reduced(self.weight, losses, masked.total)
 
     def _log_parts(self, stage: str, masked: Masked, losses: Mapping[str, Tensor], buckets: bool) -> None:
         """Loss and accuracy per level, and loss per quarter of the mask rate."""
@@ -174,29 +152,3 @@ class MaskedTokenModule(GeneratorModule[MaskTransformer]):
     def _log_mean(self, name: str, values: Tensor) -> None:
         """Log a mean, weighted by its number of cells over a validation."""
         self.log(name, values.mean(), batch_size=len(values), add_dataloader_idx=False)
-
-
-def order_agnostic_bound(loss: Float[Tensor, " codes"], row: Int[Tensor, " codes"], total: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
-    """Nats a code of the bound on the likelihood that masked diffusion optimises, for rates drawn by the linear schedule.
-
-    With k of a row's n codes masked, k uniform from 1 to n, n / k times the sum of their losses is an unbiased estimate of the expected
-    loss of writing the row in a random order. The share that is masked counts, not the rate that was drawn: in a short text at least one
-    code is masked however small the rate, and 1 / rate would blow its loss up.
-
-    Args:
-        loss: Cross-entropy of each masked code.
-        row: Its row.
-        total: Codes of each row that could have been masked.
-
-    Source: order-agnostic bounds, arXiv:2110.02037; 1 / rate weighting as in MDLM, arXiv:2406.07524, and LLaDA, arXiv:2502.09992.
-    """
-    count = torch.bincount(row, minlength=len(total)).clamp(min=1)
-    return (loss * (total / count)[row]).sum() / total.sum().clamp(min=1)
-
-
-def mixed_seed(*parts: int) -> int:
-    """One seed from several small numbers."""
-    seed = 0
-    for part in parts:
-        seed = (seed * 1_000_003 + part + 1) % 2**63
-    return seed

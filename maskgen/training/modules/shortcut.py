@@ -21,8 +21,8 @@ from maskgen.networks.shortcut import BUNDLE_KIND, ShortcutBlock, ShortcutConfig
 from maskgen.networks.transformer import MaskTransformer
 from maskgen.tokens.batch import TokenBatch, stack
 from maskgen.tokens.space import MASK, TokenSpace
+from maskgen.training.modules.base import mixed_seed
 from maskgen.training.modules.distill import require_plain, require_seeing
-from maskgen.training.modules.masked import mixed_seed
 from maskgen.training.modules.optim import warmup_cosine
 
 

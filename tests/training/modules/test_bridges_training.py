@@ -26,8 +26,8 @@ from maskgen.tokenizers.image import ImageTokenizer
 from maskgen.tokenizers.text import TextTokenizer
 from maskgen.tokens.batch import TokenBatch, pack
 from maskgen.tokens.space import MASK, TokenSpace
+from maskgen.training.modules.base import mixed_seed
 from maskgen.training.modules.bridges import BridgeModule
-from maskgen.training.modules.masked import mixed_seed
 from maskgen.training.modules.pairs import common_subsequence, moved
 
 SCALE = 40.0

@@ -18,7 +18,8 @@ from maskgen.pipelines.base import Pipeline
 from maskgen.tokenizers.image import ImageTokenizer
 from maskgen.tokenizers.text import TextTokenizer
 from maskgen.tokens.batch import TokenBatch
-from maskgen.training.modules.masked import MaskedTokenModule, order_agnostic_bound
+from maskgen.training.modules.masked import MaskedTokenModule
+from maskgen.training.modules.objective import order_agnostic_bound
 
 
 def accuracy(trained: MaskedTokenModule, batch: TokenBatch, drop_condition: float) -> float:

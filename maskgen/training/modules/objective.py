@@ -1,0 +1,81 @@
+"""The loss of masked codes: cross-entropy of each code, and the two ways to reduce it to one number."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from maskgen.masking.masks import Masked
+from maskgen.tokens.space import Segment
+
+Weighting = Literal["maskgit", "elbo"]
+"""How the losses of codes become one number: their mean, or the bound on the likelihood (`order_agnostic_bound`)."""
+
+
+CodeLogits = Callable[[Tensor, int, int], Tensor]
+"""The head of a generator: hidden states of chosen cells, offset and size of a level's ids -> logits [cells size]."""
+
+
+def code_losses(
+    logits_of: CodeLogits,
+    segments: Sequence[Segment],
+    masked: Masked,
+    hidden: Tensor,
+    place: Int[Tensor, "batch length"] | None = None,
+    label_smoothing: float = 0.0,
+) -> dict[str, Tensor]:
+    """Cross-entropy and correctness of every masked code, level by level, in float32.
+
+    Args:
+        logits_of: The model's head.
+        segments: Segments of the modality that is learned, coarse to fine.
+        masked: Which codes are to be guessed.
+        hidden: Hidden states of the model: [batch length dim], or [cells dim] with `place`.
+        place: Row of `hidden` that belongs to each cell of the batch; None where `hidden` has the shape of the batch.
+        label_smoothing: Of the cross-entropy.
+
+    Returns:
+        "loss" in nats, "correct" (1.0 or 0.0), "row" and "level" of every masked code: four tensors [codes] in one order.
+    """
+    parts = []
+    for segment in segments:
+        here = masked.cells[..., segment.level]
+        row, wanted = here.nonzero()[:, 0], masked.codes[..., segment.level][here]
+        logits = logits_of(hidden[here if place is None else place[here]], segment.offset, segment.size).float()
+        loss = functional.cross_entropy(logits, wanted, reduction="none", label_smoothing=label_smoothing)
+        parts.append((loss, (logits.argmax(dim=-1) == wanted).float(), row, torch.full_like(row, segment.level)))
+    return {name: torch.cat(part) for name, part in zip(("loss", "correct", "row", "level"), zip(*parts, strict=True), strict=True)}
+
+
+def reduced(weighting: str, losses: Mapping[str, Tensor], total: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
+    """One number from the losses of all masked codes.
+
+    Args:
+        weighting: "maskgit" for the mean, "elbo" for the bound on the likelihood.
+        losses: Of `code_losses`.
+        total: Codes of each row that could have been masked.
+    """
+    if weighting == "maskgit":
+        return losses["loss"].mean()
+    return order_agnostic_bound(losses["loss"], losses["row"], total)
+
+
+def order_agnostic_bound(loss: Float[Tensor, " codes"], row: Int[Tensor, " codes"], total: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
+    """Nats per code of the likelihood bound that masked diffusion optimises, for rates drawn by the linear schedule.
+
+    With k of a row's n codes masked, k uniform from 1 to n, n / k times the sum of their losses is an unbiased estimate of the expected
+    loss of generating the row in a random order. The weight uses the share that is masked, not the rate that was drawn: in a short text
+    at least one code is masked however small the rate, and 1 / rate would make its loss arbitrarily large.
+
+    Args:
+        loss: Cross-entropy of each masked code.
+        row: Its row.
+        total: Codes of each row that could have been masked.
+
+    Source: order-agnostic bounds, arXiv:2110.02037; 1 / rate weighting as in MDLM, arXiv:2406.07524, and LLaDA, arXiv:2502.09992.
+    """
+    count = torch.bincount(row, minlength=len(total)).clamp(min=1)
+    return (loss * (total / count)[row]).sum() / total.sum().clamp(min=1)
