@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from maskgen.decoding.settings import read_settings
-from maskgen.training.runtime.fit import restrict_class_paths
+from maskgen.training.runtime.fit import class_paths
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted([*ROOT.glob("configs/*.yaml"), *ROOT.glob("tokenizers/*/*.yaml")])
@@ -19,16 +19,15 @@ TRAININGS = [path for path in FILES if "model" in yaml.safe_load(path.read_text(
 
 def parsed(path: Path) -> Any:
     """The configuration as LightningCLI sees it, without building or training anything."""
-    restrict_class_paths()
-    from lightning.pytorch.cli import LightningCLI
+    from maskgen.training.runtime.lightning_cli import SurvivingCLI
 
-    class Parsing(LightningCLI):
+    class Parsing(SurvivingCLI):
         """Stops after parsing."""
 
         def before_instantiate_classes(self) -> None:
             raise StopIteration(self.config)
 
-    with warnings.catch_warnings():
+    with class_paths(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Lightning's about its own use of jsonargparse, and about pytest's arguments
         with pytest.raises(StopIteration) as stop:
             Parsing(args=["fit", "--config", str(path)], parser_kwargs={"parser_mode": "yaml"})

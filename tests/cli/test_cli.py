@@ -22,7 +22,7 @@ FIT = {
         "class_path": "maskgen.training.modules.image_autoencoder.ImageAutoencoderModule",
         "init_args": {"autoencoder": {"patch": 8}, "quantizer": {"class_path": "maskgen.autoencoders.quantizers.ResidualQuantizer"}},
     },
-    "data": {"class_path": "maskgen.data.loading.token_data.RawImages", "init_args": {"folder": "nowhere"}},
+    "data": {"class_path": "maskgen.data.loading.raw_media.RawImages", "init_args": {"folder": "nowhere"}},
     "trainer": {"max_steps": 1},
 }
 

@@ -9,10 +9,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from maskgen.data.loading.loader import ResumableLoader
+from maskgen.data.loading.loader import ResumableLoader, fixed_loader, share_of
 from maskgen.data.loading.order import Draw, fixed_subset
+from maskgen.data.loading.raw_media import first_of, to_unit
+from maskgen.data.loading.rows import training_order
 from maskgen.data.loading.samples import ImageRows, open_rows
-from maskgen.data.loading.token_data import first_of, fixed_loader, share_of, to_unit, training_order
 from maskgen.data.shards.store import ShardStore
 
 

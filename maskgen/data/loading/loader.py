@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Generic, NamedTuple, TypeVar
 
+import lightning
 import torch
 from torch.utils.data import DataLoader, Dataset
 
@@ -146,3 +147,14 @@ class ResumableLoader:
         """Rows of one window of draws."""
         size = self.grouping.window(self.global_batch)
         return self.grouping.rows(self.order.draws(number * size, (number + 1) * size), self.length, self.global_batch)
+
+
+def fixed_loader(data: Dataset[Any], order: Sequence[Draw], batch_size: int, collate: Callable[[Any], Any]) -> DataLoader[Any]:
+    """A loader of given draws, in this process."""
+    return DataLoader(data, batch_size=batch_size, sampler=order, collate_fn=collate, generator=torch.Generator())
+
+
+def share_of(module: lightning.LightningDataModule) -> Share:
+    """Number of this process and of all, as the trainer has them."""
+    trainer = module.trainer
+    return Share() if trainer is None else Share(trainer.global_rank, trainer.world_size)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from maskgen.data.loading.order import BalancedOrder, Order, ShuffledOrder, balanced_weights
 from maskgen.data.shards.format import decode_member, parse_member
 from maskgen.data.shards.manifest import ShardEntry
 from maskgen.data.shards.tar import members
@@ -190,3 +191,10 @@ def _npy_header(head: bytes) -> tuple[np.dtype[Any], tuple[int, ...], int, int]:
     if dtype.kind not in "biuf" or declared["fortran_order"] or min(shape, default=0) < 0:
         raise ValueError(f"an npy array of {dtype}; plain numbers in C order are read")
     return dtype, shape, int(np.prod(shape, dtype=np.int64)), start
+
+
+def training_order(rows: ShardRows, balance: Sequence[str], window: int, seed: int) -> Order:
+    """Rows balanced by their metadata where fields are named, else shuffled shard window by shard window."""
+    if balance:
+        return BalancedOrder(balanced_weights([rows.meta(row) for row in range(len(rows))], balance), seed)
+    return ShuffledOrder([entry.count for entry in rows.shards], seed, window)

@@ -10,11 +10,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
-from maskgen.data.loading.loader import ResumableLoader
+from maskgen.data.loading.loader import ResumableLoader, fixed_loader, share_of
 from maskgen.data.loading.order import Draw, fixed_subset
-from maskgen.data.loading.rows import ShardRows
+from maskgen.data.loading.rows import ShardRows, training_order
 from maskgen.data.loading.samples import open_rows
-from maskgen.data.loading.token_data import fixed_loader, share_of, training_order
 from maskgen.data.shards.store import ShardStore
 from maskgen.tokenizers.attribute import AttributeTokenizer
 from maskgen.tokenizers.phonemes import PhonemeTokenizer

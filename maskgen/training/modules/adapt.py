@@ -2,14 +2,13 @@
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from maskgen.data.shards.manifest import read_index
+from maskgen.data.loading.token_spaces import merged_space, named
 from maskgen.masking.masks import Masked, draw_masks
 from maskgen.masking.schedule import Linear, MaskSchedule
 from maskgen.networks.adapted import AdaptedTransformer, adapt, open_share
@@ -53,7 +52,7 @@ class AdaptedTokenModule(TargetModule[AdaptedTransformer]):
 
     def __init__(
         self,
-        shards: str,
+        shards: str | Sequence[str],
         backbone: str,
         target: str = "text",
         grid: Sequence[int] | None = None,
@@ -73,10 +72,9 @@ class AdaptedTokenModule(TargetModule[AdaptedTransformer]):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        index = read_index(Path(shards))
-        self.space, self.fingerprints = TokenSpace.from_dict(dict(index.space or {})), dict(index.fingerprints)
+        self.space, self.fingerprints = merged_space(shards)
         self.model = adapt(backbone, self.space, shift, grid_places, seed)
-        require_vocabulary(backbone, self.space, self.fingerprints, shards)
+        require_vocabulary(backbone, self.space, self.fingerprints, named(shards))
         self.target, self.segments, self.grid = target, self.space.of(target), None if grid is None else list(grid)
         self.schedule, self.causal_anneal_steps = schedule or Linear(), causal_anneal_steps
         self.level_weights = tuple(level_weights or [1.0] * len(self.segments))

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from maskgen.data.loading.mixture import merged_space
+from maskgen.data.loading.token_spaces import merged_space, named
 from maskgen.masking.tasks import Asked, Drawn, Target, Task, draw_tasks
 from maskgen.networks.auto import made
 from maskgen.networks.pretrained import start_from
@@ -55,7 +55,7 @@ class AnyToAnyModule(GeneratorModule[MaskTransformer | TowerTransformer]):
 
     def __init__(
         self,
-        shards: Sequence[str],
+        shards: str | Sequence[str],
         transformer: TransformerConfig | TowersConfig,
         tasks: dict[str, Task],
         targets: dict[str, Target] | None = None,
@@ -87,7 +87,7 @@ class AnyToAnyModule(GeneratorModule[MaskTransformer | TowerTransformer]):
             raise ValueError(f"drop_condition is a share of the rows and lies in [0, 1], got {drop_condition}")
         self.model = made(transformer, self.space)
         if start is not None:
-            self._start(start, ", ".join(shards))
+            self._start(start, named(shards))
         self.tasks, self.targets, self.grids = dict(tasks), dict(targets or {}), dict(grids or {})
         self.drop_condition, self.baselines, self.label_smoothing = drop_condition, dict(baselines or {}), label_smoothing
         self.fold_length, self.fold_rows = fold_length, fold_rows

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
@@ -11,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
-from maskgen.data.shards.manifest import read_index
+from maskgen.data.loading.token_spaces import merged_space, named
 from maskgen.masking.masks import Masked, draw_masks
 from maskgen.masking.schedule import Cosine, MaskSchedule
 from maskgen.networks.critic import BUNDLE_KIND, TIED_HEAD, Critic, build_critic, hidden_states
@@ -19,7 +18,6 @@ from maskgen.networks.pretrained import Pretrained, load_pretrained, require_spa
 from maskgen.networks.transformer import MaskTransformer, TransformerConfig
 from maskgen.sampling.draw import draw
 from maskgen.tokens.batch import TokenBatch
-from maskgen.tokens.space import TokenSpace
 from maskgen.training.modules.base import mixed_seed
 from maskgen.training.modules.optim import warmup_cosine
 
@@ -61,7 +59,7 @@ class CriticModule(L.LightningModule):
     def __init__(
         self,
         generator: str,
-        shards: str,
+        shards: str | Sequence[str],
         kind: Literal["token", "self"] = "token",
         transformer: TransformerConfig | None = None,
         start: Literal["random", "generator"] = "random",
@@ -188,13 +186,14 @@ def area_under_curve(scores: Float[Tensor, " cells"], positive: Bool[Tensor, " c
     return ((below + not_above).double().mean() / (2 * len(negatives))).float()
 
 
-def _check_same_codes(generator: Pretrained, shards: str) -> None:
+def _check_same_codes(generator: Pretrained, shards: str | Sequence[str]) -> None:
     """The rows must hold the codes on which the generator was trained."""
-    index = read_index(Path(shards))
-    require_space(generator, TokenSpace.from_dict(dict(index.space or {})), shards)
+    space, prints = merged_space(shards)
+    require_space(generator, space, named(shards))
     for name, wanted in generator.fingerprints.items():
-        if (found := index.fingerprints.get(name, "none")) != wanted:
+        if (found := prints.get(name, "none")) != wanted:
             raise ValueError(
-                f"shards in {shards} were made with the {name} tokenizer {found[:12]}…, {generator.name} was trained with {wanted[:12]}…; "
+                f"shards in {named(shards)} were made with the {name} tokenizer {found[:12]}…, "
+                f"{generator.name} was trained with {wanted[:12]}…; "
                 "give the shards that it was trained on, or build them again: maskgen data tokenize"
             )

@@ -4,13 +4,12 @@ import copy
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from maskgen.data.shards.manifest import read_index
+from maskgen.data.loading.token_spaces import merged_space, named
 from maskgen.decoding.logits import guided_model, hide_condition
 from maskgen.decoding.settings import GenerationSettings
 from maskgen.io.bundle import require_fingerprint
@@ -21,7 +20,7 @@ from maskgen.networks.transformer import MaskTransformer
 from maskgen.sampling.base import Sampler
 from maskgen.tokens.batch import TokenBatch
 from maskgen.tokens.functions import LogitsFn
-from maskgen.tokens.space import MASK, Segment, TokenSpace
+from maskgen.tokens.space import MASK, Segment
 from maskgen.training.modules.base import TargetModule, mixed_seed
 
 FOLLOWED = {"sampler", "sampler_options", "steps", "schedule", "temperature", "choice_temperature", "top_k", "top_p", "min_p", "typical_p"}
@@ -133,7 +132,7 @@ class DistillModule(TargetModule[MaskTransformer]):
 
     def __init__(
         self,
-        shards: str,
+        shards: str | Sequence[str],
         teacher: str,
         decode: GenerationSettings,
         target: str = "image",
@@ -149,13 +148,13 @@ class DistillModule(TargetModule[MaskTransformer]):
         compile: bool = False,
     ) -> None:
         super().__init__()
-        found, index = load_pretrained(teacher), read_index(Path(shards))
-        require_space(found, TokenSpace.from_dict(dict(index.space or {})), shards)
-        for name, fingerprint in index.fingerprints.items():
+        found, (space, prints) = load_pretrained(teacher), merged_space(shards)
+        require_space(found, space, named(shards))
+        for name, fingerprint in prints.items():
             require_fingerprint(name, fingerprint, found.fingerprints.get(name, "none"), teacher)
         _check(decode, reverse_share)
         require_seeing(found.model.config.blind_condition, teacher)
-        self.space, self.fingerprints = found.space, dict(index.fingerprints)
+        self.space, self.fingerprints = found.space, prints
         self.target, self.segments, self.grid = target, found.space.of(target), found.grids.get(target)
         self.conditions = tuple(found.space.index(one.name) for one in found.space.modalities if one.name != target)
         self.model = copy.deepcopy(found.model).train().requires_grad_(True)

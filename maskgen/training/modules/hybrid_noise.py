@@ -1,18 +1,16 @@
 """Lightning module that trains the transformer on wrong codes beside masks, so that it can judge and mend what it wrote."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from maskgen.data.shards.manifest import read_index
+from maskgen.data.loading.token_spaces import merged_space, named
 from maskgen.masking.noise import HybridNoise, Noised, NoiseLaw, Weight, cell_weights, divergences, draw_noise
 from maskgen.networks.pretrained import start_from
 from maskgen.networks.transformer import MaskTransformer, TransformerConfig
 from maskgen.tokens.batch import TokenBatch
-from maskgen.tokens.space import TokenSpace
 from maskgen.training.modules.base import TargetModule, mixed_seed
 
 
@@ -48,7 +46,7 @@ class HybridNoiseModule(TargetModule[MaskTransformer]):
 
     def __init__(
         self,
-        shards: str,
+        shards: str | Sequence[str],
         transformer: TransformerConfig,
         noise: NoiseLaw | None = None,
         weight: Weight = "dynamic",
@@ -67,13 +65,12 @@ class HybridNoiseModule(TargetModule[MaskTransformer]):
         start: str | None = None,
     ) -> None:
         super().__init__()
-        index = read_index(Path(shards))
-        self.space, self.fingerprints = TokenSpace.from_dict(dict(index.space or {})), dict(index.fingerprints)
+        self.space, self.fingerprints = merged_space(shards)
         if len(self.space.of(target)) != 1:
             raise ValueError(f"{target} has {len(self.space.of(target))} levels, hybrid noise is for one; train it with MaskedTokenModule")
         self.model = MaskTransformer(transformer, self.space.size, len(self.space.modalities))
         if start is not None:
-            start_from(self.model, self.space, self.fingerprints, start, shards)
+            start_from(self.model, self.space, self.fingerprints, start, named(shards))
         self.target, self.segment, self.grid = target, self.space.segment(target, 0), None if grid is None else list(grid)
         self.noise, self.weight, self.largest_weight = noise or HybridNoise(), weight, largest_weight
         self.mask_rows, self.drop_condition = mask_rows, drop_condition

@@ -1,19 +1,17 @@
 """Lightning module that trains the masked transformer on token batches."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from maskgen.data.shards.manifest import read_index
+from maskgen.data.loading.token_spaces import merged_space, named
 from maskgen.masking.masks import Masked, draw_masks, drop_modalities, level_groups, level_windows
 from maskgen.masking.schedule import Cosine, MaskSchedule
 from maskgen.networks.pretrained import start_from
 from maskgen.networks.transformer import MaskTransformer, TransformerConfig
 from maskgen.tokens.batch import TokenBatch
-from maskgen.tokens.space import TokenSpace
 from maskgen.training.modules.base import TargetModule, mixed_seed
 from maskgen.training.modules.objective import Weighting, code_losses, reduced
 
@@ -25,7 +23,7 @@ class MaskedTokenModule(TargetModule[MaskTransformer]):
     """Learns to guess masked codes of one modality at a time, given everything else in the row.
 
     Args:
-        shards: Folder of token shards; its index.json names the token space.
+        shards: Folder of token shards, or several as in the data's parts; their index.json name the token space.
         transformer: Sizes of the model.
         grid: Code grid of the target, which generation fills by default; None where every sample has its own length.
         target: Modality whose codes are guessed.
@@ -58,7 +56,7 @@ class MaskedTokenModule(TargetModule[MaskTransformer]):
 
     def __init__(
         self,
-        shards: str,
+        shards: str | Sequence[str],
         transformer: TransformerConfig,
         grid: Sequence[int] | None = None,
         target: str = "image",
@@ -83,11 +81,10 @@ class MaskedTokenModule(TargetModule[MaskTransformer]):
         start: str | None = None,
     ) -> None:
         super().__init__()
-        index = read_index(Path(shards))
-        self.space, self.fingerprints = TokenSpace.from_dict(dict(index.space or {})), dict(index.fingerprints)
+        self.space, self.fingerprints = merged_space(shards)
         self.model = MaskTransformer(transformer, self.space.size, len(self.space.modalities))
         if start is not None:
-            start_from(self.model, self.space, self.fingerprints, start, shards)
+            start_from(self.model, self.space, self.fingerprints, start, named(shards))
         self.target, self.segments, self.grid = target, self.space.of(target), None if grid is None else list(grid)
         self.schedule = schedule or Cosine()
         self.groups = level_groups(groups, len(self.segments))

@@ -1,10 +1,9 @@
 """Lightning module that trains a shortcut block on decodes of a frozen model."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -12,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from maskgen.data.shards.manifest import read_index
+from maskgen.data.loading.token_spaces import merged_space, named
 from maskgen.decoding.acceleration.shortcut import predicted
 from maskgen.decoding.logits import guided_model, hide_condition
 from maskgen.decoding.settings import GenerationSettings
@@ -20,7 +19,7 @@ from maskgen.networks.pretrained import load_pretrained, require_space
 from maskgen.networks.shortcut import BUNDLE_KIND, ShortcutBlock, ShortcutConfig
 from maskgen.networks.transformer import MaskTransformer
 from maskgen.tokens.batch import TokenBatch, stack
-from maskgen.tokens.space import MASK, TokenSpace
+from maskgen.tokens.space import MASK
 from maskgen.training.modules.base import mixed_seed
 from maskgen.training.modules.distill import require_plain, require_seeing
 from maskgen.training.modules.optim import warmup_cosine
@@ -114,7 +113,7 @@ class ShortcutModule(L.LightningModule):
 
     def __init__(
         self,
-        shards: str,
+        shards: str | Sequence[str],
         generator: str,
         decode: GenerationSettings,
         target: str = "image",
@@ -135,7 +134,7 @@ class ShortcutModule(L.LightningModule):
             raise ValueError(f"updates must be at least 1, got {updates}")
         require_plain(decode)
         found = load_pretrained(generator)
-        require_space(found, TokenSpace.from_dict(dict(read_index(Path(shards)).space or {})), shards)
+        require_space(found, merged_space(shards)[0], named(shards))
         require_seeing(found.model.config.blind_condition, generator)
         self.segments, self.decode, self.weights = found.space.of(target), decode, found.weights
         self.conditions = tuple(found.space.index(one.name) for one in found.space.modalities if one.name != target)

@@ -1,21 +1,51 @@
 """`maskgen fit`: LightningCLI, with class paths held to a list and floating-point set-up for the machine."""
 
+import re
 import sys
+import warnings
 from argparse import ArgumentError
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 ALLOWED_PATHS = ["maskgen", "torch.optim", "torch.nn", "lightning.pytorch"]
-"""What a `class_path` in a configuration may name. Everything else is refused before it is imported."""
+"""What a `class_path` in a configuration may name, and all below it. Everything else is refused before it is imported."""
+ALLOW_HELP = "--allow PACKAGE (several times): let class_path name classes of your package, installed or in the working directory"
+DEFAULT_CLASSES = {
+    "model": "maskgen.training.modules.masked.MaskedTokenModule",
+    "data": "maskgen.data.loading.token_data.TokenData",
+}
+"""What `--print_config` prints the arguments of where no class is named."""
 
 
-def restrict_class_paths() -> None:
-    """Let configurations name allowed classes only; anything else is refused before it is imported."""
+@contextmanager
+def class_paths(own: Sequence[str] = ()) -> Iterator[None]:
+    """While it lasts configurations may name allowed classes only; anything else is refused before it is imported.
+
+    Args:
+        own: Packages of the user that are allowed besides; they are looked for in the working directory too, behind installed ones.
+
+    Raises:
+        ValueError: If one is no name of a package.
+    """
     from jsonargparse import set_parsing_settings
 
-    set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=ALLOWED_PATHS)
+    for name in own:
+        if not all(part.isidentifier() for part in name.split(".")) or name.split(".")[0] == "jsonargparse":
+            raise ValueError(f"--allow takes the name of a package such as my_package, got {name!r}")
+    set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=[*ALLOWED_PATHS, *own])
+    here = str(Path.cwd())
+    added = bool(own) and here not in sys.path
+    if added:
+        sys.path.append(here)
+    try:
+        yield
+    finally:
+        set_parsing_settings(import_path_denylist=[name for name in own if name not in ALLOWED_PATHS])
+        if added:
+            sys.path.remove(here)
 
 
 def run(args: Sequence[str]) -> Any:
@@ -24,14 +54,20 @@ def run(args: Sequence[str]) -> Any:
     Every run has the checkpoint writer and the callbacks that `SurvivingCLI` adds.
 
     Args:
-        args: What follows `maskgen`, from the verb on.
+        args: What follows `maskgen`, from the verb on. `--allow PACKAGE`, any number of times, lets `class_path` name the user's classes.
 
     Raises:
-        ValueError: For a configuration that cannot be parsed.
+        ValueError: For a configuration that cannot be parsed, or a class that is not allowed.
     """
+    rest, own = _allowed(args)
+    with class_paths(own):
+        return _run(_with_defaults(rest), own)
+
+
+def _run(args: Sequence[str], own: Sequence[str]) -> Any:
+    """Parse with the class paths that are allowed, and run."""
     import torch
 
-    restrict_class_paths()
     from maskgen.training.runtime.lightning_cli import SurvivingCLI
 
     torch.set_float32_matmul_precision("high")
@@ -39,16 +75,59 @@ def run(args: Sequence[str]) -> Any:
     # multiplies a hundred times slower.
     torch.set_flush_denormal(True)
     _check_config_files(args)
-    parser = {"parser_mode": "yaml", "exit_on_error": False}
+    parser = {"parser_mode": "yaml", "exit_on_error": False, "epilog": ALLOW_HELP}
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")  # it is handed what it could read itself, without --allow
     try:
         return SurvivingCLI(
-            args=None if list(args) == sys.argv[1:] else list(args),  # Lightning warns where it is handed what it could read itself
+            args=list(args),
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
             parser_kwargs={**parser, **{verb: parser for verb in SurvivingCLI.subcommands()}},
         )
     except ArgumentError as error:
-        raise ValueError(f"{_innermost(str(error))}; see maskgen {args[0]} --help and the folder configs/") from error
+        raise ValueError(
+            _refusal(str(error), own) or f"{_innermost(str(error))}; see maskgen {args[0]} --help and the folder configs/"
+        ) from error
+
+
+def _allowed(args: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The command line without `--allow`, and the packages that it names.
+
+    Raises:
+        ValueError: If a name is missing.
+    """
+    rest, own = list[str](), list[str]()
+    given = iter(args)
+    for arg in given:
+        flag, equals, value = arg.partition("=")
+        if flag != "--allow":
+            rest.append(arg)
+        elif value := value if equals else next(given, ""):
+            own.append(value)
+        else:
+            raise ValueError("--allow takes the name of a package such as my_package, got none")
+    return rest, own
+
+
+def _with_defaults(args: list[str]) -> list[str]:
+    """For `--print_config` without any configuration: classes whose arguments can be printed."""
+    named = {arg.partition("=")[0] for arg in args}
+    if not any(name.startswith("--print_config") for name in named) or named & {"--config", "-c"}:
+        return args
+    extra = [part for key, path in DEFAULT_CLASSES.items() if f"--{key}" not in named for part in (f"--{key}", path)]
+    return [args[0], *extra, *args[1:]]
+
+
+def _refusal(message: str, own: Sequence[str]) -> str | None:
+    """The sentence for a class that is not allowed; None for other errors."""
+    found = re.search(r"Importing '([^']+)' is not allowed", " ".join(message.split()))
+    if found is None:
+        return None
+    package = found[1].split(".")[0]
+    return (
+        f"class_path {found[1]} is not allowed: a configuration may name classes of {', '.join([*ALLOWED_PATHS, *own])}; "
+        f"if the package is yours, add --allow {package} to the command"
+    )
 
 
 def _innermost(message: str) -> str:

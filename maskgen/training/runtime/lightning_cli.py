@@ -1,5 +1,6 @@
-"""LightningCLI for trainings that survive kills, stop signals and numbers that are not finite."""
+"""LightningCLI for trainings that survive kills, stop signals and numbers that are not finite, with values that are written once."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,30 @@ from lightning.pytorch.plugins.io import CheckpointIO
 
 from maskgen.training.runtime.checkpoint_io import AtomicCheckpointIO, first_intact
 from maskgen.training.runtime.finite import SkipNonFinite
+from maskgen.training.runtime.links import COMPUTED, SOURCES, require_equal
 from maskgen.training.runtime.survival import StopOnSignal, UnswapAverages
 
 
 class SurvivingCLI(LightningCLI):
-    """Adds our checkpoint writer and callbacks to what the configuration names; one of the same class there takes the place of ours."""
+    """Adds our checkpoint writer and callbacks to what the configuration names; one of the same class there takes the place of ours.
+
+    The length of the learning-rate schedule and the model's folders of shards follow from the trainer and the data.
+    """
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Link what follows from other values."""
+        for key, sources in SOURCES.items():
+            parser.link_arguments(sources, key, compute_fn=COMPUTED[key])
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse, and replace a damaged checkpoint by the one before it, because Lightning opens it before our reader does."""
+        """Parse, and replace a damaged checkpoint by the one before it, because Lightning opens it before our reader does.
+
+        Raises:
+            ValueError: If a linked value is given and differs from what it follows from.
+        """
         super().parse_arguments(parser, args)
         chosen = self.config[self.config.subcommand]
+        require_equal(sys.argv[1:] if args is None else args, chosen)
         path = chosen.get("ckpt_path")
         if path and Path(path).is_file():
             chosen["ckpt_path"] = str(first_intact(Path(path))[0])

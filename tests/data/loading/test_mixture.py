@@ -9,7 +9,9 @@ import pytest
 import torch
 from builders.mixed_shards import AUDIO, END, IMAGE, SPEAKER, TEXT, TRANSCRIPT, picture, write, write_both
 
-from maskgen.data.loading.mixture import MixedModalData, Part, merged_space
+from maskgen.data.loading.mixture import Part
+from maskgen.data.loading.token_data import TokenData
+from maskgen.data.loading.token_spaces import merged_space
 from maskgen.tokens.batch import unpack
 from maskgen.tokens.space import TokenSpace
 
@@ -19,13 +21,13 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     return write_both(tmp_path_factory.mktemp("mixture"))
 
 
-def data(parts: list[Part], **options: Any) -> MixedModalData:
-    made = MixedModalData(parts, **{"batch_size": 4, "text_cells": 9, "validation_rows": 4, **options})
+def data(parts: list[Part], **options: Any) -> TokenData:
+    made = TokenData(parts, **{"batch_size": 4, "text_cells": 9, "validation_rows": 4, **options})
     made.setup("fit")
     return made
 
 
-def samples(made: MixedModalData, batches: int = 8) -> list[dict[str, torch.Tensor]]:
+def samples(made: TokenData, batches: int = 8) -> list[dict[str, torch.Tensor]]:
     found: list[dict[str, torch.Tensor]] = []
     loader = made.train_dataloader()
     while len(found) < batches * made.batch_size:

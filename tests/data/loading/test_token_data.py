@@ -13,9 +13,12 @@ from torch import Tensor
 from maskgen.data.build.token_shards import padded
 from maskgen.data.build.tokenize import tokenize
 from maskgen.data.loading.caption_templates import Phrases
+from maskgen.data.loading.mixture import Part
 from maskgen.data.loading.order import fixed_subset
+from maskgen.data.loading.raw_media import RawImages
 from maskgen.data.loading.samples import TokenRows, open_rows
-from maskgen.data.loading.token_data import RawImages, TokenData, token_space
+from maskgen.data.loading.token_data import TokenData
+from maskgen.data.loading.token_spaces import token_space
 from maskgen.data.shards.manifest import read_index
 from maskgen.data.shards.store import ShardStore
 from maskgen.tokenizers.base import Tokenizer
@@ -123,10 +126,11 @@ def test_token_shards_hold_what_the_tokenizers_say(tokens: Path, tokenizers: dic
 
 
 def test_a_batch_unpacks_to_its_samples(tokens: Path) -> None:
-    module = TokenData(str(tokens), batch_size=5, validation_rows=5)
+    module = TokenData(str(tokens), batch_size=5, validation_splits=["A", "train"], validation_rows=5)
     module.setup("fit")
     loader, _ = module.val_dataloader()
-    rows = module.rows["A"]
+    rows = module.validation[0].source
+    assert isinstance(rows, TokenRows)
     wanted = [rows[draw] for draw in fixed_subset([rows.rows.key(row) for row in range(len(rows))], 5)]
     found = unpack(next(iter(loader)), module.space)
     assert all(torch.equal(a[name], b[name]) for a, b in zip(found, wanted, strict=True) for name in ("text", "image"))
@@ -191,7 +195,7 @@ def test_phrases_without_a_place_for_the_caption_are_refused(templates: list[str
 
 def test_phrases_of_another_tokenizer_are_refused(tokens: Path, tmp_path: Path) -> None:
     train_bpe(["some other words"], 256).save(tmp_path / "other")
-    data = TokenData(str(tokens), validation_splits=["A"], phrases=Phrases(str(tmp_path / "other"), ["Here is {}."]))
+    data = TokenData([Part(folder=str(tokens), phrases=Phrases(str(tmp_path / "other"), ["Here is {}."]))])
     with pytest.raises(ValueError, match=r"is not that of .*give phrases the bundle"):
         data.setup("fit")
 

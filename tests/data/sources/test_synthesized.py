@@ -18,8 +18,9 @@ from maskgen.data.build.token_shards import rescaled_durations
 from maskgen.data.build.tokenize import tokenize
 from maskgen.data.build.workers import in_process
 from maskgen.data.corpora.speech_texts import wordnet_sentences
+from maskgen.data.loading.raw_media import RawSounds
 from maskgen.data.loading.timed_phonemes import TimedPhonemes
-from maskgen.data.loading.token_data import RawSounds, TokenData
+from maskgen.data.loading.token_data import TokenData
 from maskgen.data.sources import teachers
 from maskgen.data.sources.synthesized import read_sentences, write_sentences
 from maskgen.data.sources.teachers import TeacherSpeech
@@ -67,7 +68,7 @@ def test_a_token_row_has_as_many_frames_as_its_phonemes_last(raw: Path, tmp_path
     data = TokenData(str(tmp_path / "tokens"), batch_size=2, validation_splits=("test",), validation_rows=1)
     data.setup("fit")
     for row in range(2):
-        sample = data.rows["train"][(row, -1)]
+        sample = data.train[0][(row, -1)]
         assert int(sample["phones"][1].sum()) == sample["audio"].shape[1]
         assert sample["speaker"].tolist() == [[0]]
     batch = next(iter(data.val_dataloader()[0]))

@@ -10,7 +10,8 @@ import torch
 from builders.mixed_shards import END, PICTURES, picture, write, write_both
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from maskgen.data.loading.mixture import MixedModalData, Part
+from maskgen.data.loading.mixture import Part
+from maskgen.data.loading.token_data import TokenData
 from maskgen.decoding.settings import GenerationSettings
 from maskgen.io.bundle import load_bundle
 from maskgen.io.checkpoint import read_checkpoint
@@ -46,9 +47,9 @@ def module(folders: tuple[str, str], **options: Any) -> AnyToAnyModule:
     return AnyToAnyModule(list(folders), TINY, **given)
 
 
-def data(folders: tuple[str, str]) -> MixedModalData:
+def data(folders: tuple[str, str]) -> TokenData:
     parts = [Part(folder=folders[0], canonical_share=1.0), Part(folder=folders[1]), Part(folder=folders[0], join=folders[1], drop=["text"])]
-    return MixedModalData(parts, batch_size=12, text_cells=8, validation_rows=4)
+    return TokenData(parts, batch_size=12, text_cells=8, validation_rows=4)
 
 
 def trainer(folder: Path, steps: int, *callbacks: L.Callback, **options: Any) -> L.Trainer:
@@ -175,7 +176,7 @@ def test_data_in_another_order_than_the_models_shards_are_refused(folders: tuple
     with pytest.raises(ValueError, match=r"the data's tokens are text.*, the model's \(shards\) audio.*in the same order"):
         trainer(tmp_path, 1).fit(module(folders[::-1]), data(folders))
     other = write(tmp_path / "other", PICTURES, {"train": [picture(0)], "A": [picture(1)]}, {"text": "another"})
-    parts = MixedModalData([Part(folder=other)], batch_size=2, text_cells=8)
+    parts = TokenData([Part(folder=other)], batch_size=2, text_cells=8)
     with pytest.raises(ValueError, match="the data's text codes come from other tokenizers"):
         trainer(tmp_path, 1).fit(module(folders), parts)
 

@@ -36,6 +36,7 @@ def floating_point_as_before() -> Iterator[None]:
 def configuration(folder: Path, steps: int, **trainer: Any) -> Path:
     """A run of the command line on the sample that ships."""
     model = {
+        "warmup_steps": 0,
         "autoencoder": {
             "patch": 4,
             "encoder_channels": [16, 16],
@@ -47,12 +48,11 @@ def configuration(folder: Path, steps: int, **trainer: Any) -> Path:
             "class_path": "maskgen.autoencoders.quantizers.ResidualQuantizer",
             "init_args": {"num_levels": 1, "codebook_size": 16},
         },
-        "max_steps": 100_000,
     }
     keep = {"dirpath": str(folder / "checkpoints"), "save_last": True, "every_n_train_steps": 5, "save_top_k": 0, "monitor": None}
     config = {
         "model": {"class_path": "maskgen.training.modules.image_autoencoder.ImageAutoencoderModule", "init_args": model},
-        "data": {"class_path": "maskgen.data.loading.token_data.RawImages", "init_args": {"folder": str(SAMPLE), "batch_size": 4}},
+        "data": {"class_path": "maskgen.data.loading.raw_media.RawImages", "init_args": {"folder": str(SAMPLE), "batch_size": 4}},
         "trainer": {
             "accelerator": "cpu",
             "max_steps": steps,

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 
 from maskgen.data.loading.grouping import Grouping, Packed
+from maskgen.data.loading.mixture import Part
 from maskgen.data.loading.token_data import TokenData
 from maskgen.data.shards.format import json_bytes, npy_bytes, write_shard
 from maskgen.data.shards.manifest import Index, write_index
@@ -60,7 +61,7 @@ def train(
     """Train to the end, a checkpoint at every step; the last checkpoint and what the steps saw."""
     torch.manual_seed(99 if resume else 0)  # a resumed run must not need the seed of the first
     module = MaskedTokenModule(str(tokens), TransformerConfig(dim=16, num_layers=1, num_heads=2), [2, 2], max_steps=STEPS, warmup_steps=3)
-    data = TokenData(str(tokens), batch_size=4, validation_splits=["A"], num_workers=workers, grouping=grouping, window=1)
+    data = TokenData([Part(folder=str(tokens), window=1)], batch_size=4, validation_splits=["A"], num_workers=workers, grouping=grouping)
     witness = Witness()
     saver = ModelCheckpoint(folder, "{step}", save_top_k=-1, every_n_train_steps=1, monitor=None)
     trainer = L.Trainer(
