@@ -12,14 +12,17 @@ def merged_space(folders: str | Sequence[str]) -> tuple[TokenSpace, dict[str, st
     """The token space of folders of shards: modalities in the order in which they first come, and their tokenizers' fingerprints.
 
     Args:
-        folders: Folders or URLs of token shards with index.json; one, or several.
+        folders: Folder or URL of token shards with index.json, or several. One string gives space and fingerprints as in its index.json.
 
     Raises:
         ValueError: If a folder holds no token shards, or two have a modality of one name from different tokenizers; names both.
     """
+    if isinstance(folders, str):
+        index, space = token_space(ShardStore(folders))
+        return space, dict(index.fingerprints)
     members: dict[str, tuple[Modality, str | None, str]] = {}
     specials: dict[tuple[str, ...], str] = {}
-    for place in [folders] if isinstance(folders, str) else folders:
+    for place in folders:
         index, space = token_space(ShardStore(place))
         specials.setdefault(space.specials, place)
         for modality in space.modalities:

@@ -75,7 +75,7 @@ class AnyToAnyModule(GeneratorModule[MaskTransformer | TowerTransformer]):
         start: str | dict[str, str] | None = None,
     ) -> None:
         super().__init__()
-        self.space, self.fingerprints = merged_space(shards)
+        self.space, self.fingerprints = merged_space([shards] if isinstance(shards, str) else shards)
         for name in {name for task in tasks.values() for name in task.modalities} | {*(targets or {}), *(grids or {}), *(baselines or {})}:
             self.space.of(name)
         for name, target in (targets or {}).items():

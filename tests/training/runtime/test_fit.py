@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from tests.mixed_shards import write_both
 
 from maskgen.cli.main import main
 from maskgen.training.runtime.fit import run
-from tests.mixed_shards import write_both
 
 OWN = """
 from maskgen.training.modules.masked import MaskedTokenModule
