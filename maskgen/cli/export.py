@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from maskgen.pipelines.base import Pipeline
 
 
-def add(verbs: Any) -> None:
+def add_export(verbs: Any) -> None:
     """Arguments of `export ...`."""
     kinds = verbs.add_parser("export", help="turn a checkpoint into a bundle").add_subparsers(required=True, metavar="WHAT")
     tokenizer = kinds.add_parser("image-tokenizer", help="checkpoint of an image autoencoder to a tokenizer bundle")
@@ -31,7 +31,7 @@ def add(verbs: Any) -> None:
     critic = kinds.add_parser("critic", help="checkpoint of a token critic to its bundle; it belongs into the folder critic of a model")
     critic.add_argument("checkpoint", type=Path)
     critic.add_argument("--out", type=Path, required=True)
-    critic.set_defaults(verb=export_critic)
+    critic.set_defaults(verb=export_token_critic)
     shortcut = kinds.add_parser(
         "shortcut", help="checkpoint of a shortcut block to its bundle; it belongs into the folder shortcut of a model"
     )
@@ -100,7 +100,7 @@ def export_durations(args: argparse.Namespace) -> None:
     print(f"wrote {args.out}, fingerprint {predictor.save(args.out)[:12]}")
 
 
-def export_critic(args: argparse.Namespace) -> None:
+def export_token_critic(args: argparse.Namespace) -> None:
     """The bundle of a token critic."""
     from maskgen.networks import critic
 

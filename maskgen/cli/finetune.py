@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 
-def add(verbs: Any) -> None:
+def add_finetune(verbs: Any) -> None:
     """Arguments of both."""
     parser = verbs.add_parser("finetune", help="a folder of your pictures or recordings, and a model: a model of your own")
     parser.add_argument("folder", type=Path, help="pictures, or sounds, each with a .txt of the same name")
@@ -34,22 +34,21 @@ def add(verbs: Any) -> None:
     parser.add_argument("--checkpoint-steps", type=int, default=50, help="steps between two checkpoints (default: %(default)s)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(default: %(default)s)")
     parser.add_argument("--restart", action="store_true", help="begin again, over what an earlier run left in OUT.work")
-    parser.set_defaults(verb=finetune)
+    parser.set_defaults(verb=run_finetune)
     merge = verbs.add_parser("merge-adapter", help="an adapter and the model that it was trained on: one model")
     merge.add_argument("adapter", type=Path, help="folder of the adapter: OUT/adapter of maskgen finetune --lora")
     merge.add_argument("--model", help="folder or shipped name of that model (default: the name that the adapter was trained under)")
     merge.add_argument("--out", type=Path, required=True, help="folder of the new model")
-    merge.set_defaults(verb=merge_adapter)
+    merge.set_defaults(verb=run_merge_adapter)
 
 
-def finetune(args: argparse.Namespace) -> None:
+def run_finetune(args: argparse.Namespace) -> None:
     """A model of one's own."""
     check_numbers(args)
     from maskgen.io.bundle import find_model
     from maskgen.networks.lora import LoraSettings
     from maskgen.training.finetune import FinetuneSettings
-    from maskgen.training.finetune_folder import FolderSettings, media_of, work_folder
-    from maskgen.training.finetune_folder import finetune as run
+    from maskgen.training.finetune_folder import FolderSettings, finetune, media_of, work_folder
 
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)  # three trainers, each with the same lines about devices and services
@@ -67,7 +66,7 @@ def finetune(args: argparse.Namespace) -> None:
     reading = FolderSettings(held_out=args.held_out, fit=args.fit, max_bad=args.max_bad, speaker=args.speaker)
     kind = "all weights" if args.lora is None else f"an adapter of rank {args.lora}"
     print(f"training {kind} of {args.model} for {args.steps} steps on {args.folder}; checkpoints go to {work_folder(args.out)}", flush=True)
-    made = run(args.folder, args.model, args.out, settings, reading, args.restart)
+    made = finetune(args.folder, args.model, args.out, settings, reading, args.restart)
     print(f"trained {made.trained:,} numbers in {made.elapsed_s:.0f} s; held-out loss: {compared(made.before, made.after)}")
     if made.adapter is not None:
         print(f"wrote {args.out / 'adapter'}, the adapter alone")
@@ -103,9 +102,9 @@ def _example(media: str, args: argparse.Namespace) -> str:
     return f'speech "Good morning." --model {args.out} --speaker {args.speaker or args.folder.resolve().name} --out speech.wav'
 
 
-def merge_adapter(args: argparse.Namespace) -> None:
+def run_merge_adapter(args: argparse.Namespace) -> None:
     """The model that an adapter makes of its base."""
-    from maskgen.training.finetune_folder import merge_adapter as merge
+    from maskgen.training.finetune_folder import merge_adapter
 
-    name = merge(args.adapter, args.model, args.out)
+    name = merge_adapter(args.adapter, args.model, args.out)
     print(f"wrote {args.out}: {name} with {args.adapter}")

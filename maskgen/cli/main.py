@@ -7,10 +7,11 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from maskgen.cli import export, finetune
 from maskgen.cli.compare import add_compare
 from maskgen.cli.data import add_data
 from maskgen.cli.evaluate_image import add_evaluate
+from maskgen.cli.export import add_export
+from maskgen.cli.finetune import add_finetune
 from maskgen.cli.generate import add_generate
 from maskgen.cli.new import add_new
 from maskgen.cli.score import add_score
@@ -79,12 +80,12 @@ def build_parser() -> argparse.ArgumentParser:
     add_generate(verbs)
     for verb in PASSED_ON:
         verbs.add_parser(verb, help=f"{verb} --config X.yaml: LightningCLI", add_help=False)
-    finetune.add(verbs)
+    add_finetune(verbs)
     add_data(verbs)
     add_evaluate(verbs)
     add_score(verbs)
     add_tune(verbs)
     add_compare(verbs)
-    export.add(verbs)
+    add_export(verbs)
     add_new(verbs)
     return parser

@@ -15,7 +15,7 @@ from maskgen.data.loading.order import Draw, Order
 Sample = TypeVar("Sample")
 
 
-class Place(NamedTuple):
+class OrderPlace(NamedTuple):
     """Window of draws, and rows of it that are done."""
 
     window: int
@@ -85,14 +85,14 @@ class ResumableLoader:
         self.data, self.order, self.batch_size, self.collate = data, order, batch_size, collate
         self.grouping, self.length = grouping or OneByOne(), length
         self.share, self.num_workers = share, num_workers
-        self.place = Place(0, 0)
+        self.place = OrderPlace(0, 0)
 
     def __len__(self) -> int:
         """Batches in one pass: an epoch's draws, one a row."""
         return len(self.order) // self.global_batch
 
     def __iter__(self) -> Iterator[Any]:
-        places: deque[Place] = deque()
+        places: deque[OrderPlace] = deque()
         batches = self._noted(places)
         loader = DataLoader(
             RowsOfSamples(self.data),
@@ -122,16 +122,16 @@ class ResumableLoader:
                 f"the checkpoint was made with windows of {state['window_size']} draws, this run has {size}; "
                 "keep batch_size x processes and the grouping as they were, or start without --ckpt_path"
             )
-        self.place = Place(state["window"], state["row"])
+        self.place = OrderPlace(state["window"], state["row"])
 
-    def _noted(self, places: deque[Place]) -> Iterator[list[Row]]:
+    def _noted(self, places: deque[OrderPlace]) -> Iterator[list[Row]]:
         """This rank's rows batch after batch; the place after each is noted."""
         for rows, place in self.global_batches():
             places.append(place)
             first = self.share.rank * self.batch_size
             yield rows[first : first + self.batch_size]
 
-    def global_batches(self) -> Iterator[tuple[list[Row], Place]]:
+    def global_batches(self) -> Iterator[tuple[list[Row], OrderPlace]]:
         """Rows of all ranks, batch after batch without end, and the place after each."""
         window, done = self.place
         rows = self._window(window)[done:]
@@ -141,7 +141,7 @@ class ResumableLoader:
                 rows += self._window(window)
             batch, rows = rows[: self.global_batch], rows[self.global_batch :]
             done += self.global_batch
-            yield batch, Place(window, done)
+            yield batch, OrderPlace(window, done)
 
     def _window(self, number: int) -> list[Row]:
         """Rows of one window of draws."""

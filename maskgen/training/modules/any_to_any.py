@@ -17,6 +17,7 @@ from maskgen.tokens.batch import TokenBatch
 from maskgen.tokens.unpadding import folded
 from maskgen.training.modules.base import GeneratorModule, mixed_seed
 from maskgen.training.modules.objective import code_losses, reduced
+from maskgen.training.modules.running_means import RunningMeans
 
 
 class AnyToAnyModule(GeneratorModule[MaskTransformer | TowerTransformer]):
@@ -93,8 +94,7 @@ class AnyToAnyModule(GeneratorModule[MaskTransformer | TowerTransformer]):
         self.fold_length, self.fold_rows = fold_length, fold_rows
         self.max_steps, self.lr, self.warmup_steps = max_steps, lr, warmup_steps
         self.weight_decay, self.clip, self.seed = weight_decay, clip, seed
-        self._found: dict[str, tuple[float, int]] = {}
-        """Sum and number of what a validation found."""
+        self._means = RunningMeans()
         whole = compile and isinstance(self.model, MaskTransformer)
         if compile and isinstance(self.model, TowerTransformer):
             self.model.compile_blocks()
@@ -170,14 +170,12 @@ class AnyToAnyModule(GeneratorModule[MaskTransformer | TowerTransformer]):
 
     def _log_mean(self, name: str, values: Tensor) -> None:
         """Count values towards a mean over the whole validation: a task comes in several loaders."""
-        total, count = self._found.get(name, (0.0, 0))
-        self._found[name] = total + float(values.sum()), count + len(values)
+        self._means.add(name, values.sum(), len(values))
 
     def on_validation_epoch_start(self) -> None:
         """Begin to count."""
-        self._found.clear()
+        self._means.clear()
 
     def on_validation_epoch_end(self) -> None:
         """Log the mean of everything that was counted."""
-        for name, (total, count) in self._found.items():
-            self.log(name, total / count, sync_dist=True)
+        self.log_dict(self._means.values(), sync_dist=True)

@@ -17,14 +17,12 @@ from maskgen.networks.bridges import BRIDGE_KIND, Bridge
 from maskgen.networks.pretrained import BUNDLE_KIND, transformer_of
 from maskgen.networks.towers import TowerTransformer, bridged
 from maskgen.tokens.batch import TokenBatch
-from maskgen.tokens.space import MASK, Segment
-from maskgen.tokens.unpadding import Folded, folded
+from maskgen.tokens.space import Segment
 from maskgen.training.modules.base import mixed_seed
+from maskgen.training.modules.bridge_solution import BridgeSolution, compact, partners_in_time
 from maskgen.training.modules.optim import warmup_cosine
-from maskgen.training.modules.pairs import Pairs, moved, pairs_of
-
-RIDGE = 3.0
-"""Added to the diagonal of the closed solution's normal equations, whose rows have a mean square of 1."""
+from maskgen.training.modules.pairs import CellPairs, moved
+from maskgen.training.modules.running_means import RunningMeans
 
 
 class BridgeModule(L.LightningModule):
@@ -98,7 +96,10 @@ class BridgeModule(L.LightningModule):
         self.max_steps, self.lr, self.warmup_steps, self.weight_decay, self.clip = max_steps, lr, warmup_steps, weight_decay, clip
         self.started = network.config.bridges.get(reader) == bridge
         self.network.bridges[reader].requires_grad_(True)
-        self._found: dict[str, tuple[float, int]] = {}
+        self.solution = BridgeSolution(
+            self.network, self.space, reader, source, bridge, partner, self.beside, known_share=known_share, seed=seed
+        )
+        self._means = RunningMeans()
 
     def _check(self, reader: str, source: str, bridge: Bridge, partner: str, beside: Sequence[str], judged: str | None) -> None:
         """Refuse names that are not where they should be.
@@ -152,7 +153,7 @@ class BridgeModule(L.LightningModule):
         loader = data.train_dataloader()
         batches = [self.transfer(batch) for _, batch in zip(range(self.ridge_batches), loader, strict=False)]
         with self.trainer.precision_plugin.forward_context():
-            self.solve(batches)
+            self.solution.solve(batches)
         self.network.bridges.load_state_dict(self.trainer.strategy.broadcast(self.network.bridges.state_dict()))
 
     def transfer(self, batch: TokenBatch) -> TokenBatch:
@@ -198,7 +199,7 @@ class BridgeModule(L.LightningModule):
         """Sum over blocks of the errors of keys and values and the cross-entropy of presence; None for a batch without a pair."""
         generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.global_step, self.global_rank))
         batch = self.transfer(batch)
-        found = self.errors(batch, self.known_share, generator)
+        found = self.solution.errors(batch, self.known_share, generator)
         if found is None:
             return None
         means = {name: torch.stack(parts).mean() for name, parts in found.items()}
@@ -214,29 +215,24 @@ class BridgeModule(L.LightningModule):
         """The errors of every block where all crossing cells are known, and what is judged."""
         generator = torch.Generator().manual_seed(mixed_seed(batch_index, dataloader_idx, 7))
         batch = self.transfer(batch)
-        for name, parts in (self.errors(batch, 1.0, generator) or {}).items():
+        for name, parts in (self.solution.errors(batch, 1.0, generator) or {}).items():
             for number, value in enumerate(parts):
-                self._count(f"val/{name}_block{number}", value, 1)
-            self._count(f"val/{name}", torch.stack(parts).mean(), 1)
+                self._means.add(f"val/{name}_block{number}", value, 1)
+            self._means.add(f"val/{name}", torch.stack(parts).mean(), 1)
         if self.judged is not None:
             self._judge(batch, self.judged, generator)
 
-    def _count(self, name: str, total: Tensor, number: int) -> None:
-        """Count towards a mean over the whole validation."""
-        before = self._found.get(name, (0.0, 0))
-        self._found[name] = before[0] + float(total), before[1] + number
-
     def _judge(self, batch: TokenBatch, name: str, generator: torch.Generator) -> None:
         """Count loss and accuracy of the codes of a modality, seen three ways under the same masks."""
-        asked, views = self._views(batch, self.pairs(batch), name)
+        asked, views = self._views(batch, self.solution.pairs(batch), name)
         for number, segment in enumerate(self.space.of(name)):
             masked = self._drawn(batch, name, number, generator)
             wanted = masked.codes[..., number][masked.cells[..., number]]
             for way, view in views.items():
                 logits = self._logits(view, asked, masked, segment)
                 key = f"{name}_level{number}_{way}"
-                self._count(f"val/loss_{key}", functional.cross_entropy(logits, wanted, reduction="sum"), len(wanted))
-                self._count(f"val/accuracy_{key}", (logits.argmax(dim=-1) == wanted).sum(), len(wanted))
+                self._means.add(f"val/loss_{key}", functional.cross_entropy(logits, wanted, reduction="sum"), len(wanted))
+                self._means.add(f"val/accuracy_{key}", (logits.argmax(dim=-1) == wanted).sum(), len(wanted))
 
     def divergence(self, batch: TokenBatch, generator: torch.Generator) -> Tensor:
         """How far what the reader says of the judged modality over the bridge is from what it says when it reads the partners.
@@ -250,7 +246,7 @@ class BridgeModule(L.LightningModule):
         """
         assert self.judged is not None
         segments = self.space.of(self.judged)
-        asked, views = self._views(batch, self.pairs(batch), self.judged)
+        asked, views = self._views(batch, self.solution.pairs(batch), self.judged)
         shares = torch.arange(len(segments), 0, -1, dtype=torch.float64)
         number = int(torch.multinomial(shares, 1, generator=generator))
         masked, segment = self._drawn(batch, self.judged, number, generator), segments[number]
@@ -259,12 +255,12 @@ class BridgeModule(L.LightningModule):
         found = self._logits(views["over_bridge"], asked, masked, segment).log_softmax(dim=-1)
         return functional.kl_div(found, wanted, reduction="batchmean", log_target=True)
 
-    def _views(self, batch: TokenBatch, pairs: Pairs, name: str) -> tuple[Bool[Tensor, "batch length"], dict[str, TokenBatch]]:
+    def _views(self, batch: TokenBatch, pairs: CellPairs, name: str) -> tuple[Bool[Tensor, "batch length"], dict[str, TokenBatch]]:
         """The cells of a modality, and the batch with what they see: over the bridge, from the partners themselves, from nothing."""
-        kept, partners = self._partners(batch, pairs)
-        asked = self._cells(batch, [name])
+        kept, partners = partners_in_time(batch, pairs)
+        asked = self.solution.cells(batch, [name])
         return asked, {
-            "over_bridge": batch.hide(~self._cells(batch, [name, *self.bridge.modalities, *self.beside])),
+            "over_bridge": batch.hide(~self.solution.cells(batch, [name, *self.bridge.modalities, *self.beside])),
             "from_partners": partners.hide(~kept & ~asked),
             "from_nothing": batch.hide(~asked),
         }
@@ -276,128 +272,14 @@ class BridgeModule(L.LightningModule):
 
     def _logits(self, view: TokenBatch, asked: Tensor, masked: Masked, segment: Segment) -> Float[Tensor, "cells codes"]:
         """Logits at the masked cells of a level, in a view of the batch."""
-        seen = _compact(view.with_ids(torch.where(asked[..., None], masked.batch.ids, view.ids)))
+        seen = compact(view.with_ids(torch.where(asked[..., None], masked.batch.ids, view.ids)))
         hidden = self.network(seen.batch).flatten(0, 1)
         return self.network.logits(hidden[seen.place[masked.cells[..., segment.level]]], segment.offset, segment.size).float()
 
     def on_validation_epoch_start(self) -> None:
         """Begin to count."""
-        self._found.clear()
+        self._means.clear()
 
     def on_validation_epoch_end(self) -> None:
         """Log the means of what was counted."""
-        self.log_dict({name: total / count for name, (total, count) in self._found.items()}, sync_dist=True)
-
-    def errors(self, batch: TokenBatch, known_share: float, generator: torch.Generator) -> dict[str, list[Tensor]] | None:
-        """Block by block: squared error of keys and of values as shares of their variance, and cross-entropy of presence.
-
-        Args:
-            batch: Clean rows in the model's token space.
-            known_share: See the class.
-            generator: CPU generator that decides the masks.
-
-        Returns:
-            None where the cells that have a partner hold fewer than two different codes: errors are shares of a variance.
-        """
-        pairs = self.pairs(batch)
-        if len(set(batch.ids[pairs.row, pairs.partner, 0].tolist())) < 2:
-            return None
-        theirs, wanted, place = self._both(batch, pairs, known_share, generator)
-        crossing = self._cells(batch, self.bridge.modalities)
-        has_partner = torch.zeros_like(crossing)
-        has_partner[pairs.row, pairs.crossing] = True
-        found: dict[str, list[Tensor]] = {"keys": [], "values": [], "presence": []}
-        for number, (stream, partner) in enumerate(zip(theirs, wanted, strict=True)):
-            cells, presence = self.network.translation(self.reader, number)(stream.flatten(0, 1)[place[crossing]][None])
-            paired = cells[:, has_partner[crossing]]
-            with torch.no_grad():
-                aims = self.network.keys_and_values(self.reader, number, partner[None])
-            for name, one, aim in zip(("keys", "values"), self.network.keys_and_values(self.reader, number, paired), aims, strict=True):
-                spread = aim.float().var(dim=2, correction=0).mean()
-                found[name].append((one.float() - aim.float()).square().mean() / spread)
-            found["presence"].append(functional.binary_cross_entropy_with_logits(presence[0].float(), has_partner[crossing].float()))
-        return found
-
-    @torch.no_grad()
-    def solve(self, batches: Sequence[TokenBatch]) -> None:
-        """Set the linear part to the ridge regression of partners on the cells that cross, and presence to its share.
-
-        Raises:
-            ValueError: If not one cell of the batches has a partner.
-        """
-        network = self.network
-        source, own = (network.tower(name).config.dim for name in (self.source, self.reader))
-        squares = [torch.zeros(source, source, dtype=torch.float64) for _ in range(network.num_layers)]
-        products = [torch.zeros(source, own, dtype=torch.float64) for _ in range(network.num_layers)]
-        count, paired = 0, 0
-        for number, batch in enumerate(batches):
-            pairs = self.pairs(batch)
-            theirs, wanted, place = self._both(
-                batch, pairs, self.known_share, torch.Generator().manual_seed(mixed_seed(self.seed, number, 5))
-            )
-            count, paired = count + int(self._cells(batch, self.bridge.modalities).sum()), paired + len(pairs.row)
-            for block, (stream, partner) in enumerate(zip(theirs, wanted, strict=True)):
-                cells = stream.flatten(0, 1)[place[pairs.row, pairs.crossing]]
-                x = self.network.translation(self.reader, block).norm(cells.float()).double().cpu()
-                squares[block] += x.T @ x
-                products[block] += x.T @ partner.double().cpu()
-        if not paired:
-            crossing = " and ".join(self.bridge.modalities)
-            raise ValueError(
-                f"no cell of {crossing} has the code of a cell of {self.partner} beside it in {len(batches)} batches; "
-                "take data in which both say the same"
-            )
-        share = min(max(paired / count, 1e-3), 1 - 1e-3)
-        for block, (square, product) in enumerate(zip(squares, products, strict=True)):
-            translation = network.translation(self.reader, block)
-            solved = torch.linalg.solve(square + RIDGE * torch.eye(source, dtype=torch.float64), product)
-            translation.linear.weight.copy_(solved.T)
-            translation.presence.bias.fill_(torch.logit(torch.tensor(share)).item())
-
-    def pairs(self, batch: TokenBatch) -> Pairs:
-        """Cells that cross and their partners."""
-        return pairs_of(batch, self.space, self.bridge.modalities, self.partner)
-
-    @torch.no_grad()
-    def _both(
-        self, batch: TokenBatch, pairs: Pairs, known_share: float, generator: torch.Generator
-    ) -> tuple[list[Tensor], list[Tensor], Tensor]:
-        """What enters each block: of the source's cells in rows, of the partners [pairs dim]; and where the source's cells are."""
-        seen = self._cells(batch, [*self.bridge.modalities, *self.beside])
-        theirs = self._masked(batch, known_share, generator).hide(~seen)
-        source = _compact(theirs)
-        kept, written = self._partners(batch, pairs)
-        partners = _compact(written.hide(~kept))
-        found = self._streams(self.reader, partners.batch)
-        place = partners.place[pairs.row, pairs.partner]
-        return self._streams(self.source, source.batch), [stream.flatten(0, 1)[place] for stream in found], source.place
-
-    @staticmethod
-    def _partners(batch: TokenBatch, pairs: Pairs) -> tuple[Bool[Tensor, "batch length"], TokenBatch]:
-        """Cells that are a partner, and the batch in which they stand next to each other in time."""
-        kept = torch.zeros_like(batch.valid)
-        kept[pairs.row, pairs.partner] = True
-        coords = batch.coords.clone()
-        coords[..., 0] = torch.where(kept, kept.cumsum(dim=1) - 1, coords[..., 0])
-        return kept, dataclasses.replace(batch, coords=coords)
-
-    def _streams(self, name: str, batch: TokenBatch) -> list[Tensor]:
-        return self.network.streams(name, batch)
-
-    def _masked(self, batch: TokenBatch, known_share: float, generator: torch.Generator) -> TokenBatch:
-        """The batch with a random share of the crossing cells masked in some rows."""
-        luck = torch.rand(len(batch), 2, generator=generator).to(batch.ids.device)
-        share = torch.where(luck[:, :1] < known_share, 0.0, luck[:, 1:])
-        chosen = torch.rand(batch.valid.shape, generator=generator).to(batch.ids.device) < share
-        ids = batch.ids.clone()
-        ids[..., 0] = torch.where(chosen & self._cells(batch, self.bridge.modalities), MASK, ids[..., 0])
-        return batch.with_ids(ids)
-
-    def _cells(self, batch: TokenBatch, names: Sequence[str]) -> Bool[Tensor, "batch length"]:
-        """Visible cells of some modalities."""
-        return torch.stack([batch.cells(self.space.index(name)) for name in names]).any(dim=0)
-
-
-def _compact(batch: TokenBatch) -> Folded:
-    """The batch without its hidden cells, each row alone where rows are about equally long."""
-    return folded(batch, max(1, int(batch.valid.sum(dim=1).max())))
+        self.log_dict(self._means.values(), sync_dist=True)

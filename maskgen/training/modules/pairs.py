@@ -14,7 +14,7 @@ from maskgen.tokens.space import MASK, TokenSpace
 
 
 @dataclass(frozen=True)
-class Pairs:
+class CellPairs:
     """Cells of a batch that stand for the same in two modalities.
 
     Args:
@@ -28,7 +28,7 @@ class Pairs:
     partner: Int[Tensor, " pairs"]
 
 
-def pairs_of(batch: TokenBatch, space: TokenSpace, crossing: Sequence[str], partner: str) -> Pairs:
+def pairs_of(batch: TokenBatch, space: TokenSpace, crossing: Sequence[str], partner: str) -> CellPairs:
     """The longest common subsequence of the codes of modalities that cross, each, and of their partner in each row.
 
     Ends, and empty slots, which look alike, are left out.
@@ -54,7 +54,7 @@ def pairs_of(batch: TokenBatch, space: TokenSpace, crossing: Sequence[str], part
             matched = common_subsequence([code for _, code in said], [code for _, code in written])
             found += [(row, said[left][0], written[right][0]) for left, right in matched]
     parts = torch.tensor(found, dtype=torch.long, device=batch.ids.device).view(-1, 3)
-    return Pairs(parts[:, 0], parts[:, 1], parts[:, 2])
+    return CellPairs(parts[:, 0], parts[:, 1], parts[:, 2])
 
 
 def common_subsequence(left: Sequence[int], right: Sequence[int]) -> list[tuple[int, int]]:

@@ -111,7 +111,7 @@ def cells(batch: TokenBatch, space: TokenSpace, name: str, row: int) -> torch.Te
 def test_a_word_is_paired_with_the_same_word_and_nothing_else(bundle: Path) -> None:
     made = module(bundle)
     batch = rows(made.space)
-    pairs = made.pairs(batch)
+    pairs = made.solution.pairs(batch)
     assert len(pairs.row) == 3 * len(batch)
     heard = batch.ids[pairs.row, pairs.crossing, 0] - made.space.segment("transcript", 0).offset
     written = batch.ids[pairs.row, pairs.partner, 0] - made.space.segment("text", 0).offset
@@ -140,11 +140,11 @@ def trained(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Bri
 
     def measured() -> None:
         with torch.no_grad():
-            errors = made.errors(batch, 1.0, torch.Generator().manual_seed(0)) or {}
+            errors = made.solution.errors(batch, 1.0, torch.Generator().manual_seed(0)) or {}
         found.append({name: float(torch.stack(parts).mean()) for name, parts in errors.items()})
 
     measured()
-    made.solve([batch] * 4)
+    made.solution.solve([batch] * 4)
     measured()
     folder = tmp_path_factory.mktemp("run")
     trainer = L.Trainer(
@@ -200,13 +200,13 @@ def test_what_is_said_over_the_bridge_comes_near_to_what_is_said_from_the_partne
     """Both losses are one sum; the divergence alone teaches the bridge, and no gradient reaches the towers."""
     made, plain, closed = attentive(bundle, judged_weight=2.0), attentive(bundle), attentive(bundle)
     batch = rows(made.space, 16)
-    made.solve([batch] * 4)
+    made.solution.solve([batch] * 4)
     with torch.no_grad():
         plain.network.load_state_dict(made.network.state_dict())
         made.data_space = plain.data_space = made.space
         both, alone = (one.training_step(batch, 0) for one in (made, plain))
         generator = torch.Generator().manual_seed(mixed_seed(0, 0, 0))
-        plain.errors(batch, plain.known_share, generator)
+        plain.solution.errors(batch, plain.known_share, generator)
         before = made.divergence(batch, generator)
         unseen = closed.divergence(batch, torch.Generator().manual_seed(0))
     assert both is not None
@@ -223,7 +223,7 @@ def test_what_is_said_over_the_bridge_comes_near_to_what_is_said_from_the_partne
         optimizer.step()
     assert all(weight.grad is None for weight in made.network.towers.parameters())
     judged = torch.Generator().manual_seed(mixed_seed(0, 0, 0))
-    made.errors(batch, plain.known_share, judged)
+    made.solution.errors(batch, plain.known_share, judged)
     assert float(made.divergence(batch, judged)) < 0.6 * float(before)
 
 
@@ -312,11 +312,11 @@ def test_a_training_opens_its_bridge_before_the_first_step(
     solved.load_state_dict(new.state_dict())
     trainer_of().fit(new, datamodule=Rows(batch))
     if ridge_batches:
-        solved.solve([batch] * ridge_batches)
+        solved.solution.solve([batch] * ridge_batches)
         assert all(tensor.equal(new.state_dict()[name]) for name, tensor in solved.state_dict().items())
     else:
         assert float(new.network.translation("pictures", 0).presence.bias) == 0.0
-        closed, opened = (one.errors(batch, 1.0, torch.Generator().manual_seed(0)) for one in (solved, new))
+        closed, opened = (one.solution.errors(batch, 1.0, torch.Generator().manual_seed(0)) for one in (solved, new))
         assert closed is not None
         assert opened is not None
         assert float(torch.stack(opened["presence"]).max()) < 1.0 < float(torch.stack(closed["presence"]).min())
@@ -352,13 +352,13 @@ def test_batches_without_a_pair_or_with_one_code_are_left_out_and_cannot_be_solv
             offset = made.space.segment(name, 0).offset
             ids = one.ids[chosen, 0]
             one.ids[chosen, 0] = torch.where(ids == end + offset, ids, torch.full_like(ids, code + offset))
-    assert len(made.pairs(alike).row) > 2
-    assert made.errors(alike, 1.0, torch.Generator()) is None
+    assert len(made.solution.pairs(alike).row) > 2
+    assert made.solution.errors(alike, 1.0, torch.Generator()) is None
     made.data_space = made.space
     assert made.training_step(batch, 0) is None
     for batches in ([batch], []):
         with pytest.raises(ValueError, match="no cell of transcript has the code of a cell of text"):
-            made.solve(batches)
+            made.solution.solve(batches)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
