@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from tests.mixed_shards import write_both
+from builders.mixed_shards import write_both
 
 from maskgen.cli.main import main
 from maskgen.training.runtime.fit import run
