@@ -144,12 +144,12 @@ def export_model(args: argparse.Namespace) -> None:
 def export_towers(args: argparse.Namespace) -> None:
     """One model bundle from several, with references to their tokenizers."""
     from maskgen.decoding.settings import read_settings
-    from maskgen.training.merging import join_towers, tokenizer_folders
+    from maskgen.training.merging import merge_as_towers, tokenizer_folders
 
     models = dict(args.models)
     if len(models) != len(args.models):
         raise ValueError(f"each tower needs a name of its own, got {', '.join(name for name, _ in args.models)}")
-    pipeline = join_towers(models)
+    pipeline = merge_as_towers(models)
     if args.generation:
         pipeline.settings = {**pipeline.settings, **read_settings(args.generation)}
     fingerprint = pipeline.save_pretrained(args.out, half=True, tokenizers=tokenizer_folders(models))
@@ -158,10 +158,10 @@ def export_towers(args: argparse.Namespace) -> None:
 
 def export_bridge(args: argparse.Namespace) -> None:
     """One model bundle with a bridge more, references to its tokenizers, and what else the model's folder holds."""
-    from maskgen.training.merging import join_by_bridge
+    from maskgen.training.merging import add_bridge
 
     _require_free(args.out)
-    _write_beside(join_by_bridge(args.checkpoint, args.model), args.out, args.model, {args.model.name: args.model})
+    _write_beside(add_bridge(args.checkpoint, args.model), args.out, args.model, {args.model.name: args.model})
 
 
 def export_average(args: argparse.Namespace) -> None:

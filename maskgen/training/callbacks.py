@@ -1,4 +1,4 @@
-"""Callbacks: sample sheets from fixed prompts and seeds, with an alarm on collapse."""
+"""Callback that generates sample sheets from fixed prompts and seeds, and warns when a model collapses."""
 
 import logging
 from collections.abc import Sequence
@@ -19,30 +19,30 @@ from maskgen.training.modules.masked import MaskedTokenModule
 
 logger = logging.getLogger(__name__)
 LEAST_PERPLEXITY_SHARE = 0.02
-"""Samples whose codes use less than this share of what the codebook offers count as collapsed."""
+"""Samples whose codes use less than this share of the codebook count as collapsed."""
 
 
 def perplexity(codes: Tensor, size: int) -> float:
-    """exp of the entropy of the codes' frequencies: how many codes are in even use."""
+    """Perplexity of the codes: exp of the entropy of their frequencies, the number of codes in even use."""
     share = torch.bincount(codes.flatten(), minlength=size).double()
     share = share / share.sum()
     return float(torch.exp(-(share * share.clamp(min=1e-12).log()).sum()))
 
 
 class SampleSheet(L.Callback):
-    """Generates the same prompts with the same seeds now and then, writes a PNG and logs it to TensorBoard.
+    """Generates the same prompts with the same seeds at every validation, writes a PNG and logs it to TensorBoard.
 
-    It runs at the first batch of a validation: only between the start and the end of its epoch are averaged weights in place,
-    whatever the order of the callbacks. Codes in too little variety raise a warning.
+    It runs at the first batch of a validation, when averaged weights are in place whatever the order of the callbacks. Too few different
+    codes log a warning.
 
     Args:
         prompts: Captions.
         text_tokenizer: Folder of the text tokenizer bundle.
         image_tokenizer: Folder of the image tokenizer bundle.
         folder: Where the PNGs go.
-        variants: Pictures a prompt.
-        guidance_scale: Of the samples.
-        steps: Per level.
+        variants: Images per prompt.
+        guidance_scale: Guidance of the samples; 1 is off.
+        steps: Decode steps of each level.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class SampleSheet(L.Callback):
     def on_validation_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Draw the sheet with the weights that are being validated."""
+        """Generate the sheet with the weights that are being validated."""
         if trainer.sanity_checking or batch_idx or dataloader_idx:
             return
         assert isinstance(pl_module, MaskedTokenModule), f"SampleSheet draws from a MaskedTokenModule, not {type(pl_module).__name__}"
@@ -98,7 +98,7 @@ class SampleSheet(L.Callback):
         return [sample[module.target] for sample in unpack(batch.to("cpu"), space)]
 
     def _grid(self) -> tuple[int, int]:
-        """Rows and columns of the tokenizer's own picture size."""
+        """Rows and columns of the tokenizer's own image size."""
         side = self.image.pixels_per_cell
         return self.image.size[1] // side, self.image.size[0] // side
 

@@ -22,29 +22,29 @@ from maskgen.tokens.space import TokenSpace
 logger = logging.getLogger(__name__)
 
 
-def join_towers(models: Mapping[str, Path | str]) -> Pipeline:
+def merge_as_towers(models: Mapping[str, Path | str]) -> Pipeline:
     """One pipeline whose network has each of the models as a tower.
 
-    Rows of one tower's modalities give what its model gives; what lies across towers is untrained until the network is trained as a whole.
+    Rows with one tower's modalities give the same results as its model; attention across towers is untrained until the network is trained.
 
     Args:
         models: Name of the tower to folder or shipped name of a model of maskgen's own transformer.
 
     Raises:
         ValueError: If a model is missing or of another kind, two have a modality of one name, layers or heads differ, or a model's settings
-            ask for what a network with towers cannot do.
+            need what a network with towers does not support.
     """
     parts = {name: Pipeline.from_pretrained(model, specialists=False) for name, model in models.items()}
     for name, part in parts.items():
         if not isinstance(part.model, MaskTransformer):
-            raise ValueError(f"{models[name]} is an adapted backbone or has towers itself; give models of one transformer of maskgen")
+            raise ValueError(f"{models[name]} is an adapted backbone or has towers itself; give models with a single maskgen transformer")
     towers = {
         name: Tower(modalities=[one.name for one in part.space.modalities], transformer=part.model.config) for name, part in parts.items()
     }
     config = TowersConfig(towers=towers)
     specials = dict.fromkeys(special for part in parts.values() for special in part.space.specials)
     if any(part.space.specials != tuple(specials) for part in parts.values()):
-        raise ValueError(f"the models have other special ids ({', '.join(specials)} in all); join models of like token spaces")
+        raise ValueError(f"the models have different special ids ({', '.join(specials)} in all); merge models with the same ones")
     space = TokenSpace([one for part in parts.values() for one in part.space.modalities], specials)
     network = TowerTransformer(config, space)
     for name, part in parts.items():
@@ -55,8 +55,8 @@ def join_towers(models: Mapping[str, Path | str]) -> Pipeline:
     return Pipeline(network, space, tokenizers, settings, grids)
 
 
-def join_by_bridge(checkpoint: Path, model: Path | str) -> Pipeline:
-    """A model with towers and, between them, the bridge of a checkpoint; what each tower does alone stays as it is.
+def add_bridge(checkpoint: Path, model: Path | str) -> Pipeline:
+    """A model with towers and the bridge of a checkpoint between them; what each tower does without it doesn't change.
 
     Args:
         checkpoint: Of `maskgen.training.modules.bridges.BridgeModule`.
@@ -78,15 +78,15 @@ def join_by_bridge(checkpoint: Path, model: Path | str) -> Pipeline:
 
 
 def _for_towers(target: str, settings: GenerationSettings, model: str) -> GenerationSettings:
-    """Settings of a model as a network with towers can follow them: speed settings that it cannot are left off, with a warning.
+    """Settings that a network with towers supports: other acceleration settings are turned off, with a warning.
 
     Raises:
-        ValueError: If the order needs a critic.
+        ValueError: If the sampler needs a critic.
     """
     if "critic" in needs_of(settings.at(0)):
         raise ValueError(
-            f"{target} of {model} is decoded in the order {settings.sampler}, which needs a critic that towers do not have; "
-            "give its bundle another order first"
+            f"{target} of {model} is decoded with the sampler {settings.sampler}, which needs a critic that towers do not have; "
+            "give its bundle another sampler first"
         )
     off = {name: value for name, value in CHEAPER.items() if getattr(settings, name) != value}
     if off:
@@ -95,7 +95,7 @@ def _for_towers(target: str, settings: GenerationSettings, model: str) -> Genera
 
 
 def tokenizer_folders(models: Mapping[str, Path | str]) -> dict[str, Path]:
-    """Where the models' tokenizers lie, so that a joined bundle can refer to them."""
+    """Folders of the models' tokenizers, so that a merged bundle can refer to them."""
     found = {}
     for model in models.values():
         bundle = load_bundle(find_model(model), BUNDLE_KIND)
@@ -104,11 +104,11 @@ def tokenizer_folders(models: Mapping[str, Path | str]) -> dict[str, Path]:
 
 
 def average_models(shares: Mapping[Path | str, float]) -> Pipeline:
-    """A pipeline whose weights are the weighted mean of the models' weights; critics and shortcuts, which know one model, are left behind.
+    """A pipeline whose weights are the weighted mean of the models' weights, without their critics and shortcuts, which fit one model only.
 
-    Models that were trained on from the same weights often lie in one valley, and the mean then keeps much of what each learned at the
-    price of one network: a model that was taught a new task and half forgot an old one gets the old one back by its ancestor's share.
-    Models that were trained apart give nothing of use. Decode settings and grids are those of the first model that has them.
+    Models trained further from the same weights often lie in one basin of the loss. The mean then keeps much of what each learned at the
+    cost of one network: a model that learned a new task and half forgot an old one gets the old one back by its ancestor's share. The mean
+    of models trained independently is useless. Generation settings and grids are those of the first model that has them.
 
     Args:
         shares: Folder or shipped name of each model to its share; shares are divided by their sum.
@@ -120,7 +120,7 @@ def average_models(shares: Mapping[Path | str, float]) -> Pipeline:
     Source: WiSE-FT, arXiv:2109.01903 (two models); model soups, arXiv:2203.05482.
     """
     if len(shares) < 2:
-        raise ValueError(f"an average needs at least two models, got {len(shares)}; name others beside it")
+        raise ValueError(f"an average needs at least two models, got {len(shares)}; name more")
     if len({find_model(name).resolve() for name in shares}) < len(shares):
         raise ValueError(f"each model is named once, got {', '.join(map(str, shares))}")
     if wrong := [f"{name}={share:g}" for name, share in shares.items() if not (math.isfinite(share) and share > 0)]:
@@ -144,7 +144,7 @@ def average_models(shares: Mapping[Path | str, float]) -> Pipeline:
 
 
 def _require_alone(name: str, target: str, settings: GenerationSettings) -> None:
-    """Refuse settings that ask for a network trained beside one model."""
+    """Refuse settings that need a critic or a shortcut, which was trained for one model."""
     if settings.shortcut > 1 or "critic" in needs_of(settings.at(0)):
         raise ValueError(
             f"{target} of {name} is decoded with a critic or a shortcut, which knows that model alone; give its bundle other settings first"
@@ -152,12 +152,12 @@ def _require_alone(name: str, target: str, settings: GenerationSettings) -> None
 
 
 def _mean(parts: Sequence[tuple[Tensor, float]]) -> Tensor:
-    """Weighted sum in double precision, as the first tensor is."""
+    """Weighted sum, computed in double precision, in the type of the first tensor."""
     return torch.stack([tensor.double() * share for tensor, share in parts]).sum(dim=0).to(parts[0][0].dtype)
 
 
 def _require_alike(first: Path | str, wanted: Pipeline, name: Path | str, found: Pipeline) -> None:
-    """Refuse models whose weights do not mean the same."""
+    """Refuse models whose weights do not correspond."""
     differences = {
         "network": found.model.config != wanted.model.config,
         "token space": len(found.space.modalities) != len(wanted.space.modalities) or not found.space.begins_with(wanted.space),
@@ -166,4 +166,4 @@ def _require_alike(first: Path | str, wanted: Pipeline, name: Path | str, found:
         "tensors": own_tensors(found.model).keys() != own_tensors(wanted.model).keys(),
     }
     if other := [what for what, differs in differences.items() if differs]:
-        raise ValueError(f"{name} has another {' and '.join(other)} than {first}; average models that were trained on from one another")
+        raise ValueError(f"{name} has another {' and '.join(other)} than {first}; average models that were trained from one another")

@@ -10,12 +10,12 @@ from maskgen.cli.main import main
 from maskgen.networks.towers import TowerTransformer
 from maskgen.networks.transformer import TransformerConfig
 from maskgen.pipelines.base import Pipeline
-from maskgen.training.merging import join_towers
+from maskgen.training.merging import merge_as_towers
 
 
 def test_speed_settings_that_towers_cannot_follow_are_left_off(tiny_bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     fast = decoded_as(tiny_bundle, tmp_path / "fast", refresh=2)
-    joined = join_towers({"pictures": fast, "speech": speakers(tmp_path / "voice")})
+    joined = merge_as_towers({"pictures": fast, "speech": speakers(tmp_path / "voice")})
     assert joined.settings["image"].refresh == 1
     assert "refresh left off" in caplog.text
     assert joined("a red heart").images[0].size == (32, 32)
@@ -60,7 +60,7 @@ def test_what_cannot_be_joined_is_refused(
         "judged": decoded_as(tiny_bundle, tmp_path / "judged", sampler="critic"),
         "deep": speakers(tmp_path / "deep", TransformerConfig(dim=24, num_layers=3, num_heads=2, head_width=16, tie_head=True)),
     }
-    join_towers({"x": tiny_bundle, "y": speakers(tmp_path / "other", name="other")}).save_pretrained(tmp_path / "both")
+    merge_as_towers({"x": tiny_bundle, "y": speakers(tmp_path / "other", name="other")}).save_pretrained(tmp_path / "both")
     with pytest.raises(SystemExit) as stop:
         main(["export", "towers", *(one.format(**places, both=tmp_path / "both") for one in models), "--out", str(tmp_path / "out")])
     said = capsys.readouterr().err

@@ -21,27 +21,27 @@ from maskgen.training.modules.objective import Weighting, code_losses, reduced
 
 
 class AdaptedTokenModule(TargetModule[AdaptedTransformer]):
-    """Learns to guess masked codes as `MaskedTokenModule` does, from a pretrained start.
+    """Trains a pretrained transformers model to predict masked codes, as `MaskedTokenModule` trains one from random weights.
 
     Args:
         shards: Folder of token shards whose first modality is text in the backbone's own codes.
         backbone: Folder that `save_pretrained` of transformers wrote, or a hub id.
-        target: Modality whose codes are guessed.
+        target: Modality whose codes are predicted.
         grid: Code grid of the target, which generation fills by default; None where every sample has its own length.
-        schedule: Mask law; None is linear.
+        schedule: Mask schedule; None is linear.
         level_weights: How often each level of the target is learned; None weighs all alike.
-        shift: A text cell is read from the hidden state of the cell before it; None shifts causal backbones alone.
-        causal_anneal_steps: Steps over which a causal backbone's mask is opened; 0 opens all of it at once.
-        grid_places: Positions of cells that are no text, see `maskgen.networks.adapted.AdaptedConfig`.
+        shift: Predict a text cell from the hidden state of the cell before it; None does so for causal backbones only.
+        causal_anneal_steps: Steps over which a causal backbone's attention mask is opened; 0 opens it at once.
+        grid_places: Positions of cells that are not text, see `maskgen.networks.adapted.AdaptedConfig`.
         drop_condition: Share of rows that learn without their condition, for guidance.
         label_smoothing: Of the cross-entropy.
         weight: "maskgit" is the mean over masked cells; "elbo" is the bound on the likelihood.
-        max_steps: Length of the learning-rate schedule.
+        max_steps: Length of the learning-rate schedule in steps; `maskgen fit` takes trainer.max_steps.
         lr: Highest learning rate.
         warmup_steps: Steps of linear warm-up.
         weight_decay: Of the hidden matrices.
         clip: Largest gradient norm.
-        seed: New rows, every mask and every opened edge are drawn from it.
+        seed: New embedding rows, every mask and every opened attention edge are drawn from it.
 
     Raises:
         ImportError: If transformers is missing.
@@ -83,7 +83,7 @@ class AdaptedTokenModule(TargetModule[AdaptedTransformer]):
         self.weight_decay, self.clip, self.seed = weight_decay, clip, seed
 
     def training_step(self, batch: TokenBatch, batch_index: int) -> Tensor:
-        """Weighted cross-entropy at the masked cells, under the causal mask as far as it is opened."""
+        """Weighted cross-entropy at the masked cells, with the attention mask as far open as the step says."""
         generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.global_step, self.global_rank))
         masked = draw_masks(batch, self.segments, self.schedule, self.level_weights, self.drop_condition, generator)
         share = open_share(self.global_step, self.causal_anneal_steps)
@@ -121,7 +121,7 @@ class AdaptedTokenModule(TargetModule[AdaptedTransformer]):
 
 
 def require_vocabulary(backbone: str, space: TokenSpace, fingerprints: Mapping[str, str], shards: str) -> None:
-    """Refuse shards whose text is not in the backbone's own codes; a backbone without a tokenizer beside it cannot be checked.
+    """Refuse shards whose text was not encoded by the backbone's tokenizer; a backbone folder without a tokenizer can't be checked.
 
     Raises:
         ValueError: If they differ; names both and the command that rebuilds.

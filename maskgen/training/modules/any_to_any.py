@@ -21,35 +21,34 @@ from maskgen.training.modules.running_means import RunningMeans
 
 
 class AnyToAnyModule(GeneratorModule[MaskTransformer | TowerTransformer]):
-    """Learns any direction between modalities: each row draws a task from a table, rows of all tasks share a step.
+    """Trains one network on any direction between modalities: each row draws a task from a table, and a batch mixes tasks.
 
-    The loss of a step is the weighted mean of one loss a modality, each the mean over that modality's codes: a picture's 64 cells do not
-    outvote a caption's nine. Hidden cells are folded away before the model runs, so a mixture costs what its rows hold.
+    The loss of a step is the weighted mean of one loss per modality, each averaged over that modality's codes, so an image of 64 cells
+    doesn't outweigh a caption of nine. Hidden cells are removed before the model runs (unpadding): a batch costs what it shows.
 
     Args:
         shards: Folders of token shards, as in the data's parts; their index.json name the token space.
         transformer: Sizes of the model, or of its towers: then each modality has weights of its own.
         tasks: The table.
-        targets: Modality to how it is masked and weighed.
+        targets: Modality to how it is masked and weighted.
         grids: Code grid of each modality that generation fills by default.
         drop_condition: Share of rows that learn without their condition, for guidance.
         baselines: Modality to the validation loss of a model of that modality alone, level 0; validation logs the difference.
-        fold_length: Cells of a row that the model sees.
-        fold_rows: Rows are padded up to a multiple of this.
+        fold_length: Cells per row after unpadding; several samples share a row.
+        fold_rows: The number of rows after unpadding is padded up to a multiple of this, so that a compiled model sees few shapes.
         label_smoothing: Of the cross-entropy.
-        max_steps: Length of the learning-rate schedule.
+        max_steps: Length of the learning-rate schedule in steps; `maskgen fit` takes trainer.max_steps.
         lr: Highest learning rate.
         warmup_steps: Steps of linear warm-up.
         weight_decay: Of the hidden matrices.
         clip: Largest gradient norm.
         seed: Every task and mask is drawn from (seed, step, rank).
-        compile: Compile the transformer with torch.compile; with towers what each does to its cells.
-        start: Folder or shipped name of a model whose weights are the start; its token space must be the first part of this one. With
-            towers: tower to such a name, for those that do not start untrained.
+        compile: Compile the transformer with torch.compile; with towers, the blocks of each.
+        start: Folder or shipped name of a model whose weights initialise this one; this token space must begin with the model's. With
+            towers: tower to such a name; towers that are left out start from random weights.
 
     Raises:
-        ValueError: If a task, a target or a baseline names a modality that the shards lack, a share or weights do not fit, or `start`
-            does not.
+        ValueError: If a task, a target or a baseline names a modality that the shards lack, or a share, level weights or `start` don't fit.
 
     Source: mixtures of tasks by masking, 4M, arXiv:2312.06647, and UniDisc, arXiv:2503.20853.
     """
@@ -99,7 +98,7 @@ class AnyToAnyModule(GeneratorModule[MaskTransformer | TowerTransformer]):
         if compile and isinstance(self.model, TowerTransformer):
             self.model.compile_blocks()
         self._forward = (torch.compile(self.model, dynamic=False) if whole else self.model,)
-        """In a tuple, so that the compiled copy is no submodule and its weights do not stand in the checkpoint twice."""
+        """In a tuple, so that the compiled copy isn't a submodule and the checkpoint holds its weights once."""
 
     def _start(self, start: str | dict[str, str], shards: str) -> None:
         """Take over the weights of trained models.
@@ -112,9 +111,7 @@ class AnyToAnyModule(GeneratorModule[MaskTransformer | TowerTransformer]):
             return
         if isinstance(start, str) or not isinstance(self.model, TowerTransformer) or set(start) - set(self.model.names):
             towers = ", ".join(self.model.names) if isinstance(self.model, TowerTransformer) else "none"
-            raise ValueError(
-                f"this network has the towers {towers}, start is {start}; give one name for a network without towers, else one a tower"
-            )
+            raise ValueError(f"this network has the towers {towers}, start is {start}; give one model, or with towers one per tower")
         spaces = tower_spaces(self.model.config, self.space)
         for tower, name in start.items():
             start_from(self.model.tower(tower), spaces[tower], self.fingerprints, name, shards)
@@ -124,7 +121,7 @@ class AnyToAnyModule(GeneratorModule[MaskTransformer | TowerTransformer]):
         return {"grids": self.grids}
 
     def training_step(self, batch: TokenBatch, batch_index: int) -> Tensor:
-        """Weighted mean of the losses of all modalities that are asked for."""
+        """Weighted mean of the losses of all modalities that the batch's tasks ask for."""
         generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.global_step, self.global_rank))
         drawn = draw_tasks(batch, self.space, self.tasks, self.targets, self.drop_condition, generator)
         found = self.losses(drawn, self.label_smoothing)
@@ -173,9 +170,9 @@ class AnyToAnyModule(GeneratorModule[MaskTransformer | TowerTransformer]):
         self._means.add(name, values.sum(), len(values))
 
     def on_validation_epoch_start(self) -> None:
-        """Begin to count."""
+        """Reset the means."""
         self._means.clear()
 
     def on_validation_epoch_end(self) -> None:
-        """Log the mean of everything that was counted."""
+        """Log the means over all batches and loaders."""
         self.log_dict(self._means.values(), sync_dist=True)

@@ -21,7 +21,8 @@ from maskgen.training.modules.optim import warmup_cosine
 class AudioAutoencoderModule(L.LightningModule):
     """Trains an AudioAutoencoder; every loss but the spectral one has a switch.
 
-    The pulses follow the pitch of the original, so that filters are learned before the codec's own pitch is right; it is learned beside.
+    In training the decoder's pulses follow the pitch of the original, so that filters can be learned before the codec's own pitch, which is
+    learned at the same time, is right.
 
     Args:
         autoencoder: Sizes of encoder and decoder.
@@ -40,8 +41,8 @@ class AudioAutoencoderModule(L.LightningModule):
         adversarial_from: Step at which it sets in.
         quantize_from: Steps before this one leave the encoder's vectors unquantized. Quantized from the start, the vectors of speech
             fall into three dimensions and stay there (docs/log.md).
-        start: Bundle of a codec whose weights are the start; of the same sizes.
-        decoder_only: Train the decoder alone: codes stay what they are. Needs `start`.
+        start: Bundle of a codec of the same sizes whose weights initialise this one.
+        decoder_only: Train the decoder only: codes don't change. Needs `start`.
 
     Raises:
         ValueError: If `start` does not fit, or is missing for `decoder_only`.
@@ -117,7 +118,7 @@ class AudioAutoencoderModule(L.LightningModule):
             schedulers[1].step()
 
     def _codec_step(self, waves: Tensor, optimizer: Any, adversarial: bool) -> Tensor:
-        """Update encoder, quantizer and decoder; give the reconstruction back without gradient."""
+        """Update encoder, quantizer and decoder; return the reconstruction without gradient."""
         config = self.network.config
         quantized = self._quantized(waves)
         voice = self.network.decoder(quantized.values)
@@ -137,11 +138,11 @@ class AudioAutoencoderModule(L.LightningModule):
 
     @property
     def lr_schedule_step(self) -> int:
-        """Steps of the codec so far; the trainer's own count has the discriminator's in it."""
+        """Steps of the codec so far; the trainer's own count includes the discriminator's."""
         return int(_as_list(self.lr_schedulers())[0].last_epoch)
 
     def _quantized(self, waves: Tensor) -> Quantized:
-        """What the decoder gets; where it is trained alone, the codebook must not follow the batch."""
+        """Input of the decoder; if only the decoder is trained, the codebook must not follow the batch."""
         if not self.decoder_only:
             values = self.network.encode(waves).float()
             if self.lr_schedule_step < self.quantize_from:
@@ -189,7 +190,7 @@ class AudioAutoencoderModule(L.LightningModule):
         optimizer.step()
 
     def validation_step(self, batch: Float[Tensor, "batch samples"], batch_index: int, dataloader_idx: int = 0) -> None:
-        """Errors with the codec's own pitch, and code usage, on held-out sounds."""
+        """Log errors with the codec's own pitch, and code usage, on held-out audio."""
         config = self.network.config
         quantized = self.network.quantizer(self.network.encode(batch).float())
         voice = self.network.decoder(quantized.values)
@@ -212,7 +213,7 @@ class AudioAutoencoderModule(L.LightningModule):
 
 
 def _as_list(value: Any) -> list[Any]:
-    """Lightning hands over a bare object where there is one."""
+    """Lightning returns a bare object where there is only one."""
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 

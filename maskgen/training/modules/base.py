@@ -43,10 +43,10 @@ class GeneratorModule(L.LightningModule, ABC, Generic[Network]):
         }
 
     def setup(self, stage: str) -> None:
-        """Refuse data in which an id means another code than in the model: it would train on them without a word.
+        """Refuse data whose ids mean other codes than the model's: such a training would run and learn nonsense.
 
         Raises:
-            ValueError: If the data's token space is not the first part of the model's, or its tokenizers are others.
+            ValueError: If the model's token space does not begin with the data's, or the tokenizers differ.
         """
         data = getattr(self.trainer, "datamodule", None)
         space, fingerprints = getattr(data, "space", None), getattr(data, "fingerprints", {})
@@ -62,7 +62,7 @@ class GeneratorModule(L.LightningModule, ABC, Generic[Network]):
             )
 
     def configure_optimizers(self) -> Any:
-        """Muon and AdamW with warm-up and cosine, stepped per batch."""
+        """Muon and AdamW with linear warm-up and cosine decay, stepped per batch."""
         optimizer = MuonAdamW(*split_parameters(self.model), lr=self.lr, weight_decay=self.weight_decay)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warmup_cosine(self.warmup_steps, self.max_steps, floor=self.lr_floor))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

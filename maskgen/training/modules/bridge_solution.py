@@ -28,7 +28,7 @@ class BridgeSolution:
     Args:
         network: Towers with the bridge.
         space: Their token space.
-        reader: Tower that is to see.
+        reader: Tower that attends over the bridge.
         source: Tower whose cells cross.
         bridge: What crosses, and its width.
         partner: Modality of the reader whose cells the crossing ones stand for.
@@ -79,7 +79,7 @@ class BridgeSolution:
 
     @torch.no_grad()
     def solve(self, batches: Sequence[TokenBatch]) -> None:
-        """Set the linear part to the ridge regression of partners on the cells that cross, and presence to its share.
+        """Set the linear part to the ridge regression of partners on crossing cells, and the presence bias to the share of pairs.
 
         Raises:
             ValueError: If not one cell of the batches has a partner.

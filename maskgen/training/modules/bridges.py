@@ -1,4 +1,4 @@
-"""Lightning module that trains the bridge between two frozen towers: cells that stand for the same become the same."""
+"""Lightning module that trains the bridge between two frozen towers."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -26,26 +26,26 @@ from maskgen.training.modules.running_means import RunningMeans
 
 
 class BridgeModule(L.LightningModule):
-    """Trains the bridge over which one tower sees cells of another; the towers stay as they are, and so does all that they can do alone.
+    """Trains the bridge over which one tower attends to cells of another; the towers, and what each does without the bridge, don't change.
 
-    A cell that crosses is to be, in the other tower, what its partner is there: the cell of another modality that holds the same code, as
-    a heard word and the same word written. At every block the bridge learns keys and values of the partner, which the reading tower
-    computes of the partners alone, and whether a cell has a partner at all: those that have none are not seen.
+    A cell that crosses should look, in the other tower, like its partner there: the cell of another modality with the same code, such as a
+    transcribed word and the same word written. At every block the bridge learns the keys and values that the reading tower computes for the
+    partners, and whether a cell has a partner at all: cells without one stay hidden.
 
     Args:
-        model: Folder or shipped name of a model with towers. If it has this bridge already, the training starts from it.
-        reader: Tower that is to see.
+        model: Folder or shipped name of a model with towers. If it has this bridge already, training starts from it.
+        reader: Tower that attends over the bridge.
         bridge: What crosses, and its width.
         partner: Modality of the reader whose cells the crossing ones stand for; both share their codes.
-        beside: Modalities of the other tower that are seen whole beside the cells that cross.
-        judged: Modality of the reader by which validation judges the bridge, level by level: its loss and accuracy over the bridge, beside
-            those from the partners themselves and from nothing, under the same masks. None judges nothing.
-        judged_weight: Weight of a loss of its own for that modality: how far what the reader says of it over the bridge is from what it
-            says when it reads the partners (knowledge distillation, arXiv:1503.02531). 0 trains keys, values and presence alone, in half
-            the time.
+        beside: Modalities of the other tower that are seen whole together with the cells that cross.
+        judged: Modality of the reader whose loss and accuracy validation logs, level by level, under the same masks: over the bridge, from
+            the partners themselves, and from nothing. None logs none.
+        judged_weight: Weight of a further loss: the divergence of the reader's predictions for that modality over the bridge from those
+            with the partners visible (knowledge distillation, arXiv:1503.02531). 0 trains keys, values and presence only, in half the
+            time.
         known_share: Share of rows whose crossing cells are all known; of the others a random share is masked.
         ridge_batches: Batches from which the linear part is solved in closed form before the first step; 0 leaves it out.
-        max_steps: Length of the learning-rate schedule.
+        max_steps: Length of the learning-rate schedule in steps; `maskgen fit` takes trainer.max_steps.
         lr: Highest learning rate.
         warmup_steps: Steps of linear warm-up.
         weight_decay: Of AdamW.
@@ -119,7 +119,7 @@ class BridgeModule(L.LightningModule):
             raise ValueError(f"{', '.join(sizes)} do not share their codes; a bridge is trained between modalities of one vocabulary")
 
     def setup(self, stage: str) -> None:
-        """Refuse data whose codes are not the model's; the order of its modalities may differ.
+        """Refuse data whose codes are not the model's; modalities may come in another order.
 
         Raises:
             ValueError: If the data lacks a modality that is needed or judged, or has it from another tokenizer.
@@ -171,7 +171,7 @@ class BridgeModule(L.LightningModule):
         return {"kind": BRIDGE_KIND, "reader": self.reader, "bridge": dataclasses.asdict(self.bridge), "towers": self.towers}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Complete a checkpoint with the towers, which it does not hold.
+        """Add the towers, which the checkpoint does not hold.
 
         Raises:
             ValueError: If it is of another bridge, or between other towers.
@@ -212,7 +212,7 @@ class BridgeModule(L.LightningModule):
         return loss
 
     def validation_step(self, batch: TokenBatch, batch_index: int, dataloader_idx: int = 0) -> None:
-        """The errors of every block where all crossing cells are known, and what is judged."""
+        """Log the errors of every block with all crossing cells known, and loss and accuracy of the judged modality."""
         generator = torch.Generator().manual_seed(mixed_seed(batch_index, dataloader_idx, 7))
         batch = self.transfer(batch)
         for name, parts in (self.solution.errors(batch, 1.0, generator) or {}).items():
@@ -223,7 +223,7 @@ class BridgeModule(L.LightningModule):
             self._judge(batch, self.judged, generator)
 
     def _judge(self, batch: TokenBatch, name: str, generator: torch.Generator) -> None:
-        """Count loss and accuracy of the codes of a modality, seen three ways under the same masks."""
+        """Count loss and accuracy of a modality's codes from three views under the same masks."""
         asked, views = self._views(batch, self.solution.pairs(batch), name)
         for number, segment in enumerate(self.space.of(name)):
             masked = self._drawn(batch, name, number, generator)
@@ -235,11 +235,11 @@ class BridgeModule(L.LightningModule):
                 self._means.add(f"val/accuracy_{key}", (logits.argmax(dim=-1) == wanted).sum(), len(wanted))
 
     def divergence(self, batch: TokenBatch, generator: torch.Generator) -> Tensor:
-        """How far what the reader says of the judged modality over the bridge is from what it says when it reads the partners.
+        """Divergence of the reader's predictions for the judged modality over the bridge from those with the partners visible.
 
         Args:
             batch: Clean rows in the model's token space.
-            generator: CPU generator that decides the masks and the level, coarse ones oftener: three levels at shares 3, 2 and 1.
+            generator: CPU generator of the masks and the level; coarse levels come more often, three levels at shares 3, 2 and 1.
 
         Returns:
             Mean over masked cells of the Kullback-Leibler divergence in nats.
@@ -256,7 +256,7 @@ class BridgeModule(L.LightningModule):
         return functional.kl_div(found, wanted, reduction="batchmean", log_target=True)
 
     def _views(self, batch: TokenBatch, pairs: CellPairs, name: str) -> tuple[Bool[Tensor, "batch length"], dict[str, TokenBatch]]:
-        """The cells of a modality, and the batch with what they see: over the bridge, from the partners themselves, from nothing."""
+        """The cells of a modality, and three views of the batch for them: over the bridge, from the partners themselves, from nothing."""
         kept, partners = partners_in_time(batch, pairs)
         asked = self.solution.cells(batch, [name])
         return asked, {
@@ -277,9 +277,9 @@ class BridgeModule(L.LightningModule):
         return self.network.logits(hidden[seen.place[masked.cells[..., segment.level]]], segment.offset, segment.size).float()
 
     def on_validation_epoch_start(self) -> None:
-        """Begin to count."""
+        """Reset the means."""
         self._means.clear()
 
     def on_validation_epoch_end(self) -> None:
-        """Log the means of what was counted."""
+        """Log the means over all batches."""
         self.log_dict(self._means.values(), sync_dist=True)

@@ -23,25 +23,25 @@ from maskgen.training.modules.optim import warmup_cosine
 
 
 class CriticModule(L.LightningModule):
-    """Learns which cells of a filled row the generator drew.
+    """Trains a critic to tell which cells of a filled row the generator drew.
 
-    Each step masks true rows as in the generator's training, fills the masked cells with one draw of the frozen generator, and trains the
+    Each step masks real rows as in the generator's training, fills the masked cells with one draw of the frozen generator, and trains the
     critic on all cells of the target at that level with binary cross-entropy.
 
     Args:
-        generator: Pipeline bundle of the generator: a folder or the name of a shipped model. It is loaded without its tokenizers.
+        generator: Folder or shipped name of the generator. It is loaded without its tokenizers.
         shards: Folder of token shards; its index.json must name the generator's space and tokenizers.
-        kind: "token" trains a transformer of its own, "self" one linear layer on the generator's hidden states.
+        kind: "token" trains a separate transformer, "self" one linear layer on the generator's hidden states.
         transformer: Sizes of a token critic; None takes the generator's own.
-        start: Where a token critic begins: from "random" weights, or from those of the "generator", whose sizes it then has.
-        target: Modality that is judged.
+        start: Initial weights of a token critic: "random", or those of the "generator", whose sizes it then has.
+        target: Modality that the critic judges.
         labels: What counts as fake: every cell that was "drawn", or only those where the drawn code is "wrong".
         see_condition: Whether the critic sees the condition: True is the text-conditioned selector, False the plain Token-Critic.
         temperature: Of the generator's draw.
-        schedule: Mask law; None is cosine.
+        schedule: Mask schedule; None is cosine.
         level_weights: How often each level of the target is learned; None weighs all alike.
         drop_condition: Share of rows that the generator fills, and the critic judges, without their condition.
-        max_steps: Length of the learning-rate schedule.
+        max_steps: Length of the learning-rate schedule in steps; `maskgen fit` takes trainer.max_steps.
         lr: Highest learning rate of AdamW.
         warmup_steps: Steps of linear warm-up.
         weight_decay: Of AdamW.
@@ -82,23 +82,23 @@ class CriticModule(L.LightningModule):
             raise ValueError("a self-critic is one linear layer on its generator; leave transformer and start out, or take kind: token")
         if start == "generator" and transformer is not None:
             raise ValueError("a critic that starts from the generator has its sizes; leave transformer out, or take start: random")
-        found = load_pretrained(generator)
-        _check_same_codes(found, shards)
-        self._generator = (found.model,)
-        """In a tuple, so that it is no submodule: neither trained nor stored in checkpoints."""
+        pretrained = load_pretrained(generator)
+        _check_same_codes(pretrained, shards)
+        self._generator = (pretrained.model,)
+        """In a tuple, so that it isn't a submodule: not trained and not saved in checkpoints."""
         self.made = {
             "critic": kind,
-            "space": found.space.to_dict(),
+            "space": pretrained.space.to_dict(),
             "target": target,
             "labels": labels,
             "see_condition": see_condition,
-            "transformer": dataclasses.asdict(transformer or found.model.config),
-            "generator": found.weights,
-            "fingerprints": dict(found.fingerprints),
+            "transformer": dataclasses.asdict(transformer or pretrained.model.config),
+            "generator": pretrained.weights,
+            "fingerprints": dict(pretrained.fingerprints),
         }
-        self.critic = build_critic(self.made, found.model)
+        self.critic = build_critic(self.made, pretrained.model)
         if start == "generator":
-            _take_weights(self.critic, found.model)
+            _take_weights(self.critic, pretrained.model)
         self.segments, self.labels, self.temperature = self.critic.space.of(target), labels, temperature
         self.schedule, self.drop_condition = schedule or Cosine(), drop_condition
         self.level_weights = tuple(level_weights or [1.0] * len(self.segments))
@@ -129,22 +129,22 @@ class CriticModule(L.LightningModule):
         return loss
 
     def validation_step(self, batch: TokenBatch, batch_index: int, dataloader_idx: int = 0) -> None:
-        """Loss, accuracy and AUC of each level with the same masks and draws at every validation, condition shown."""
+        """Log loss, accuracy and AUC of each level, with the condition visible and the same masks and draws at every validation."""
         for segment in self.segments:
             weights = [float(segment == other) for other in self.segments]
             scores, fake = self.judged(batch, weights, 0.0, mixed_seed(batch_index, segment.level, 7))
             loss = functional.binary_cross_entropy_with_logits(scores, fake.float())
-            found = {"loss": loss, "accuracy": ((scores > 0) == fake).float().mean()}
+            metrics = {"loss": loss, "accuracy": ((scores > 0) == fake).float().mean()}
             if bool(fake.any()) and not bool(fake.all()):
-                found["auc"] = area_under_curve(scores, fake)
-            for name, value in found.items():
+                metrics["auc"] = area_under_curve(scores, fake)
+            for name, value in metrics.items():
                 key = f"val{dataloader_idx or ''}/{name}_critic_{segment.modality}_level{segment.level}"
                 self.log(key, value, batch_size=len(fake), add_dataloader_idx=False)
 
     def judged(
         self, batch: TokenBatch, level_weights: Sequence[float], drop_condition: float, seed: int
     ) -> tuple[Float[Tensor, " cells"], Bool[Tensor, " cells"]]:
-        """Mask, fill and judge: the critic's score of every cell of the target at the level of its row, and whether it counts as fake."""
+        """Mask, fill and judge: the critic's score of every target cell at its row's level, and whether the cell counts as fake."""
         generator = torch.Generator().manual_seed(seed)
         masked = draw_masks(batch, self.segments, self.schedule, level_weights, drop_condition, generator)
         filled, codes = self.filled(masked, torch.Generator(batch.ids.device).manual_seed(seed))
@@ -171,7 +171,7 @@ class CriticModule(L.LightningModule):
 
 
 def _take_weights(critic: Critic, generator: MaskTransformer) -> None:
-    """Copy the generator's weights into the trunk of a token critic, all but the head, which is never asked."""
+    """Copy the generator's weights into the trunk of a token critic, except the head, which a critic does not use."""
     trunk = critic.get_submodule("trunk")
     held = {name: tensor for name, tensor in generator.state_dict().items() if not name.startswith("head.")}
     missing, unexpected = trunk.load_state_dict(held, strict=False)
@@ -187,7 +187,7 @@ def area_under_curve(scores: Float[Tensor, " cells"], positive: Bool[Tensor, " c
 
 
 def _check_same_codes(generator: Pretrained, shards: str | Sequence[str]) -> None:
-    """The rows must hold the codes on which the generator was trained."""
+    """Refuse shards whose codes are not those the generator was trained on."""
     space, prints = merged_space(shards)
     require_space(generator, space, named(shards))
     for name, wanted in generator.fingerprints.items():

@@ -30,14 +30,14 @@ FOLLOWED |= {"guidance_scale", "guidance_schedule", "guidance_interval"}
 
 @dataclass(frozen=True)
 class AtSteps(MaskSchedule):
-    """The mask ratios before each of a few steps, all equally often: a law held between the steps of a decode.
+    """Mask schedule that takes the ratios before each step of a decode, all equally often.
 
     Args:
-        law: The law of the decode.
-        steps: Its steps; the ratios are law(0), law(1 / steps), ... law((steps - 1) / steps).
+        schedule: Mask schedule of the decode, s.
+        steps: Its steps; the ratios are s(0), s(1 / steps), ... s((steps - 1) / steps).
     """
 
-    law: MaskSchedule
+    schedule: MaskSchedule
     steps: int
 
     def __post_init__(self) -> None:
@@ -45,7 +45,7 @@ class AtSteps(MaskSchedule):
             raise ValueError(f"steps must be at least 1, got {self.steps}")
 
     def ratio(self, progress: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        return self.law(torch.floor(progress * self.steps) / self.steps)
+        return self.schedule(torch.floor(progress * self.steps) / self.steps)
 
 
 def divergence(
@@ -58,7 +58,7 @@ def divergence(
     Args:
         logits: The student's.
         wanted: The teacher's.
-        reverse_share: 0 covers all that the teacher may say, 1 keeps to what it is sure of, 0.5 is half of Jeffreys' divergence.
+        reverse_share: 0 covers every mode of the teacher, 1 seeks its strongest ones, 0.5 is half of Jeffreys' divergence.
 
     Source: the switch of Di[M]O, arXiv:2503.15457.
     """
@@ -71,17 +71,17 @@ def divergence(
 def said_while_decoding(
     logits_fn: LogitsFn, sampler: Sampler, batch: TokenBatch, segment: Segment, generators: Sequence[torch.Generator]
 ) -> Float[Tensor, "cells size"]:
-    """Decode the unknown cells of a level; give back the logits of each at the step in which its code was taken.
+    """Decode the unknown cells of a level and return the logits of each at the step in which its code was fixed.
 
     Args:
         logits_fn: The teacher.
-        sampler: Decodes from here to the end; it must take back nothing.
+        sampler: Decodes from here to the end; it must not revoke codes.
         batch: Rows with MASK at the unknown cells.
         segment: The level.
         generators: One a row.
 
     Returns:
-        One row an unknown cell, row-major. A cell is asked about for the last time when it is taken.
+        One row per unknown cell, row-major. The logits of a cell are asked for last in the step that fixes it.
     """
     unknown = batch.cells(segment.index) & (batch.ids[..., segment.level] == MASK)
     number = (unknown.flatten().cumsum(dim=0) - 1).view_as(unknown)
@@ -97,23 +97,23 @@ def said_while_decoding(
 
 
 class DistillModule(TargetModule[MaskTransformer]):
-    """Teaches a copy of a model to say in one pass what the guided model says over several.
+    """Distils a guided, many-step model into a copy that decodes in few steps without guidance.
 
-    From real codes masked as before a step of the student, the teacher decodes to the end in a few guided steps, and the student learns
-    its logits at every cell: guidance is folded in, which halves the passes, and each step already knows what the next would have said.
-    This was preferred to Di[M]O because it needs no second trained network, no noise at the input and no alternation of two optimizers,
-    and a checkpoint is an ordinary one; in return cells drawn in one step stay independent of each other, which only more steps mend.
+    From real codes masked as before a step of the student, the teacher decodes to the end in a few guided steps, and the student learns the
+    teacher's logits at every cell. Guidance is built into the student, which halves the model calls, and one step of it predicts what the
+    teacher's next steps would have said. Chosen over Di[M]O: no second trained network, no noise at the input, no two alternating
+    optimizers, and an ordinary checkpoint. Its limit: cells drawn in one step stay independent of each other; only more steps change that.
 
     Args:
         shards: Folder of token shards; their tokenizers and token space must be those of the teacher.
         teacher: Folder or shipped name of the model; also the start of the student.
-        decode: How the teacher decodes from each state to the end: few steps, and the guidance that is folded in. Temperatures are not
-            folded in; decode the student with the same.
-        target: Modality whose codes are guessed.
-        student_steps: Steps of the student, whose mask ratios are learned; those of fewer steps are among them or near.
+        decode: How the teacher decodes from each state to the end: few steps, and the guidance that the student learns. Temperatures
+            are not learned; decode the student with the same ones.
+        target: Modality whose codes are predicted.
+        student_steps: Steps of the student whose mask ratios are trained; decodes with fewer steps use these ratios or ones close to them.
         reverse_share: See `divergence`.
         level_weights: How often each level of the target is learned; None weighs all alike.
-        max_steps: Length of the learning-rate schedule.
+        max_steps: Length of the learning-rate schedule in steps; `maskgen fit` takes trainer.max_steps.
         lr: Highest learning rate.
         warmup_steps: Steps of linear warm-up.
         weight_decay: Of the hidden matrices.
@@ -124,8 +124,8 @@ class DistillModule(TargetModule[MaskTransformer]):
     Raises:
         ValueError: If the teacher is missing, or its tokenizers or token space are not those of the shards, or an option is out of range.
 
-    Source: Self-Distillation Through Time, arXiv:2410.21035; guidance folded in, arXiv:2210.03142. Differs: the teacher always decodes to
-    the end, in the order and with the guidance of `decode`.
+    Source: Self-Distillation Through Time, arXiv:2410.21035; guidance distillation, arXiv:2210.03142. Differs: the teacher always decodes
+    to the end, with the sampler and the guidance of `decode`.
     """
 
     lr_floor = 0.0
@@ -164,7 +164,7 @@ class DistillModule(TargetModule[MaskTransformer]):
         self.max_steps, self.lr, self.warmup_steps = max_steps, lr, warmup_steps
         self.weight_decay, self.clip, self.seed = weight_decay, clip, seed
         self._teacher = (found.model,)
-        """In a tuple, so that it is neither trained, averaged nor saved; it moves to a batch's device when it is asked."""
+        """In a tuple, so that it isn't trained, averaged or saved; it is moved to the batch's device when it is called."""
         self._forward = (torch.compile(self.model, dynamic=False) if compile else self.model,)
 
     def training_step(self, batch: TokenBatch, batch_index: int) -> Tensor:
@@ -176,7 +176,7 @@ class DistillModule(TargetModule[MaskTransformer]):
         return loss
 
     def validation_step(self, batch: TokenBatch, batch_index: int, dataloader_idx: int = 0) -> None:
-        """Divergence per level, with the same masks and the same draws of the teacher at every validation."""
+        """Log the divergence of each level, with the same masks and teacher draws at every validation."""
         generator = torch.Generator().manual_seed(mixed_seed(batch_index, 0, 7))
         masked = draw_masks(batch, self.segments, self.schedule, self.level_weights, 0.0, generator)
         for level, found in self.divergences(masked, generator).items():
@@ -206,13 +206,13 @@ class DistillModule(TargetModule[MaskTransformer]):
 
     @torch.no_grad()
     def targets(self, batch: TokenBatch, segment: Segment, generators: Sequence[torch.Generator]) -> Float[Tensor, "cells size"]:
-        """The teacher's guided logits at every masked cell of the level, each at the step in which it takes the cell."""
+        """The teacher's guided logits at every masked cell of the level, each at the step in which it fixes the cell."""
         logits_fn = guided_model(self._teacher[0].to(batch.ids.device), hide_condition(self.conditions), self.decode.guidance())
         return said_while_decoding(logits_fn, self.decode.at(segment.level), batch, segment, generators)
 
 
 def require_plain(decode: GenerationSettings) -> None:
-    """Refuse settings that a teacher's decode in training would not follow: groups of levels, and tricks around the model.
+    """Refuse generation settings that a decode in training does not follow: groups of levels, logits processors, acceleration.
 
     Raises:
         ValueError: If there are any; names them.
@@ -224,7 +224,7 @@ def require_plain(decode: GenerationSettings) -> None:
 
 
 def require_seeing(blind_condition: bool, model: str) -> None:
-    """Refuse a model whose condition does not look at its target: its passes need to be told which cells are the condition.
+    """Refuse a model trained with blind_condition: its calls need to be told which cells are the condition.
 
     Raises:
         ValueError: If it is one; names it.
@@ -239,4 +239,4 @@ def _check(decode: GenerationSettings, reverse_share: float) -> None:
         raise ValueError(f"reverse_share must lie in [0, 1], got {reverse_share}")
     require_plain(decode)
     if decode.at(0).revokes:
-        raise ValueError(f"the order {decode.sampler} takes codes back, so no step is a code's last word; give decode another sampler")
+        raise ValueError(f"the sampler {decode.sampler} revokes codes, so no step fixes a code for good; give decode another sampler")

@@ -13,16 +13,16 @@ from maskgen.training.modules.optim import warmup_cosine
 
 
 class DurationModule(L.LightningModule):
-    """Trains a DurationPredictor on the logarithm of the frames.
+    """Trains a DurationPredictor on the logarithm of frames per phoneme.
 
     Args:
         predictor: Its sizes.
-        max_steps: Length of the learning-rate schedule.
+        max_steps: Length of the learning-rate schedule in steps; `maskgen fit` takes trainer.max_steps.
         lr: Highest learning rate.
         warmup_steps: Steps of linear warm-up.
         weight_decay: Of AdamW.
 
-    Source: FastSpeech 2, arXiv:2006.04558, with the absolute in place of the squared error: the median of a duration, not its mean.
+    Source: FastSpeech 2, arXiv:2006.04558. Differs: absolute instead of squared error, which learns the median of a duration, not its mean.
     """
 
     def __init__(
@@ -43,19 +43,19 @@ class DurationModule(L.LightningModule):
         checkpoint["maskgen"] = {"kind": "duration_predictor", "predictor": dataclasses.asdict(self.network.config)}
 
     def _errors(self, batch: Timed) -> tuple[Tensor, Tensor]:
-        """Mean distance of the logarithms, and the mean share by which the length of an utterance is missed."""
+        """Mean absolute error of the logarithms, and the mean relative error of an utterance's length."""
         found = self.network(batch.ids, batch.speaker, batch.valid).float()
         distance = (found - batch.frames.clamp(min=0.5).log()).abs()[batch.valid].mean()
         totals, wanted = ((frames * batch.valid).sum(dim=1) for frames in (found.exp(), batch.frames))
         return distance, ((totals - wanted).abs() / wanted).mean()
 
     def training_step(self, batch: Timed, batch_index: int) -> Tensor:
-        """Distance of the logarithms."""
+        """Mean absolute error of the logarithms."""
         distance, length = self._errors(batch)
         self.log_dict({"train/log_duration": distance, "train/length_error": length}, prog_bar=True)
         return distance
 
     def validation_step(self, batch: Timed, batch_index: int, dataloader_idx: int = 0) -> None:
-        """The same on held-out utterances."""
+        """Log both errors on held-out utterances."""
         distance, length = self._errors(batch)
         self.log_dict({"val/log_duration": distance, "val/length_error": length}, prog_bar=True, batch_size=len(batch.ids))

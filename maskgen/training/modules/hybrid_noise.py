@@ -25,23 +25,23 @@ class HybridNoiseModule(TargetModule[MaskTransformer]):
         noise: How codes are destroyed; None is `HybridNoise()`.
         weight: Weighting of the cells, see `cell_weights`.
         largest_weight: For "clamped".
-        mask_rows: Share of rows whose noise is masks alone, so that decoding from MASK is learned under any law.
+        mask_rows: Share of rows whose noise is masks only, so that decoding from MASK is learned whatever the noise.
         target: Modality that is learned; it has one level.
         grid: Code grid of the target, which generation fills by default; None where every sample has its own length.
         drop_condition: Share of rows that learn without their condition.
-        max_steps: Length of the learning-rate schedule.
+        max_steps: Length of the learning-rate schedule in steps; `maskgen fit` takes trainer.max_steps.
         lr: Highest learning rate.
         warmup_steps: Steps of linear warm-up.
         weight_decay: Of the hidden matrices.
         clip: Largest gradient norm.
         seed: All noise is drawn from (seed, step, rank).
         compile: Compile the transformer with torch.compile.
-        start: Folder or shipped name of a model whose weights are the start.
+        start: Folder or shipped name of a model whose weights initialise this one.
 
     Raises:
-        ValueError: If the target has several levels, or `start` is no model or has other sizes or another token space.
+        ValueError: If the target has several levels, or `start` is not a model or has other sizes or another token space.
 
-    Source: GIDD, arXiv:2503.04482. Differs: the model has no time input, so it judges by what it sees how much of it is wrong.
+    Source: GIDD, arXiv:2503.04482. Differs: the model has no time input and infers the noise level from its input.
     """
 
     def __init__(
@@ -77,10 +77,10 @@ class HybridNoiseModule(TargetModule[MaskTransformer]):
         self.max_steps, self.lr, self.warmup_steps = max_steps, lr, warmup_steps
         self.weight_decay, self.clip, self.seed = weight_decay, clip, seed
         self._forward = (torch.compile(self.model, dynamic=False) if compile else self.model,)
-        """In a tuple, so that the compiled copy is no submodule and its weights do not stand in the checkpoint twice."""
+        """In a tuple, so that the compiled copy isn't a submodule and the checkpoint holds its weights once."""
 
     def training_step(self, batch: TokenBatch, batch_index: int) -> Tensor:
-        """Weighted divergence at the cells that the law may have touched."""
+        """Weighted divergence at the cells that the noise may have changed."""
         generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.global_step, self.global_rank))
         noised = draw_noise(batch, self.segment, self.noise, generator, self.drop_condition, self.mask_rows)
         loss, _ = self.losses(noised, self.weight)
@@ -89,7 +89,7 @@ class HybridNoiseModule(TargetModule[MaskTransformer]):
         return loss
 
     def validation_step(self, batch: TokenBatch, batch_index: int, dataloader_idx: int = 0) -> None:
-        """The bound a token, and how often masked, wrong and right codes are guessed; the same noise always."""
+        """Log the bound per token and the accuracy at masked, wrong and right codes, with the same noise at every validation."""
         generator = torch.Generator().manual_seed(mixed_seed(batch_index, 0, 7))
         noised = draw_noise(batch, self.segment, self.noise, generator)
         loss, correct = self.losses(noised, "elbo")
@@ -100,7 +100,7 @@ class HybridNoiseModule(TargetModule[MaskTransformer]):
                 self.log(f"{stage}/accuracy_{self.target}_{name}", values.mean(), batch_size=len(values), add_dataloader_idx=False)
 
     def losses(self, noised: Noised, weight: Weight) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
-        """The loss a token, and correctness of each cell that is scored, by what stands in it."""
+        """The loss per token, and the correctness of each scored cell, by whether it was masked, wrong or right."""
         weights = cell_weights(noised, self.segment, weight, self.largest_weight)
         cells, batch = weights > 0, noised.batch
         context = batch.modality != self.segment.index if self.model.config.blind_condition else None

@@ -34,14 +34,14 @@ class ImageAutoencoderModule(L.LightningModule):
         adversarial_weight: Its weight.
         adversarial_from: Step at which the adversarial loss sets in.
         compile: Parts to compile with torch.compile: "autoencoder", "perceptual".
-        start: Bundle of a tokenizer whose weights are the start; encoder and quantizer must be of the same sizes, and a decoder of other
-            sizes starts from nothing.
-        decoder_only: Train the decoder alone: codes stay what they are, and what was built on them stays usable. Needs `start`.
+        start: Bundle of a tokenizer whose weights initialise this one; encoder and quantizer must have the same sizes. A decoder of other
+            sizes starts from random weights.
+        decoder_only: Train the decoder only: codes don't change, so shards and models made with them stay valid. Needs `start`.
 
     Raises:
-        ValueError: If `start` is no image tokenizer, does not fit, or is missing for `decoder_only`.
+        ValueError: If `start` is not an image tokenizer, does not fit, or is missing for `decoder_only`.
 
-    Source: VQGAN, arXiv:2012.09841, with a constant adversarial weight; training the decoder on alone as in Muse, arXiv:2301.00704.
+    Source: VQGAN, arXiv:2012.09841, with a constant adversarial weight; training only the decoder further as in Muse, arXiv:2301.00704.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class ImageAutoencoderModule(L.LightningModule):
             schedulers[1].step()
 
     def _autoencoder_step(self, pixels: Tensor, optimizer: Any, adversarial: bool) -> Tensor:
-        """Update encoder, quantizer and decoder; give the reconstruction back without gradient."""
+        """Update encoder, quantizer and decoder; return the reconstruction without gradient."""
         quantized = self._quantized(pixels)
         rebuilt: Tensor = self._decode(quantized.values, self.network.grid(pixels)).float()
         reconstruction = pyramid_l1(rebuilt, pixels, self.pyramid_levels)
@@ -135,7 +135,7 @@ class ImageAutoencoderModule(L.LightningModule):
         return rebuilt.detach()
 
     def _quantized(self, pixels: Tensor) -> Quantized:
-        """What the decoder gets; where it is trained alone, the codebook must not follow the batch."""
+        """Input of the decoder; if only the decoder is trained, the codebook must not follow the batch."""
         if not self.decoder_only:
             found: Quantized = self.network.quantizer(self._encode(pixels))
             return found
@@ -159,7 +159,7 @@ class ImageAutoencoderModule(L.LightningModule):
         optimizer.step()
 
     def validation_step(self, batch: Float[Tensor, "batch 3 rows columns"], batch_index: int, dataloader_idx: int = 0) -> None:
-        """Reconstruction error and code usage on held-out pictures."""
+        """Log reconstruction error and code usage on held-out images."""
         quantized = self.network.quantizer(self.network.encode(batch))
         rebuilt = self.network.decode(quantized.values, self.network.grid(batch)).float().clamp(0, 1)
         mse = (rebuilt - batch).square().mean(dim=(1, 2, 3)).clamp(min=1e-10)
@@ -173,7 +173,7 @@ class ImageAutoencoderModule(L.LightningModule):
 
 
 def _as_list(value: Any) -> list[Any]:
-    """Lightning hands over a bare object where there is one."""
+    """Lightning returns a bare object where there is only one."""
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 

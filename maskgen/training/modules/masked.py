@@ -1,4 +1,4 @@
-"""Lightning module that trains the masked transformer on token batches."""
+"""Lightning module that trains a masked transformer to predict one modality."""
 
 from collections.abc import Mapping, Sequence
 
@@ -20,14 +20,14 @@ RATE_BUCKETS = 4
 
 
 class MaskedTokenModule(TargetModule[MaskTransformer]):
-    """Learns to guess masked codes of one modality at a time, given everything else in the row.
+    """Trains a masked transformer to predict the masked codes of one modality, given everything else in the row.
 
     Args:
         shards: Folder of token shards, or several as in the data's parts; their index.json name the token space.
         transformer: Sizes of the model.
         grid: Code grid of the target, which generation fills by default; None where every sample has its own length.
-        target: Modality whose codes are guessed.
-        schedule: Mask law; None is cosine.
+        target: Modality whose codes are predicted.
+        schedule: Mask schedule; None is cosine.
         level_weights: How often each level (or group) of the target is learned; None weighs all alike.
         groups: Levels that are masked and learned together; None learns one level at a time. Decode with the same `groups`.
         windows: Steps of time that a cell sees of its own modality while a level (or group) is learned, one each, 0 for all; None
@@ -36,20 +36,20 @@ class MaskedTokenModule(TargetModule[MaskTransformer]):
         drop_condition: Share of rows that learn without their condition, for guidance.
         prompt_share: Share of rows that keep the first part of their target on all levels, as a prompt.
         infill_share: Share of rows that keep both ends of their target on all levels.
-        drop_parts: Modality to the share of rows that do not see it, whatever else they see.
+        drop_parts: Modality to the share of rows that don't see it, independent of `drop_condition`.
         label_smoothing: Of the cross-entropy.
-        weight: "maskgit" is the mean over masked cells; "elbo" weighs each row by 1 / rate.
-        max_steps: Length of the learning-rate schedule.
+        weight: "maskgit" is the mean over masked codes; "elbo" the bound on the likelihood, which weighs each row by 1 / rate.
+        max_steps: Length of the learning-rate schedule in steps; `maskgen fit` takes trainer.max_steps.
         lr: Highest learning rate.
         warmup_steps: Steps of linear warm-up.
         weight_decay: Of the hidden matrices.
         clip: Largest gradient norm.
         seed: Every mask is drawn from (seed, step, rank).
         compile: Compile the transformer with torch.compile.
-        start: Folder or shipped name of a model whose weights are the start; its sizes and token space must be these.
+        start: Folder or shipped name of a model whose weights initialise this one; sizes and token space must be the same.
 
     Raises:
-        ValueError: If `start` is no model, or has other sizes or another token space.
+        ValueError: If `start` is not a model, or has other sizes or another token space.
 
     Source: MaskGIT, arXiv:2202.04200; Muse, arXiv:2301.00704; windows and spans, MAGNeT, arXiv:2401.04577.
     """
@@ -97,7 +97,7 @@ class MaskedTokenModule(TargetModule[MaskTransformer]):
         self.max_steps, self.lr, self.warmup_steps = max_steps, lr, warmup_steps
         self.weight_decay, self.clip, self.seed = weight_decay, clip, seed
         self._forward = (torch.compile(self.model, dynamic=False) if compile else self.model,)
-        """In a tuple, so that the compiled copy is no submodule and its weights do not stand in the checkpoint twice."""
+        """In a tuple, so that the compiled copy isn't a submodule and the checkpoint holds its weights once."""
 
     def training_step(self, batch: TokenBatch, batch_index: int) -> Tensor:
         """Weighted cross-entropy at the masked cells."""
@@ -115,7 +115,7 @@ class MaskedTokenModule(TargetModule[MaskTransformer]):
         return loss
 
     def validation_step(self, batch: TokenBatch, batch_index: int, dataloader_idx: int = 0) -> None:
-        """Loss and accuracy with the same masks at every validation: each level in turn, all rates, condition shown."""
+        """Log loss and accuracy of each level at all mask rates, with the condition visible and the same masks at every validation."""
         for group in self.groups:
             weights = [float(group == other) for other in self.groups]
             generator = torch.Generator().manual_seed(mixed_seed(batch_index, group[0], 7))

@@ -1,4 +1,4 @@
-"""Cells of two modalities that stand for the same, and batches moved from one token space to another."""
+"""Corresponding cells of two modalities, and batches moved from one token space to another."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from maskgen.tokens.space import MASK, TokenSpace
 
 @dataclass(frozen=True)
 class CellPairs:
-    """Cells of a batch that stand for the same in two modalities.
+    """Corresponding cells of two modalities in a batch.
 
     Args:
         row: Row of each pair.
@@ -29,9 +29,9 @@ class CellPairs:
 
 
 def pairs_of(batch: TokenBatch, space: TokenSpace, crossing: Sequence[str], partner: str) -> CellPairs:
-    """The longest common subsequence of the codes of modalities that cross, each, and of their partner in each row.
+    """Match the codes of each crossing modality with its partner's, row by row, by the longest common subsequence.
 
-    Ends, and empty slots, which look alike, are left out.
+    End codes and empty slots, which hold the same code, are left out.
 
     Args:
         batch: Clean rows.
@@ -58,7 +58,7 @@ def pairs_of(batch: TokenBatch, space: TokenSpace, crossing: Sequence[str], part
 
 
 def common_subsequence(left: Sequence[int], right: Sequence[int]) -> list[tuple[int, int]]:
-    """Places of a longest common subsequence, ascending in both; of several the one with the most neighbours in both, then the latest.
+    """Index pairs of a longest common subsequence, ascending in both; ties go to the most adjacent pairs, then to the latest.
 
     In "this is a picture of a red heart" the words of "a red heart" are the last three, not the first "a" and the last two.
     """
@@ -86,15 +86,15 @@ def common_subsequence(left: Sequence[int], right: Sequence[int]) -> list[tuple[
 
 
 def _one_nearer(begun: tuple[int, int] | None) -> tuple[int, int]:
-    """A subsequence that begins right behind a pair has one neighbour more; none is the least."""
+    """A subsequence that begins right after a pair has one adjacent pair more; None is the least."""
     return (-1, 0) if begun is None else (begun[0], begun[1] + 1)
 
 
 def moved(batch: TokenBatch, old: TokenSpace, new: TokenSpace) -> TokenBatch:
-    """The same cells in another token space that has all their modalities, cells of others hidden.
+    """The same cells in another token space; cells of modalities that it lacks are hidden.
 
     Raises:
-        ValueError: If a modality means other codes there.
+        ValueError: If a modality has other ids there.
     """
     ids, modality = torch.where(batch.ids == MASK, MASK, 0), torch.zeros_like(batch.modality)
     known: Mapping[str, Any] = {one.name: one for one in new.modalities}

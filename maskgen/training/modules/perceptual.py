@@ -1,4 +1,4 @@
-"""Lightning module that trains the network behind the perceptual loss: it learns to name what is in a picture."""
+"""Lightning module that trains the network of the perceptual loss as an image classifier."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,16 +15,16 @@ from maskgen.training.modules.optim import warmup_cosine
 
 
 class ImageFeaturesModule(L.LightningModule):
-    """Trains a FeatureNet to classify the attributes of pictures.
+    """Trains a FeatureNet to classify the attributes of images.
 
     Args:
         channels: Width of each stage.
         classes: Attribute name to the largest number of classes; the names and their order are those of the data module.
-        max_steps: Length of the learning-rate schedule.
+        max_steps: Length of the learning-rate schedule in steps; `maskgen fit` takes trainer.max_steps.
         lr: Highest learning rate.
         warmup_steps: Steps of linear warm-up.
         weight_decay: Of AdamW.
-        shift: Largest shift of a training picture in pixels, in any direction; what comes in is white.
+        shift: Largest shift of a training image in pixels, in any direction; the uncovered border is white.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class ImageFeaturesModule(L.LightningModule):
         return torch.stack(list(losses.values())).mean()
 
     def validation_step(self, batch: Sequence[Tensor], batch_index: int, dataloader_idx: int = 0) -> None:
-        """Accuracy per attribute on held-out pictures."""
+        """Log the accuracy of each attribute on held-out images."""
         pixels, targets = batch
         for column, (name, logits) in enumerate(self.network(pixels).items()):
             self.log(f"val/{name}", (logits.argmax(-1) == targets[:, column]).float().mean(), prog_bar=True, batch_size=len(pixels))
@@ -71,7 +71,7 @@ class ImageFeaturesModule(L.LightningModule):
 
 
 def _shifted(pixels: Float[Tensor, "batch 3 rows columns"], most: int) -> Float[Tensor, "batch 3 rows columns"]:
-    """The batch moved by a random number of pixels; white comes in."""
+    """The batch shifted by a random number of pixels; the uncovered border is white."""
     if not most:
         return pixels
     down, right = torch.randint(0, 2 * most + 1, (2,)).tolist()

@@ -26,12 +26,12 @@ from maskgen.training.modules.optim import warmup_cosine
 
 
 @dataclass(frozen=True)
-class Pass:
-    """One pass of the model during a decode.
+class ModelCall:
+    """One model call during a decode.
 
     Args:
         batch: What it saw.
-        hidden: What it answered.
+        hidden: Hidden states that it returned.
     """
 
     batch: TokenBatch
@@ -39,14 +39,14 @@ class Pass:
 
 
 class _Recorder:
-    """The model as a TokenModel, with its passes kept."""
+    """The model as a TokenModel that records its calls."""
 
     def __init__(self, model: MaskTransformer) -> None:
-        self.model, self.passes = model, list[Pass]()
+        self.model, self.calls = model, list[ModelCall]()
 
     def __call__(self, batch: TokenBatch) -> Tensor:
         hidden: Tensor = self.model(batch)
-        self.passes.append(Pass(batch, hidden.float()))
+        self.calls.append(ModelCall(batch, hidden.float()))
         return hidden
 
     def logits(self, hidden: Tensor, offset: int, size: int) -> Tensor:
@@ -55,12 +55,12 @@ class _Recorder:
 
 @dataclass(frozen=True)
 class Moves:
-    """Rows of consecutive passes: what was seen and answered before and after new codes were drawn.
+    """Rows of two consecutive model calls: input and hidden states before and after new codes were drawn.
 
     Args:
-        before: Ids of the earlier pass.
+        before: Ids of the earlier call.
         after: What the later one saw; the earlier one saw the same cells.
-        hidden: Hidden states of the earlier pass.
+        hidden: Hidden states of the earlier call.
         wanted: Those of the later one.
     """
 
@@ -74,30 +74,30 @@ class Moves:
         return Moves(self.before[index], self.after.rows(index), self.hidden[index], self.wanted[index])
 
 
-def moves_of(passes: list[Pass]) -> Moves:
-    """All rows of consecutive passes in which something was drawn; passes of other shapes (guidance went on or off) are no pair."""
-    pairs = [(old, new) for old, new in pairwise(passes) if old.batch.ids.shape == new.batch.ids.shape]
-    assert pairs, f"a decode of {len(passes)} passes has none after another of the same shape"
+def moves_of(calls: list[ModelCall]) -> Moves:
+    """All rows of consecutive model calls in which a code was drawn; calls of different shapes (guidance went on or off) are no pair."""
+    pairs = [(old, new) for old, new in pairwise(calls) if old.batch.ids.shape == new.batch.ids.shape]
+    assert pairs, f"a decode of {len(calls)} model calls has no two in a row of the same shape"
     before, after = torch.cat([old.batch.ids for old, _ in pairs]), stack(*(new.batch for _, new in pairs))
     hidden, wanted = torch.cat([old.hidden for old, _ in pairs]), torch.cat([new.hidden for _, new in pairs])
     return Moves(before, after, hidden, wanted).rows((before != after.ids).flatten(1).any(dim=1))
 
 
 class ShortcutModule(L.LightningModule):
-    """Trains a ShortcutBlock: every batch is decoded anew by the frozen model, and the block learns each step to the next.
+    """Trains a ShortcutBlock to predict the hidden states of the next model call, on decodes that the frozen model makes of every batch.
 
-    Only the conditions of a batch are used; its target is decoded from nothing. Both views of guidance are learned. The block always
-    starts from exact hidden states, so `full_every` of 2 is what it has learned for; above that its errors add up unlearned.
+    Only the conditions of a batch are used; its target is decoded from masks. The conditional and the unconditional view of guidance are
+    both learned. The block always starts from exact hidden states, so it is trained for `full_every` of 2; above that, errors add up.
 
     Args:
         shards: Folder of token shards whose token space is the model's.
         generator: Folder or shipped name of the model.
-        decode: How it is decoded; decode with the shortcut likewise.
+        decode: Generation settings of the decodes; use the same ones with the shortcut.
         target: Modality that is decoded.
         inner_dim: Width inside the block.
         num_heads: Attention heads of the block.
         modulate: Tell the block which share of a row is masked.
-        updates: Optimizer steps from one decode, each on its share of the rows.
+        updates: Optimizer steps per decode, each on its share of the rows.
         max_steps: Optimizer steps in all: length of the learning-rate schedule.
         lr: Highest learning rate.
         warmup_steps: Steps of linear warm-up.
@@ -106,7 +106,7 @@ class ShortcutModule(L.LightningModule):
         seed: Every decode is drawn from (seed, step, rank).
 
     Raises:
-        ValueError: If the model is missing or of another token space, updates is not positive, or decode asks for what is not followed.
+        ValueError: If the model is missing or has another token space, updates is not positive, or a setting of decode is not followed.
 
     Source: MIGM-Shortcut, arXiv:2602.23996. Differs: trajectories are made while training instead of being stored.
     """
@@ -143,7 +143,7 @@ class ShortcutModule(L.LightningModule):
         self.updates, self.max_steps, self.lr, self.warmup_steps = updates, max_steps, lr, warmup_steps
         self.weight_decay, self.clip, self.seed = weight_decay, clip, seed
         self._generator = (found.model,)
-        """In a tuple, so that it is neither trained nor saved; it moves to a batch's device when it is asked."""
+        """In a tuple, so that it isn't trained or saved; it is moved to the batch's device when it is called."""
 
     def configure_optimizers(self) -> Any:
         """AdamW with warm-up and cosine."""
@@ -170,7 +170,7 @@ class ShortcutModule(L.LightningModule):
             self.log_dict({"train/error": error, "train/share_of_reuse": error.detach() / reuse}, prog_bar=True)
 
     def validation_step(self, batch: TokenBatch, batch_index: int, dataloader_idx: int = 0) -> None:
-        """Error on decodes that are the same at every validation, and its share of what reuse without a block would leave."""
+        """Log the error on decodes that are the same at every validation, and its ratio to the error of old states used as they are."""
         moves = self.moves(batch, torch.Generator().manual_seed(mixed_seed(batch_index, 0, 7)))
         error, reuse = self.errors(moves)
         stage = f"val{dataloader_idx or ''}"
@@ -179,10 +179,10 @@ class ShortcutModule(L.LightningModule):
 
     @torch.no_grad()
     def moves(self, batch: TokenBatch, draws: torch.Generator) -> Moves:
-        """Decode the target of a batch from nothing and give back every step of the hidden states.
+        """Decode the target of a batch from masks and return the hidden states of every step.
 
         Args:
-            batch: Rows; of the target only its place is used.
+            batch: Rows; of the target only the positions are used.
             draws: Seeds the decode, row by row.
         """
         cells = batch.cells(self.segments[0].index)
@@ -194,10 +194,10 @@ class ShortcutModule(L.LightningModule):
         logits_fn = guided_model(recorder, hide_condition(self.conditions), self.decode.guidance())
         for segment in self.segments:
             batch, _ = self.decode.at(segment.level).sample(logits_fn, batch, segment, own)
-        return moves_of(recorder.passes)
+        return moves_of(recorder.calls)
 
     def errors(self, moves: Moves) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """Mean squared error of the block at the valid cells, and that of the old hidden states left as they are."""
+        """Mean squared error of the block at the valid cells, and that of the old hidden states used as they are."""
         valid, model = moves.after.valid, self._generator[0].to(moves.before.device)
         found = predicted(model, self.block, moves.hidden, moves.before, moves.after).float()
         return (found - moves.wanted)[valid].square().mean(), (moves.hidden - moves.wanted)[valid].square().mean()

@@ -1,4 +1,4 @@
-"""Checkpoints that survive: killed at any moment, there is one that loads and whose bytes are checked."""
+"""Checkpoint files that survive a kill at any moment: one always loads, and its bytes are verified."""
 
 import hashlib
 import logging
@@ -16,19 +16,19 @@ from maskgen.io.files import atomic_file, file_sha256, write_atomic
 
 logger = logging.getLogger(__name__)
 TEMPORARY = re.compile(r"\..+\.ckpt(\.sha256)?\.(\d{1,9})\.tmp")
-"""Names of unfinished files: a dot, the final name, the process that writes it."""
+"""Names of unfinished files: a dot, the final name, the number of the process that writes it."""
 
 
 class AtomicCheckpointIO(CheckpointIO):
-    """Writes a checkpoint whole or not at all, keeps the one before it under `<stem>.previous.ckpt`, and reads only what verifies.
+    """Writes checkpoints atomically, keeps the one before as `<stem>.previous.ckpt`, and reads only files whose hash matches.
 
-    The file is written under a temporary name in its own folder, so that the last step is a rename on one file system. Its sha256 stands
-    beside it, and there before the rename, followed by that of the file to be replaced: whichever of the two a kill leaves is known.
+    The file is written under a temporary name in the same folder, so that the last step is a rename on one file system. Its sha256 is
+    recorded beside it before the rename, together with that of the file to be replaced: whichever of the two a kill leaves can be verified.
     """
 
     def __init__(self) -> None:
         self._ours: dict[Path, str] = {}
-        """Hashes of what this process wrote: it need not be read again before it is kept as previous."""
+        """Hashes of the files this process wrote; they need not be read again before they are kept as previous."""
         self._cleared: set[Path] = set()
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Path | str, storage_options: Any = None) -> None:
@@ -37,12 +37,12 @@ class AtomicCheckpointIO(CheckpointIO):
         Args:
             checkpoint: Weights and plain data.
             path: Final name; its folder is made if missing.
-            storage_options: Of other plugins; there are none here.
+            storage_options: Must be None.
 
         Raises:
             TypeError: If storage options are given.
-            ValueError: If the path is no local one.
-            OSError: If it cannot be written; what stood there is untouched.
+            ValueError: If the path is not local.
+            OSError: If it cannot be written; the file that was there is untouched.
         """
         if storage_options is not None:
             raise TypeError(f"AtomicCheckpointIO has no storage options, got {storage_options!r}; leave them out")
@@ -59,12 +59,12 @@ class AtomicCheckpointIO(CheckpointIO):
         self._ours[target] = fresh
 
     def load_checkpoint(self, path: Path | str, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """Read a checkpoint, or the one before it if it is damaged or missing.
+        """Read a checkpoint, or the previous one if it is damaged or missing.
 
         Args:
             path: The .ckpt file.
             map_location: Where the tensors go; None is the CPU.
-            weights_only: Anything but False; a checkpoint is never unpickled as code.
+            weights_only: Must not be False; code in a checkpoint is never run.
 
         Returns:
             The checkpoint.
@@ -77,7 +77,7 @@ class AtomicCheckpointIO(CheckpointIO):
         return first_intact(Path(path), "cpu" if map_location is None else map_location)[1]
 
     def remove_checkpoint(self, path: Path | str) -> None:
-        """Remove a checkpoint, the one before it, and the records of both; what is missing is no error."""
+        """Remove a checkpoint, the previous one, and the records of both; missing files are ignored."""
         target = Path(path)
         self._ours.pop(target, None)
         for checkpoint in (target, previous_of(target)):
@@ -85,7 +85,7 @@ class AtomicCheckpointIO(CheckpointIO):
             record_of(checkpoint).unlink(missing_ok=True)
 
     def _keep_previous(self, target: Path) -> list[str]:
-        """Give the checkpoint that is about to be replaced a second name, beside its own; its hash, or none if it is not worth keeping."""
+        """Link the checkpoint that is about to be replaced as the previous one; return its hash, or nothing if it is damaged."""
         if not target.is_file():
             return []
         if target not in self._ours:
@@ -95,20 +95,20 @@ class AtomicCheckpointIO(CheckpointIO):
                 logger.warning("%s; it is replaced and not kept", error)
                 return []
         found, previous = self._ours.get(target) or file_sha256(target), previous_of(target)
-        _record(previous, [found, *recorded_hashes(previous)[:2]])  # the file there has one of the two, for a kill may have come before
+        _record(previous, [found, *recorded_hashes(previous)[:2]])  # a kill may leave either of the two
         _link(target.resolve(), previous)
         return [found]
 
 
 def first_intact(path: Path, map_location: Any = "cpu") -> tuple[Path, dict[str, Any]]:
-    """The checkpoint of that name, or the one before it if it is damaged or missing; a fall back is warned about.
+    """Read a checkpoint, or the previous one if it is damaged or missing, with a warning.
 
     Args:
         path: The .ckpt file.
         map_location: Where the tensors go.
 
     Returns:
-        Path and content of what was read.
+        Path and content of the file that was read.
 
     Raises:
         ValueError: If neither can be read.
@@ -129,10 +129,10 @@ def first_intact(path: Path, map_location: Any = "cpu") -> tuple[Path, dict[str,
 
 
 def remove_stale(folder: Path) -> list[str]:
-    """Remove what killed processes left unfinished in a folder of checkpoints.
+    """Remove unfinished files of killed processes from a folder of checkpoints.
 
     Args:
-        folder: Where checkpoints are written; need not exist.
+        folder: Folder of checkpoints; need not exist.
 
     Returns:
         Names of the removed files.
@@ -149,7 +149,7 @@ def remove_stale(folder: Path) -> list[str]:
 
 
 def _is_writing(process: int) -> bool:
-    """Whether another live process has this number; our own is not writing while it clears up."""
+    """Whether another live process has this number; this process is not writing while it cleans up."""
     if process == os.getpid():
         return False
     try:
@@ -162,7 +162,7 @@ def _is_writing(process: int) -> bool:
 
 
 class _Hashing:
-    """A file that hashes what passes through it, so that a checkpoint never stands in memory twice."""
+    """A file that hashes what is written to it, so that a checkpoint is never in memory twice."""
 
     def __init__(self, handle: BinaryIO) -> None:
         self.handle, self.sha256 = handle, hashlib.sha256()
@@ -181,25 +181,25 @@ class _Hashing:
 
 
 def _write_hashed(checkpoint: dict[str, Any], handle: BinaryIO) -> str:
-    """Write a checkpoint and give the hash of what should now be on the disk."""
+    """Write a checkpoint and return the hash of the bytes that should now be on the disk."""
     hashing = _Hashing(handle)
     try:
         torch.save(checkpoint, hashing)  # type: ignore[arg-type]
     except RuntimeError:
-        if hashing.error is not None:  # torch hides a full disk behind an assertion of its own
+        if hashing.error is not None:  # torch hides a full disk behind an assertion
             raise hashing.error from None
         raise
     return hashing.sha256.hexdigest()
 
 
 def _record(path: Path, hashes: list[str]) -> None:
-    """Write what a checkpoint hashes to once it is in place; others, which it may have until then, are comments for `sha256sum`."""
+    """Record the hash of a checkpoint once it is in place; hashes that it may have until then are comments for `sha256sum`."""
     lines = [f"{'# ' if number else ''}{found}  {path.name}\n" for number, found in enumerate(dict.fromkeys(hashes))]
     write_atomic(record_of(path), "".join(lines).encode())
 
 
 def _link(source: Path, target: Path) -> None:
-    """Give a file a further name, in place of what has that name."""
+    """Give a file a second name, replacing the file that has it."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
     try:

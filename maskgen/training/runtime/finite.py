@@ -1,4 +1,4 @@
-"""A training step that is not finite is skipped and counted; too many in a row end the run."""
+"""Callback that skips and counts training steps that are not finite, and ends the run after too many in a row."""
 
 import logging
 from typing import Any
@@ -12,13 +12,13 @@ logger = logging.getLogger(__name__)
 
 
 class SkipNonFinite(L.Callback):
-    """Skips a step whose loss or gradient is NaN or infinite: weights, buffers, optimizer state and averaged weights stay as they were.
+    """Skips a step whose loss or gradient is NaN or infinite: weights, buffers, optimizer state and averaged weights do not change.
 
-    It works for automatic and for manual optimisation. The step counts towards `max_steps` and the learning-rate schedule goes on, so
-    that the next step draws other data. `train/skipped_steps` logs how many there were.
+    Works with automatic and manual optimisation. The step counts towards `max_steps` and the learning-rate schedule goes on, so that the
+    next step draws other data. `train/skipped_steps` logs the number of skipped steps.
 
     Args:
-        most_in_a_row: Skipped steps in a row that end the run.
+        most_in_a_row: Number of skipped steps in a row that ends the run.
 
     Raises:
         ValueError: If most_in_a_row is not positive.
@@ -32,23 +32,23 @@ class SkipNonFinite(L.Callback):
         self._losses: list[Tensor] = []
         self._buffers: list[Tensor] = []
         self._updates: list[str] = []
-        """What was wrong with each update of the optimizers since the last batch; empty where nothing was."""
+        """What was wrong with each optimizer update since the last batch; an empty string where nothing was."""
 
     def setup(self, trainer: Any, pl_module: L.LightningModule, stage: str) -> None:
-        """Go before all other callbacks: after a skipped step averages are told so before they would take the weights in."""
+        """Move before all other callbacks: averages must know of a skipped step before they update."""
         trainer.callbacks = [self, *(callback for callback in trainer.callbacks if callback is not self)]
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
-        """Keep the buffers as they are before the step: a codebook that learns without gradients learns in the forward pass."""
+        """Copy the buffers before the step: a codebook that learns without gradients changes in the forward pass."""
         if not self._losses:  # else gradients are being accumulated, and the step began with an earlier batch
             self._buffers = [buffer.detach().clone() for buffer in pl_module.buffers()]
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
-        """Remember the loss; it is looked at together with the gradients, because looking waits for the device."""
+        """Remember the loss; it is checked together with the gradients, because each check waits for the device."""
         self._losses.append(loss.detach())
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer) -> None:
-        """Take the gradients away if they or the loss are not finite: an optimizer leaves a parameter without gradient alone."""
+        """Set the gradients to None if they or the loss are not finite: an optimizer skips parameters without a gradient."""
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"] if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters])
         finite = bool(torch.stack([value.float().isfinite().all().to(norm.device) for value in (norm, *self._losses)]).all())
@@ -60,7 +60,7 @@ class SkipNonFinite(L.Callback):
                 parameter.grad = None
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Undo what a skipped step left behind, count it, and end the run after too many.
+        """Undo the traces of a skipped step, count it, and end the run after too many.
 
         Raises:
             FloatingPointError: If `most_in_a_row` steps in a row were skipped.
@@ -75,15 +75,15 @@ class SkipNonFinite(L.Callback):
         pl_module.log("train/skipped_steps", float(self.skipped_steps))
 
     def state_dict(self) -> dict[str, Any]:
-        """How many steps were skipped."""
+        """The number of skipped steps."""
         return {"skipped_steps": self.skipped_steps}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting."""
+        """Restore the number of skipped steps."""
         self.skipped_steps = state_dict["skipped_steps"]
 
     def _culprit(self, pl_module: L.LightningModule, norm: Tensor) -> str:
-        """What is not finite, for people."""
+        """What is not finite, in words."""
         for loss in self._losses:
             if not bool(loss.isfinite().all()):
                 return f"the loss is {float(loss)}"
@@ -93,7 +93,7 @@ class SkipNonFinite(L.Callback):
         return f"the gradient norm is {float(norm)}" if not bool(norm.isfinite()) else "another process had no finite loss or gradient"
 
     def _undo(self, trainer: Any, pl_module: L.LightningModule) -> None:
-        """Put the buffers back, and let averages take this step as seen."""
+        """Restore the buffers, and mark the step as seen by the averages."""
         for buffer, before in zip(pl_module.buffers(), self._buffers, strict=True):
             buffer.copy_(before)
         for callback in trainer.callbacks:
@@ -101,7 +101,7 @@ class SkipNonFinite(L.Callback):
                 callback.load_state_dict({**callback.state_dict(), "latest_update_step": trainer.global_step})
 
     def _count(self, step: int, problem: str) -> None:
-        """Count a skipped step; too many in a row are an error."""
+        """Count a skipped step; raise after too many in a row."""
         self.skipped_steps += 1
         logger.warning("step %d is skipped, the %d. in a row: %s", step, self.in_a_row, problem)
         if self.in_a_row >= self.most_in_a_row:

@@ -1,4 +1,4 @@
-"""`maskgen fit`: LightningCLI, with class paths held to a list and floating-point set-up for the machine."""
+"""`maskgen fit`: LightningCLI with a list of allowed class paths and floating-point settings for the machine."""
 
 import re
 import sys
@@ -71,7 +71,7 @@ def _run(args: Sequence[str], own: Sequence[str]) -> Any:
     from maskgen.training.runtime.lightning_cli import SurvivingCLI
 
     torch.set_float32_matmul_precision("high")
-    # Before any worker thread exists, because each inherits the setting: gradients and moments fade into denormal numbers, which a CPU
+    # Before any worker thread exists, because each inherits the setting. Gradients and moments decay to denormal numbers, which a CPU
     # multiplies a hundred times slower.
     torch.set_flush_denormal(True)
     _check_config_files(args)
@@ -131,14 +131,14 @@ def _refusal(message: str, own: Sequence[str]) -> str | None:
 
 
 def _innermost(message: str) -> str:
-    """The sentence that matters of jsonargparse's nested ones: the last problem named, without the type that it is not either."""
+    """The relevant sentence of jsonargparse's nested error: the last problem, without alternatives that do not apply."""
     text = " ".join(line.strip(" -") for line in message.splitlines() if line.strip(" -"))
     problem = text[max(text.rfind("Problem with given class_path"), 0) :]
     return problem.split(" Expected a <class 'NoneType'>")[0]
 
 
 def _check_config_files(args: Sequence[str]) -> None:
-    """A missing configuration file gets a sentence of its own."""
+    """Raise a clear error for a missing configuration file."""
     named = [value for flag, value in pairwise(args) if flag in ("--config", "-c")]
     named += [flag.removeprefix("--config=") for flag in args if flag.startswith("--config=")]
     for path in named:

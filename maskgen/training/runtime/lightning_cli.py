@@ -1,4 +1,4 @@
-"""LightningCLI for trainings that survive kills, stop signals and numbers that are not finite, with values that are written once."""
+"""LightningCLI whose runs survive kills, stop signals and non-finite numbers, with linked arguments."""
 
 import sys
 from pathlib import Path
@@ -15,18 +15,18 @@ from maskgen.training.runtime.survival import StopOnSignal, UnswapAverages
 
 
 class SurvivingCLI(LightningCLI):
-    """Adds our checkpoint writer and callbacks to what the configuration names; one of the same class there takes the place of ours.
+    """LightningCLI that adds our checkpoint writer and callbacks; one of the same class in the configuration replaces ours.
 
     The length of the learning-rate schedule and the model's folders of shards follow from the trainer and the data.
     """
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Link what follows from other values."""
+        """Link the arguments that follow from others."""
         for key, sources in SOURCES.items():
             parser.link_arguments(sources, key, compute_fn=COMPUTED[key])
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse, and replace a damaged checkpoint by the one before it, because Lightning opens it before our reader does.
+        """Parse, and replace a damaged checkpoint by the previous one, because Lightning opens it before our reader does.
 
         Raises:
             ValueError: If a linked value is given and differs from what it follows from.
@@ -39,7 +39,7 @@ class SurvivingCLI(LightningCLI):
             chosen["ckpt_path"] = str(first_intact(Path(path))[0])
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        """The trainer of the configuration, with what every run has."""
+        """The trainer of the configuration, with the checkpoint writer and callbacks of every run."""
         configured = self.config_init[self.subcommand].trainer
         plugins, callbacks = _as_list(configured.plugins), _as_list(configured.callbacks)
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
@@ -50,7 +50,7 @@ class SurvivingCLI(LightningCLI):
 
 
 def _as_list(value: Any) -> list[Any]:
-    """Configurations name one, several or none."""
+    """One, several or none, as a list."""
     if value is None:
         return []
     return list(value) if isinstance(value, (list, tuple)) else [value]

@@ -1,4 +1,4 @@
-"""Leaving a training in order: a stop signal ends in a checkpoint, and no checkpoint mixes up averaged and trained weights."""
+"""Callbacks that stop a training cleanly: a signal ends in a checkpoint, which never swaps averaged and trained weights."""
 
 import logging
 import os
@@ -18,10 +18,10 @@ LAST = "last.ckpt"
 
 
 class StopOnSignal(L.Callback):
-    """SIGTERM or Ctrl-C: finish the running step, write a checkpoint, leave with 128 + the signal's number. Ctrl-C again leaves at once.
+    """On SIGTERM or Ctrl-C finishes the step, writes a checkpoint and exits with 128 + the signal's number. A second Ctrl-C exits at once.
 
-    The checkpoint goes where the `last` of a ModelCheckpoint lives, so that `--ckpt_path last` finds it; without a ModelCheckpoint it is
-    `last.ckpt` in default_root_dir. During a validation the running batch is finished, and the rest follows when the run is resumed.
+    The checkpoint is the `last` one of a ModelCheckpoint, so that `--ckpt_path last` finds it; without a ModelCheckpoint it is `last.ckpt`
+    in default_root_dir. During a validation the current batch is finished; the rest is done when the run is resumed.
     """
 
     def __init__(self) -> None:
@@ -30,35 +30,35 @@ class StopOnSignal(L.Callback):
         self._process = 0
 
     def setup(self, trainer: Any, pl_module: L.LightningModule, stage: str) -> None:
-        """Go behind all other callbacks: what they do after a step belongs into the checkpoint."""
+        """Move behind all other callbacks: what they do after a step belongs in the checkpoint."""
         trainer.callbacks = [*(callback for callback in trainer.callbacks if callback is not self), self]
         self._asked = None
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Clear up what killed runs left in the folders of the checkpoints."""
+        """Remove unfinished files of killed runs from the folders of the checkpoints."""
         if trainer.is_global_zero:
             for folder in {Path(keeper.dirpath) for keeper in _keepers(trainer) if keeper.dirpath}:
                 remove_stale(folder)
 
     def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Lightning has set its own handlers by now; ours take their place until it restores those from before the run."""
+        """Replace Lightning's signal handlers, which are set by now, until it restores those from before the run."""
         self._listen()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """As before a sanity check, where there was none."""
+        """The same where there was no sanity check."""
         self._listen()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Leave between two steps; a step of accumulated gradients is several batches long."""
+        """Stop between two steps; with accumulated gradients a step is several batches."""
         if trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
             self._leave_if_asked(trainer)
 
     def on_validation_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
-        """Leave between two batches of a validation, which may be long."""
+        """Stop between two batches of a validation, which may be long."""
         self._leave_if_asked(trainer)
 
     def on_exception(self, trainer: Any, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Write the checkpoint, once all other callbacks have put their state in order."""
+        """Write the checkpoint, after all other callbacks have cleaned up."""
         if self._asked is None or not isinstance(exception, SystemExit):
             return
         name = signal.Signals(self._asked).name
@@ -70,25 +70,25 @@ class StopOnSignal(L.Callback):
         logger.warning("stopped by %s after step %d; go on with --ckpt_path %s", name, trainer.global_step, path)
 
     def _listen(self) -> None:
-        """Take the signals over; only the main thread may."""
+        """Install the signal handlers; only the main thread can."""
         if threading.current_thread() is threading.main_thread():
             self._process = os.getpid()
             for number in SIGNALS:
                 signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: Any) -> None:
-        """Note the wish; a second Ctrl-C ends the process here."""
+        """Note the signal; a second Ctrl-C ends the process here."""
         if os.getpid() != self._process:  # a data worker, forked with our handlers: its parent decides
             return
         if self._asked is None:
             self._asked = number
-            # No logging here: the signal may have come in the middle of a line that is being logged.
+            # No logging here: the signal may interrupt a line that is being logged.
             os.write(2, b"\nmaskgen: finishing the step, then writing a checkpoint; Ctrl-C leaves at once, without one\n")
         elif number == signal.SIGINT:
             os._exit(128 + number)
 
     def _leave_if_asked(self, trainer: L.Trainer) -> None:
-        """All processes leave after the same step."""
+        """Exit if asked; all processes after the same step."""
         asked = self._asked is not None
         if trainer.world_size > 1 and trainer.strategy.reduce_boolean_decision(asked, all=False):
             self._asked = self._asked or signal.SIGTERM
@@ -97,9 +97,9 @@ class StopOnSignal(L.Callback):
 
 
 class UnswapAverages(L.Callback):
-    """Puts trained and averaged weights back in their places when a validation is left by an exception.
+    """Swaps trained and averaged weights back when an exception ends a validation.
 
-    Lightning exchanges the two for a validation, and a checkpoint that is saved on the way out would hold them exchanged.
+    Lightning swaps the two for a validation; a checkpoint saved on the way out would hold them swapped.
     """
 
     def __init__(self) -> None:
@@ -107,15 +107,15 @@ class UnswapAverages(L.Callback):
         self._before: bytes | None = None
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Remember the trained weights by their sums, before they are exchanged."""
+        """Remember the sums of the trained weights, before they are swapped."""
         self._before = _sums(pl_module)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """They have been exchanged back."""
+        """Forget the sums: the weights have been swapped back."""
         self._before = None
 
     def on_exception(self, trainer: Any, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Exchange them back if they are not in their places; checkpoints are written after this."""
+        """Swap the weights back if they are swapped; checkpoints are written after this."""
         if self._before is None or self._before == _sums(pl_module):
             return
         for callback in trainer.callbacks:
@@ -125,14 +125,14 @@ class UnswapAverages(L.Callback):
 
 
 def last_path(trainer: L.Trainer) -> Path:
-    """Where the checkpoint of a stopped run belongs.
+    """Path of the checkpoint of a stopped run.
 
     Args:
-        trainer: Its first ModelCheckpoint says where, one with `save_last` before others.
+        trainer: Its first ModelCheckpoint decides, one with `save_last` before others.
 
     Returns:
-        The path of its `last` checkpoint, or of `last.ckpt` in default_root_dir. A `last` of an earlier run that this one did not resume
-        is left alone, as ModelCheckpoint does.
+        The path of its `last` checkpoint, or of `last.ckpt` in default_root_dir. A `last` of an earlier run that this one did not
+        resume is not overwritten, as in ModelCheckpoint.
     """
     keepers = sorted((keeper for keeper in _keepers(trainer) if keeper.dirpath), key=lambda keeper: not keeper.save_last)
     if not keepers:
@@ -152,6 +152,6 @@ def _keepers(trainer: L.Trainer) -> list[ModelCheckpoint]:
 
 
 def _sums(pl_module: L.LightningModule) -> bytes:
-    """The sums of all parameters and buffers, bit by bit."""
+    """The sums of all parameters and buffers, as bytes."""
     tensors = [*pl_module.parameters(), *pl_module.buffers()]
     return b"".join(tensor.detach().double().sum().cpu().numpy().tobytes() for tensor in tensors)

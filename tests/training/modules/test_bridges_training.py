@@ -365,7 +365,7 @@ def test_batches_without_a_pair_or_with_one_code_are_left_out_and_cannot_be_solv
 def test_the_known_share_says_how_often_all_that_crosses_is_known(bundle: Path, share: float) -> None:
     made = module(bundle)
     batch = rows(made.space, 64)
-    masked = made._masked(batch, share, torch.Generator().manual_seed(0))
+    masked = made.solution._masked(batch, share, torch.Generator().manual_seed(0))
     crossing = batch.cells(made.space.index("transcript"))
     assert masked.ids[~crossing].equal(batch.ids[~crossing])
     assert float((masked.ids[crossing][:, 0] == MASK).float().mean()) == pytest.approx((1 - share) / 2, abs=0.08)
