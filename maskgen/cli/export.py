@@ -13,36 +13,34 @@ if TYPE_CHECKING:
 
 def add_export(verbs: Any) -> None:
     """Arguments of `export ...`."""
-    kinds = verbs.add_parser("export", help="turn a checkpoint into a bundle").add_subparsers(required=True, metavar="WHAT")
-    tokenizer = kinds.add_parser("image-tokenizer", help="checkpoint of an image autoencoder to a tokenizer bundle")
+    kinds = verbs.add_parser("export", help="checkpoint to bundle, or merge models").add_subparsers(required=True, metavar="WHAT")
+    tokenizer = kinds.add_parser("image-tokenizer", help="image tokenizer bundle from a checkpoint of an image autoencoder")
     tokenizer.add_argument("checkpoint", type=Path)
     tokenizer.add_argument("--out", type=Path, required=True)
-    tokenizer.add_argument("--size", type=int, default=64, help="pixels a side of the training pictures (default: %(default)s)")
-    tokenizer.add_argument("--levels", type=int, help="keep only this many residual levels, the coarsest")
+    tokenizer.add_argument("--size", type=int, default=64, help="side of the training images in pixels (default: %(default)s)")
+    tokenizer.add_argument("--levels", type=int, help="number of residual levels to keep, coarsest first (default: all)")
     tokenizer.set_defaults(verb=export_image_tokenizer)
-    codec = kinds.add_parser("audio-tokenizer", help="checkpoint of an audio codec to a tokenizer bundle")
+    codec = kinds.add_parser("audio-tokenizer", help="audio tokenizer bundle from a checkpoint of an audio codec")
     codec.add_argument("checkpoint", type=Path)
     codec.add_argument("--out", type=Path, required=True)
     codec.set_defaults(verb=export_audio_tokenizer)
-    durations = kinds.add_parser("durations", help="checkpoint of a duration predictor to its bundle")
+    durations = kinds.add_parser("durations", help="duration predictor from a checkpoint")
     durations.add_argument("checkpoint", type=Path)
     durations.add_argument("--out", type=Path, required=True)
     durations.set_defaults(verb=export_durations)
-    critic = kinds.add_parser("critic", help="checkpoint of a token critic to its bundle; it belongs into the folder critic of a model")
+    critic = kinds.add_parser("critic", help="token critic from a checkpoint; write it to the folder critic of its model")
     critic.add_argument("checkpoint", type=Path)
     critic.add_argument("--out", type=Path, required=True)
     critic.set_defaults(verb=export_token_critic)
-    shortcut = kinds.add_parser(
-        "shortcut", help="checkpoint of a shortcut block to its bundle; it belongs into the folder shortcut of a model"
-    )
+    shortcut = kinds.add_parser("shortcut", help="shortcut block from a checkpoint; write it to the folder shortcut of its model")
     shortcut.add_argument("checkpoint", type=Path)
     shortcut.add_argument("--out", type=Path, required=True)
     shortcut.set_defaults(verb=export_shortcut)
-    features = kinds.add_parser("image-features", help="checkpoint of a feature network to the bundle of a perceptual loss")
+    features = kinds.add_parser("image-features", help="network of a perceptual loss from a checkpoint")
     features.add_argument("checkpoint", type=Path)
     features.add_argument("--out", type=Path, required=True)
     features.set_defaults(verb=export_image_features)
-    model = kinds.add_parser("model", help="checkpoint of a masked transformer, with its tokenizers, to a model bundle")
+    model = kinds.add_parser("model", help="model bundle from a checkpoint of a generator and its tokenizers")
     model.add_argument("checkpoint", type=Path)
     model.add_argument("--out", type=Path, required=True)
     model.add_argument("--text", type=Path, default=Path("tokenizers/text-bpe/bundle"))
@@ -52,29 +50,29 @@ def add_export(verbs: Any) -> None:
         action="append",
         type=named_folder,
         metavar="NAME=FOLDER",
-        help="a modality and the folder of its tokenizer; several times, instead of --text and --image",
+        help="a modality and the folder of its tokenizer; repeat for each, instead of --text and --image",
     )
-    model.add_argument("--generation", type=Path, help="YAML of generation settings: target modality to GenerationSettings")
+    model.add_argument("--generation", type=Path, help="YAML file of generation settings: target modality to GenerationSettings")
     model.set_defaults(verb=export_model)
-    towers = kinds.add_parser("towers", help="models that were trained apart to one model in which each is a tower")
+    towers = kinds.add_parser("towers", help="merge models into one in which each is a tower")
     towers.add_argument("models", nargs="+", type=named_folder, metavar="TOWER=MODEL", help="name of the tower and folder of its model")
     towers.add_argument("--out", type=Path, required=True)
-    towers.add_argument("--generation", type=Path, help="YAML of generation settings (default: those of the models)")
+    towers.add_argument("--generation", type=Path, help="YAML file of generation settings (default: those of the models)")
     towers.set_defaults(verb=export_towers)
-    bridge = kinds.add_parser("bridge", help="checkpoint of a bridge and the model whose towers it joins to one model")
+    bridge = kinds.add_parser("bridge", help="add the bridge of a checkpoint to the model whose towers it connects")
     bridge.add_argument("checkpoint", type=Path)
     bridge.add_argument("--model", type=Path, required=True, help="folder or shipped name of the model that the bridge was trained for")
     bridge.add_argument("--out", type=Path, required=True)
     bridge.set_defaults(verb=export_bridge)
-    average = kinds.add_parser("average", help="models that were trained on from one another to one with the mean of their weights")
+    average = kinds.add_parser("average", help="average the weights of models that were trained from one another")
     average.add_argument("models", nargs="+", type=_with_share, metavar="MODEL=SHARE", help="folder or shipped name, and its share")
     average.add_argument("--out", type=Path, required=True)
-    average.add_argument("--generation", type=Path, help="YAML of generation settings (default: those of the models)")
+    average.add_argument("--generation", type=Path, help="YAML file of generation settings (default: those of the models)")
     average.set_defaults(verb=export_average)
 
 
 def export_image_tokenizer(args: argparse.Namespace) -> None:
-    """An image tokenizer bundle."""
+    """Write an image tokenizer bundle."""
     from maskgen.tokenizers.image import ImageTokenizer
 
     tokenizer = ImageTokenizer.from_checkpoint(args.checkpoint, (args.size, args.size))
@@ -83,7 +81,7 @@ def export_image_tokenizer(args: argparse.Namespace) -> None:
 
 
 def export_audio_tokenizer(args: argparse.Namespace) -> None:
-    """An audio tokenizer bundle."""
+    """Write an audio tokenizer bundle."""
     from maskgen.tokenizers.audio import AudioTokenizer
 
     fingerprint = AudioTokenizer.from_checkpoint(args.checkpoint).save(args.out, half=True)
@@ -91,7 +89,7 @@ def export_audio_tokenizer(args: argparse.Namespace) -> None:
 
 
 def export_durations(args: argparse.Namespace) -> None:
-    """The bundle of a duration predictor."""
+    """Write the bundle of a duration predictor."""
     from maskgen.io.checkpoint import read_checkpoint, weights
     from maskgen.networks.durations import BUNDLE_KIND, DurationPredictor
 
@@ -101,14 +99,14 @@ def export_durations(args: argparse.Namespace) -> None:
 
 
 def export_token_critic(args: argparse.Namespace) -> None:
-    """The bundle of a token critic."""
+    """Write the bundle of a token critic."""
     from maskgen.networks import critic
 
     print(f"wrote {args.out}, fingerprint {critic.export_critic(args.checkpoint, args.out)[:12]}")
 
 
 def export_shortcut(args: argparse.Namespace) -> None:
-    """The bundle of a shortcut block."""
+    """Write the bundle of a shortcut block."""
     from maskgen.io.checkpoint import read_checkpoint, weights
     from maskgen.networks.shortcut import BUNDLE_KIND, ShortcutBlock
 
@@ -118,7 +116,7 @@ def export_shortcut(args: argparse.Namespace) -> None:
 
 
 def export_image_features(args: argparse.Namespace) -> None:
-    """The network of a perceptual loss."""
+    """Write the network of a perceptual loss."""
     from maskgen.autoencoders.perceptual import KIND, FeatureNet, save_features
     from maskgen.io.checkpoint import read_checkpoint, weights
 
@@ -129,7 +127,7 @@ def export_image_features(args: argparse.Namespace) -> None:
 
 
 def export_model(args: argparse.Namespace) -> None:
-    """A model bundle that refers to its tokenizers' bundles."""
+    """Write a model bundle that refers to its tokenizers' bundles."""
     from maskgen.decoding.settings import read_settings
     from maskgen.pipelines.base import Pipeline
     from maskgen.tokenizers.auto import load_tokenizer
@@ -142,7 +140,7 @@ def export_model(args: argparse.Namespace) -> None:
 
 
 def export_towers(args: argparse.Namespace) -> None:
-    """One model bundle from several, with references to their tokenizers."""
+    """Write one model bundle with a tower for each model, and references to their tokenizers."""
     from maskgen.decoding.settings import read_settings
     from maskgen.training.merging import merge_as_towers, tokenizer_folders
 
@@ -157,15 +155,15 @@ def export_towers(args: argparse.Namespace) -> None:
 
 
 def export_bridge(args: argparse.Namespace) -> None:
-    """One model bundle with a bridge more, references to its tokenizers, and what else the model's folder holds."""
+    """Write a model bundle with a bridge added, references to its tokenizers, and the other parts of the model's folder."""
     from maskgen.training.merging import add_bridge
 
     _require_free(args.out)
-    _write_beside(add_bridge(args.checkpoint, args.model), args.out, args.model, {args.model.name: args.model})
+    _write_merged(add_bridge(args.checkpoint, args.model), args.out, args.model, {args.model.name: args.model})
 
 
 def export_average(args: argparse.Namespace) -> None:
-    """One model bundle with the mean of several models' weights, references to their tokenizers, and what else the first one holds."""
+    """Write a model bundle with the mean of several models' weights, references to tokenizers, and the other parts of the first model."""
     from maskgen.decoding.settings import read_settings
     from maskgen.training.merging import average_models
 
@@ -176,11 +174,11 @@ def export_average(args: argparse.Namespace) -> None:
     pipeline = average_models(models)
     if args.generation:
         pipeline.settings = {**pipeline.settings, **read_settings(args.generation)}
-    _write_beside(pipeline, args.out, next(iter(models)), {name: name for name in models})
+    _write_merged(pipeline, args.out, next(iter(models)), {name: name for name in models})
 
 
 def _require_free(out: Path) -> None:
-    """Refuse to write over a model.
+    """Refuse to overwrite a model.
 
     Raises:
         ValueError: If there is one.
@@ -191,8 +189,8 @@ def _require_free(out: Path) -> None:
         raise ValueError(f"{out} holds a model already; give another --out")
 
 
-def _write_beside(pipeline: "Pipeline", out: Path, first: Path | str, models: Mapping[str, Path | str]) -> None:
-    """Write a model that was made of others, with references to their tokenizers, and what else the folder of the first one holds."""
+def _write_merged(pipeline: "Pipeline", out: Path, first: Path | str, models: Mapping[str, Path | str]) -> None:
+    """Write a merged model with references to tokenizers, and copy the other parts of the first model's folder."""
     import shutil
 
     from maskgen.io.bundle import find_model
@@ -208,7 +206,7 @@ def _write_beside(pipeline: "Pipeline", out: Path, first: Path | str, models: Ma
 
 
 def _with_share(text: str) -> tuple[str, float]:
-    """MODEL=SHARE of the command line.
+    """Parse MODEL=SHARE.
 
     Raises:
         argparse.ArgumentTypeError: If it has no such form.

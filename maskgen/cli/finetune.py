@@ -9,41 +9,45 @@ from typing import Any
 
 def add_finetune(verbs: Any) -> None:
     """Arguments of both."""
-    parser = verbs.add_parser("finetune", help="a folder of your pictures or recordings, and a model: a model of your own")
-    parser.add_argument("folder", type=Path, help="pictures, or sounds, each with a .txt of the same name")
+    parser = verbs.add_parser("finetune", help="fine-tune a model on a folder of captioned images or of recordings")
+    parser.add_argument("folder", type=Path, help="images, or audio files, each with a .txt of the same name")
     parser.add_argument("--model", default="emoji-64", help="folder or shipped name of the model to start from (default: %(default)s)")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the new model; tokens and checkpoints go to OUT.work beside it")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the new model; tokens and checkpoints go to OUT.work")
     parser.add_argument(
         "--lora", type=int, metavar="RANK", help="train an adapter of this rank instead of all weights; needs maskgen[finetune]"
     )
     parser.add_argument("--alpha", type=float, default=0.0, help="scale of the adapter (default: twice the rank)")
-    parser.add_argument("--steps", type=int, default=200, help="(default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=16, help="(default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=200, help="optimizer steps (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=16, help="samples per step (default: %(default)s)")
     parser.add_argument("--lr", type=float, default=0.0, help="highest learning rate (default: 3e-4, for an adapter 2e-3)")
-    parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
-    parser.add_argument("--speaker", help="name of the voice in a folder of recordings (default: the folder's name)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of masks, order and adapter (default: %(default)s)")
+    parser.add_argument("--speaker", help="name of the speaker in a folder of recordings (default: the folder's name)")
     parser.add_argument(
-        "--held-out", type=float, default=0.1, metavar="SHARE", help="share of the samples to measure with (default: %(default)s)"
+        "--held-out",
+        type=float,
+        default=0.1,
+        metavar="SHARE",
+        help="share of the samples to measure the loss on (default: %(default)s)",
     )
     parser.add_argument(
-        "--fit", choices=("letterbox", "crop"), default="letterbox", help="pictures that are no squares (default: %(default)s)"
+        "--fit", choices=("letterbox", "crop"), default="letterbox", help="how images that aren't square are fitted (default: %(default)s)"
     )
     parser.add_argument(
-        "--max-bad", type=float, default=0.1, metavar="SHARE", help="share of bad samples at which it stops (default: %(default)s)"
+        "--max-bad", type=float, default=0.1, metavar="SHARE", help="share of bad samples above which it stops (default: %(default)s)"
     )
     parser.add_argument("--checkpoint-steps", type=int, default=50, help="steps between two checkpoints (default: %(default)s)")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(default: %(default)s)")
-    parser.add_argument("--restart", action="store_true", help="begin again, over what an earlier run left in OUT.work")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to train (default: %(default)s)")
+    parser.add_argument("--restart", action="store_true", help="start over and delete what an earlier run left in OUT.work")
     parser.set_defaults(verb=run_finetune)
-    merge = verbs.add_parser("merge-adapter", help="an adapter and the model that it was trained on: one model")
+    merge = verbs.add_parser("merge-adapter", help="merge an adapter into the model that it was trained on")
     merge.add_argument("adapter", type=Path, help="folder of the adapter: OUT/adapter of maskgen finetune --lora")
-    merge.add_argument("--model", help="folder or shipped name of that model (default: the name that the adapter was trained under)")
+    merge.add_argument("--model", help="folder or shipped name of that model (default: the name recorded in the adapter)")
     merge.add_argument("--out", type=Path, required=True, help="folder of the new model")
     merge.set_defaults(verb=run_merge_adapter)
 
 
 def run_finetune(args: argparse.Namespace) -> None:
-    """A model of one's own."""
+    """Fine-tune a model on a folder, print the losses and what to try next."""
     check_numbers(args)
     from maskgen.io.bundle import find_model
     from maskgen.networks.lora import LoraSettings
@@ -74,7 +78,7 @@ def run_finetune(args: argparse.Namespace) -> None:
 
 
 def check_numbers(args: argparse.Namespace) -> None:
-    """Refuse what argparse lets pass, by the names of the command line.
+    """Check the numbers, with errors that name the options.
 
     Raises:
         ValueError: If a number is out of range.
@@ -89,21 +93,21 @@ def check_numbers(args: argparse.Namespace) -> None:
 
 
 def compared(before: Mapping[str, float], after: Mapping[str, float]) -> str:
-    """Losses before and after, level by level."""
+    """Held-out losses before and after, level by level, as text."""
     if not before:
-        return "none, for nothing was held out"
+        return "none, because nothing was held out"
     return ", ".join(f"{name.replace('_', ' ')} {before[name]:.3f} -> {after[name]:.3f}" for name in before)
 
 
 def _example(media: str, args: argparse.Namespace) -> str:
-    """What may be typed next."""
+    """A command to try next."""
     if media == "image":
         return f'image "a caption like yours" --model {args.out} --out picture.png'
     return f'speech "Good morning." --model {args.out} --speaker {args.speaker or args.folder.resolve().name} --out speech.wav'
 
 
 def run_merge_adapter(args: argparse.Namespace) -> None:
-    """The model that an adapter makes of its base."""
+    """Merge an adapter into its base and write the model."""
     from maskgen.training.finetune_folder import merge_adapter
 
     name = merge_adapter(args.adapter, args.model, args.out)

@@ -79,7 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
     add_generate(verbs)
     for verb in PASSED_ON:
-        verbs.add_parser(verb, help=f"{verb} --config X.yaml: LightningCLI", add_help=False)
+        verbs.add_parser(verb, help=f"{verb} --config X.yaml [--allow PACKAGE]: LightningCLI", add_help=False)
     add_finetune(verbs)
     add_data(verbs)
     add_evaluate(verbs)

@@ -1,4 +1,4 @@
-"""Fine-tuning: a short training from a model bundle, of all weights or of a low-rank adapter; resumable, measured at both ends."""
+"""Fine-tune a model bundle on token shards: all weights or a low-rank adapter, resumable, with held-out losses before and after."""
 
 import json
 import logging
@@ -42,7 +42,7 @@ class FinetuneSettings:
         lora: Size of the adapter; None trains all weights.
         drop_condition: Share of rows that learn without their condition, for guidance.
         checkpoint_steps: Steps between two checkpoints.
-        seed: Of masks, order and adapter.
+        seed: Seed of masks, sample order and the adapter's initial weights.
         device: cpu, or cuda for one GPU.
 
     Raises:
@@ -69,21 +69,21 @@ class FinetuneSettings:
 
     @property
     def highest_lr(self) -> float:
-        """The learning rate that is meant."""
+        """Highest learning rate, with the default filled in."""
         return self.lr or (FULL_LR if self.lora is None else LORA_LR)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """What a fine-tuning starts from, beside the weights.
+    """What a fine-tuning takes from its base besides the weights.
 
     Args:
         model: Folder or shipped name of the base.
         target: Modality that is learned.
-        groups: Levels that are learned together, as the base learned them.
-        windows: Steps of time that a cell sees of its modality, a group each, as the base learned them; None restricts none.
+        groups: Levels that are learned together, as in the base's training.
+        windows: Steps of time that a cell sees of its modality, one per group, as in the base's training; None is no limit.
         copied: Modality to (new code, old code): the embedding of the new one starts as that of the old one.
-        values: Attribute modality to all of its values, where there are more than the base has.
+        values: Attribute modality to all of its values, where the base has fewer.
     """
 
     model: str
@@ -96,14 +96,14 @@ class Start:
 
 @dataclass(frozen=True)
 class Finetuned:
-    """What came of it.
+    """Result of a fine-tuning.
 
     Args:
         model: Plain transformer in float32, an adapter merged.
         adapter: The adapter alone; None where all weights were trained.
         before: Held-out loss of each level before the training; empty where nothing was held out.
         after: The same after it.
-        trained: Numbers that were trained; of an adapter, those that it holds.
+        trained: Number of trained parameters; for an adapter, those that it holds.
         elapsed_s: Seconds of training since this start.
     """
 
@@ -116,16 +116,16 @@ class Finetuned:
 
 
 def finetune_tokens(shards: Path, work: Path, start: Start, settings: FinetuneSettings) -> Finetuned:
-    """Train on token shards; started again with the same arguments it goes on from its last checkpoint.
+    """Fine-tune a model on token shards; called again with the same arguments, resume from the last checkpoint.
 
     Args:
         shards: Folder of token shards in the token space of the base; the split "validation" is held out.
-        work: Folder for checkpoints and what is needed to go on.
+        work: Folder for checkpoints and the facts of the run.
         start: The base, and how it was trained.
         settings: How to train.
 
     Raises:
-        ValueError: If the base is no model, the shards have another token space or no training rows, or `work` holds another run.
+        ValueError: If the base is not a model, the shards have another token space or no training rows, or `work` holds another run.
     """
     base = load_pretrained(start.model)
     index = read_index(shards)
@@ -142,7 +142,7 @@ def finetune_tokens(shards: Path, work: Path, start: Start, settings: FinetuneSe
     before = _before(work, module, data, settings)
     last = work / "checkpoints" / LAST
     if last.is_file():
-        logger.info("going on from %s", last)
+        logger.info("resuming from %s", last)
     started_s = time.monotonic()
     _trainer(work, settings).fit(module, data, ckpt_path=str(first_intact(last)[0]) if last.is_file() else None)
     elapsed_s = time.monotonic() - started_s
@@ -159,13 +159,13 @@ def finetune_tokens(shards: Path, work: Path, start: Start, settings: FinetuneSe
 def finetune_module(shards: Path, base: Pretrained, start: Start, settings: FinetuneSettings) -> MaskedTokenModule:
     """The training module with the weights of the base, and an adapter where one is wanted.
 
-    An adapter trains the embeddings of the condition too: a word that the base never learned has none that is worth anything.
+    An adapter also trains the embeddings of the condition, because words that the base never saw have untrained ones.
     """
     index = read_index(shards)
     space = TokenSpace.from_dict(dict(index.space or {}))
     segments = space.of(start.target)
     kinds = {one.name: one.kind for one in space.modalities}
-    sound = kinds[start.target] == "audio"
+    is_audio = kinds[start.target] == "audio"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         module = MaskedTokenModule(
@@ -177,9 +177,9 @@ def finetune_module(shards: Path, base: Pretrained, start: Start, settings: Fine
             groups=start.groups,
             windows=start.windows,
             drop_condition=settings.drop_condition,
-            prompt_share=0.2 if sound else 0.0,
-            infill_share=0.2 if sound else 0.0,
-            drop_parts={name: 0.3 for name, kind in kinds.items() if kind == "attribute" and sound},
+            prompt_share=0.2 if is_audio else 0.0,
+            infill_share=0.2 if is_audio else 0.0,
+            drop_parts={name: 0.3 for name, kind in kinds.items() if kind == "attribute" and is_audio},
             max_steps=settings.steps,
             lr=settings.highest_lr,
             warmup_steps=min(LARGEST_WARMUP, settings.steps // 10),
@@ -204,7 +204,7 @@ def _ids(segment: Segment) -> range:
 
 
 def _trainer(work: Path, settings: FinetuneSettings, training: bool = True) -> L.Trainer:
-    """A trainer with what every training of the house has."""
+    """A trainer with the checkpoint writer and callbacks of every training."""
     keeper = ModelCheckpoint(
         work / "checkpoints", save_last=True, every_n_train_steps=settings.checkpoint_steps, save_top_k=0, monitor=None
     )  # fmt: skip
@@ -235,12 +235,12 @@ def _validated(module: MaskedTokenModule, data: TokenData, settings: FinetuneSet
         return {}
     trainer = _trainer(Path("."), settings, training=False)
     trainer.validate(module, data, verbose=False)
-    found = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    return {name.removeprefix("val/loss_"): found[name] for name in sorted(found) if name.startswith("val/loss_") and "_level" in name}
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    return {name.removeprefix("val/loss_"): metrics[name] for name in sorted(metrics) if name.startswith("val/loss_") and "_level" in name}
 
 
 def _before(work: Path, module: MaskedTokenModule, data: TokenData, settings: FinetuneSettings) -> dict[str, float]:
-    """The held-out losses that the base has, measured once a run."""
+    """The held-out losses of the base, measured once per run."""
     path = work / BEFORE_FILE
     if not path.is_file():
         write_atomic(path, json.dumps(_validated(module, data, settings)).encode())
@@ -248,13 +248,13 @@ def _before(work: Path, module: MaskedTokenModule, data: TokenData, settings: Fi
 
 
 def _plain(settings: FinetuneSettings) -> dict[str, Any]:
-    """What decides the trained weights; where they are computed and how often they are saved does not."""
+    """The settings that decide the trained weights; device and checkpoint interval don't."""
     plain = {**asdict(settings), "lr": settings.highest_lr}
     return {name: value for name, value in plain.items() if name not in ("checkpoint_steps", "device")}
 
 
 def _same_run(work: Path, facts: Mapping[str, Any]) -> None:
-    """Refuse a folder of another run, or note this one.
+    """Refuse the work folder of another run, or record this one.
 
     Raises:
         ValueError: If it holds another run; names what differs.

@@ -1,4 +1,4 @@
-"""From a folder of captioned pictures, or of recordings with texts, to a model of one's own: tokens, a short training, a bundle."""
+"""Fine-tune a model on a folder of captioned images or of recordings with texts: build tokens, train, write a bundle."""
 
 import logging
 import shutil
@@ -43,7 +43,7 @@ class FolderSettings:
 
     Args:
         held_out: Share of the samples that is held out to measure; a sample's own "split" wins.
-        fit: "letterbox" keeps all of a picture, "crop" fills the square.
+        fit: "letterbox" keeps the whole image, "crop" fills the square.
         max_bad: Share of bad samples at which the build stops.
         speaker: Name of the voice in a folder of recordings; None takes the folder's name.
     """
@@ -67,19 +67,19 @@ def finetune(
     restart: bool = False,
     report: Callable[[int], None] | None = None,
 ) -> Finetuned:
-    """Fine-tune a model on a folder and write it as a bundle of its own; started again it goes on where it stopped.
+    """Fine-tune a model on a folder and write the result as a new bundle; called again, resume where it stopped.
 
     Args:
-        folder: Pictures, or sounds, each with a .txt of the same name.
-        model: Folder or shipped name of the model to start from; it stays as it is.
-        out: Folder of the new model. Tokens and checkpoints go beside it, into a folder of that name and ".work".
+        folder: Images, or audio, each with a .txt of the same name.
+        model: Folder or shipped name of the model to start from; it is not changed.
+        out: Folder of the new model. Tokens and checkpoints go to the folder of that name and ".work" next to it.
         settings: How to train.
         reading: How the folder is read.
-        restart: Throw away what an earlier run left in the work folder.
-        report: Called with samples as they become tokens.
+        restart: Delete what an earlier run left in the work folder.
+        report: Called with the number of samples as they are tokenized.
 
     Raises:
-        ValueError: If the folder has nothing to learn from, the model has no tokenizer for it, or `out` is another model.
+        ValueError: If the folder has no usable samples, the model has no tokenizer for them, or `out` holds another model.
     """
     out, work, reading = Path(out), work_folder(Path(out)), reading or FolderSettings()
     base = Pipeline.from_pretrained(model, specialists=False)
@@ -102,15 +102,15 @@ def finetune(
 
 
 def work_folder(out: Path) -> Path:
-    """Where tokens and checkpoints of a fine-tuning lie."""
+    """Folder of the tokens and checkpoints of a fine-tuning."""
     return out.with_name(f"{out.name}.work")
 
 
 def media_of(folder: Path) -> str:
-    """What a folder holds to learn from: "image" or "audio".
+    """Kind of the media in a folder: "image" or "audio".
 
     Raises:
-        ValueError: If it is missing, holds neither or both, or nothing has a text beside it.
+        ValueError: If it is missing, holds neither or both, or no file has a text of the same name.
     """
     found: Counter[str] = Counter()
     named: Counter[str] = Counter()
@@ -169,7 +169,7 @@ def with_value(tokenizer: AttributeTokenizer, value: str) -> AttributeTokenizer:
 
 
 def _plan(folder: Path, base: Pipeline, model: str, target: str, tokenizers: Mapping[str, Tokenizer], reading: FolderSettings) -> Plan:
-    """What is to be built from the folder."""
+    """The plan of the token shards."""
     tokenizer, root, output = tokenizers[target], folder.resolve(), token_output(dict(tokenizers))
     common: dict[str, Any] = {
         "name": root.name,
@@ -188,7 +188,7 @@ def _plan(folder: Path, base: Pipeline, model: str, target: str, tokenizers: Map
 
 
 def _timing(model: Path, codec: SoundTokenizer) -> Timing:
-    """How recordings get timed phonemes by the parts of a voice."""
+    """Settings for timing the phonemes of recordings with the model's duration predictor."""
     places = read_record(model)["config"]["tokenizers"]
     return Timing(
         phones=(model / places["phones"]).resolve(),
@@ -200,7 +200,7 @@ def _timing(model: Path, codec: SoundTokenizer) -> Timing:
 
 
 def _start(base: Pipeline, model: str, target: str, tokenizers: Mapping[str, Tokenizer]) -> Start:
-    """How the base was trained, as far as its decode tells, and what it must learn to name."""
+    """How the base was trained, as far as its generation settings tell, and the values that are new."""
     settings = base.settings.get(target) or GenerationSettings()
     levels = [group[0] for group in settings.groups or [(level,) for level in range(len(base.space.of(target)))]]
     windows = [settings.window_at(level) for level in levels]
@@ -215,7 +215,7 @@ def _start(base: Pipeline, model: str, target: str, tokenizers: Mapping[str, Tok
 
 
 def _write(out: Path, base: Pipeline, model: str, made: Finetuned, tokenizers: Mapping[str, Tokenizer], start: Start) -> None:
-    """The new model, complete in its folder, and its adapter."""
+    """Write the new model, and its adapter where there is one."""
     if made.adapter is not None:
         save_adapter(out / ADAPTER_FOLDER, made.adapter)
     _write_model(out, base, model, made.model, tokenizers, start.copied)
@@ -229,7 +229,7 @@ def _write_model(
     tokenizers: Mapping[str, Tokenizer],
     copied: Mapping[str, tuple[int, int]],
 ) -> None:
-    """A bundle with the settings and grids of the base; with the predictor of durations, where a new speaker has the pace of the first."""
+    """Write a bundle with the base's settings, grids and duration predictor, in which a new speaker has the pace of the first."""
     Pipeline(network, base.space, tokenizers, base.settings, base.grids).save_pretrained(out, half=True)
     durations = find_model(model) / DURATIONS_FOLDER
     if not durations.is_dir():
@@ -243,7 +243,7 @@ def _write_model(
 
 
 def merge_adapter(adapter: Path | str, model: str | None, out: Path | str) -> str:
-    """Write the model that an adapter makes of its base, and return the name of the base.
+    """Merge an adapter into its base, write the model, and return the name of the base.
 
     Args:
         adapter: Folder of the adapter.

@@ -1,4 +1,4 @@
-"""Captions said in sentences, drawn anew each time a row is trained on."""
+"""Put captions into sentences, drawn anew for each training draw."""
 
 from collections.abc import Sequence
 
@@ -10,15 +10,14 @@ from maskgen.tokenizers.text import TextTokenizer
 
 
 class Phrases:
-    """Puts some of the captions of training into sentences: "a red heart" becomes "Here is a red heart."
+    """Puts a share of the training captions into sentences: "a red heart" becomes "Here is a red heart."
 
-    A model that has met captions alone makes nothing of a sentence, such as one that was transcribed from speech. Shards need not be
-    built anew.
+    A model trained on captions only does not understand sentences, such as those transcribed from speech. Shards need not be rebuilt.
 
     Args:
         tokenizer: Bundle of the text tokenizer that made the shards.
-        templates: Sentences, each with one {} where the caption goes.
-        share: Share of training draws that are put into a sentence.
+        templates: Sentences, each with one {} for the caption.
+        share: Share of training draws whose caption is put into a sentence.
 
     Raises:
         ValueError: If the share lies outside [0, 1], or a template has no place for the caption.
@@ -38,7 +37,7 @@ class Phrases:
         self.templates, self.share = tuple(templates), share
 
     def __call__(self, codes: np.ndarray, *draw: object) -> np.ndarray:
-        """Codes [1 n] of a caption, as a sentence where chance says so; `draw` alone decides."""
+        """Codes [1 n] of the caption or of a sentence with it; `draw` alone decides which."""
         if chance("phrase", *draw) >= self.share:
             return codes
         template = self.templates[int(chance("template", *draw) * len(self.templates))]

@@ -1,4 +1,4 @@
-"""Pictures with the classes of their attributes, for training a network that tells them apart."""
+"""Images with the classes of their attributes, for training a classifier."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,10 +18,10 @@ from maskgen.data.shards.store import ShardStore
 
 
 class LabelledImageRows(Dataset[tuple[Tensor, list[int]]]):
-    """Pictures of one split with a class number per attribute.
+    """Images of one split with a class number per attribute.
 
     Args:
-        images: The pictures.
+        images: The images.
         meta: The json of each.
         names: Attribute to its class names in order; a class that is not among them has number -100, which cross-entropy skips.
     """
@@ -51,19 +51,19 @@ def class_names(rows: Sequence[Mapping[str, Any]], attributes: Sequence[str]) ->
 
 
 def labelled(rows: Sequence[tuple[Tensor, list[int]]]) -> tuple[Float[Tensor, "batch 3 rows columns"], Int[Tensor, "batch attribute"]]:
-    """Pictures in [0, 1] and class numbers."""
+    """Images in [0, 1] and class numbers."""
     return to_unit([picture for picture, _ in rows]), torch.tensor([targets for _, targets in rows])
 
 
 class LabelledImages(lightning.LightningDataModule):
-    """Batches of (pictures, classes): float32 [batch 3 rows columns] in [0, 1] and int64 [batch attribute].
+    """Batches of (images, classes): float32 [batch 3 rows columns] in [0, 1] and int64 [batch attribute].
 
     Args:
         folder: Raw shards with index.json.
         attributes: Fields of the rows' JSON to classify; the module's heads are in the same order.
-        batch_size: Pictures a batch.
+        batch_size: Images per batch.
         validation_split: Split to validate on.
-        validation_rows: Pictures of it, the same ones always.
+        validation_rows: Images of it, the same ones always.
         balance: Fields of the rows' json whose values come equally often, outer to inner.
         num_workers: Worker processes.
         seed: Decides the order of training.

@@ -1,4 +1,4 @@
-"""Parts of a training mixture: which shards one reads, how its samples join those of others, and where its texts end."""
+"""Parts of a training mixture: their shards, samples joined with those of other shards, and texts filled behind their end."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -22,10 +22,10 @@ class Part:
     Args:
         folder: Token shards with index.json: a local folder or a URL for fsspec.
         weight: How often it comes, relative to the other parts.
-        join: Token shards whose samples join those of `folder`: every draw of a sample takes one of the samples there that agree with it,
-            by chance. Samples without any are left out. A modality that both have is taken from `folder`.
-        on: Field of both samples' json that must agree.
-        drop: Modalities that are left out.
+        join: Token shards to join with `folder`: each draw of a sample adds a random one of the samples there with the same value of `on`.
+            Samples without a match are left out. A modality that both have is taken from `folder`.
+        on: Field of both samples' json that must be equal.
+        drop: Modalities to leave out.
         balance: Fields of the json whose values come equally often, outer to inner; empty takes every sample once an epoch.
         window: Shards that are shuffled together where nothing is balanced; 0 is all. Joined samples are shuffled as a whole.
         canonical_share: Share of training draws that take a sample's first caption.
@@ -63,16 +63,16 @@ def folders_of(parts: Sequence[Part]) -> list[str]:
 
 
 class JoinedRows(Dataset[dict[str, Codes]]):
-    """Samples of two sets that agree in a field, one of `left` with one of its partners in `right`.
+    """Samples of two sets joined by a field: one of `left` with one of its matches in `right`.
 
     Args:
         left: Samples that are drawn.
-        right: Samples that join them.
-        on: Field of the json.
-        seed: With draw and key, decides the partner.
+        right: Samples to join with them.
+        on: Field of the json that must be equal.
+        seed: With draw and key, decides the match.
 
     Raises:
-        ValueError: If no sample has a partner.
+        ValueError: If no sample has a match.
     """
 
     def __init__(self, left: TokenRows, right: TokenRows, on: str, seed: int) -> None:
@@ -107,7 +107,7 @@ class JoinedRows(Dataset[dict[str, Codes]]):
         return self.left.length(left) + self.right.length(right)
 
     def _drawn(self, draw: Draw) -> tuple[Draw, Draw]:
-        """Both samples of a draw; in validation the first partner."""
+        """Both samples of a draw; in validation the first match."""
         row, number = draw
         left, partners = self.pairs[row]
         place = 0 if number < 0 else int(chance(self.seed, "partner", number, self.left.rows.key(left)) * len(partners))
@@ -115,15 +115,15 @@ class JoinedRows(Dataset[dict[str, Codes]]):
 
 
 class Filled(Dataset[dict[str, Codes]]):
-    """Samples of one part, texts filled behind their end, left-out modalities gone.
+    """Samples of one part, with texts filled with end codes and dropped modalities removed.
 
-    A model learns to end texts of any length from blanks of any length: in training the number of cells is drawn anew each time.
+    The number of cells is drawn anew each time in training, so a model learns to end texts of any length in blanks of any length.
 
     Args:
         rows: Samples.
         space: Token space of the mixture.
-        text_cells: Most cells that a text is filled to; 0 fills none. A longer text stays as it is.
-        drop: Modalities that are left out.
+        text_cells: Largest number of cells to fill a text to; 0 fills none. A longer text is not changed.
+        drop: Modalities to leave out.
         seed: With the draw, decides the number of cells.
 
     Source: LLaDA, arXiv:2502.09992 (texts of random length, ends as codes).
@@ -141,7 +141,7 @@ class Filled(Dataset[dict[str, Codes]]):
         return sample | {name: self._filled(sample[name], end, draw) for name, end in self.ends.items() if name in sample}
 
     def _filled(self, codes: Codes, end: int, draw: Draw) -> Codes:
-        """A text and its end, as long as the draw says."""
+        """A text and its end codes, of the length that the draw decides."""
         room = max(self.text_cells - codes.shape[1], 0)
         luck = 1.0 if draw[1] < 0 else chance(self.seed, "cells", *draw)
         return torch.cat([codes, codes.new_full((1, min(room, 1 + int(luck * room))), end)], dim=1)

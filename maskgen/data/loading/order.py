@@ -58,16 +58,16 @@ class EpochOrder(Order, ABC):
         """Row numbers of one block, in order."""
 
     def draws(self, start: int, stop: int) -> list[Draw]:
-        found: list[Draw] = []
+        drawn: list[Draw] = []
         while start < stop:
             epoch, position = divmod(start, len(self))
             ends = list(accumulate(self.sizes(epoch)))
             number = bisect_right(ends, position)
             begin = ends[number - 1] if number else 0
             rows = self._cached(epoch, number)[position - begin : position - begin + stop - start]
-            found += zip(rows, range(start, start + len(rows)), strict=True)
+            drawn += zip(rows, range(start, start + len(rows)), strict=True)
             start += len(rows)
-        return found
+        return drawn
 
     def _cached(self, epoch: int, number: int) -> list[int]:
         """One block; the last one stays in memory, because reading goes on inside it."""

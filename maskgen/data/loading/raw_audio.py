@@ -1,4 +1,4 @@
-"""Stretches of the sounds of raw shards, for training a codec."""
+"""Audio segments from raw shards, for training a codec."""
 
 import numpy as np
 import torch
@@ -10,14 +10,14 @@ from maskgen.data.loading.order import Draw, chance
 from maskgen.data.loading.rows import ShardRows
 
 
-class SoundRows(Dataset[Tensor]):
-    """Stretches of equal length of one split, mono, float32 in [-1, 1]; each sound is decoded once and stays in memory as 16 bits.
+class AudioRows(Dataset[Tensor]):
+    """Audio segments of equal length from one split, mono, float32 in [-1, 1]; each clip is decoded once and kept in memory as int16.
 
     Args:
-        rows: Rows of raw shards with sound of the wanted rate.
-        samples: Length of a stretch; shorter sounds are padded with silence.
-        sample_rate_hz: Rate wanted.
-        seed: With draw and key, decides where a stretch begins.
+        rows: Rows of raw shards with audio of the wanted rate.
+        samples: Length of a segment; shorter clips are padded with silence.
+        sample_rate_hz: Sample rate of the clips.
+        seed: With draw and key, decides where a segment begins.
     """
 
     def __init__(self, rows: ShardRows, samples: int, sample_rate_hz: int, seed: int = 0) -> None:
@@ -36,16 +36,16 @@ class SoundRows(Dataset[Tensor]):
         return torch.from_numpy(np.pad(stretch, (0, self.samples - len(stretch))))
 
     def sound(self, row: int) -> np.ndarray:
-        """One sound as Int16 [samples], the mean of its channels.
+        """One clip as int16 [samples], the mean of its channels.
 
         Raises:
             ValueError: If it has another rate.
         """
         if row not in self.sounds:
-            found = self.rows.meta(row)["sample_rate_hz"]
-            if found != self.sample_rate_hz:
+            rate_hz = self.rows.meta(row)["sample_rate_hz"]
+            if rate_hz != self.sample_rate_hz:
                 raise ValueError(
-                    f"sound {self.rows.key(row)} has {found} Hz, the training wants {self.sample_rate_hz}; build the shards at that rate"
+                    f"sound {self.rows.key(row)} has {rate_hz} Hz, the training wants {self.sample_rate_hz}; build the shards at that rate"
                 )
             samples = self.rows.field(row, "flac")
             self.sounds[row] = np.clip(np.rint(samples.mean(axis=0) * 2**15), -(2**15), 2**15 - 1).astype(np.int16)

@@ -11,41 +11,41 @@ from torch.utils.data import DataLoader
 
 from maskgen.data.loading.loader import ResumableLoader, fixed_loader, share_of
 from maskgen.data.loading.order import fixed_subset
-from maskgen.data.loading.raw_audio import SoundRows
+from maskgen.data.loading.raw_audio import AudioRows
 from maskgen.data.loading.rows import training_order
 from maskgen.data.loading.samples import ImageRows, open_rows
 from maskgen.data.shards.store import ShardStore
 
 
 def to_unit(pictures: Sequence[Tensor]) -> Float[Tensor, "batch 3 rows columns"]:
-    """uint8 pictures as one float batch in [0, 1]."""
+    """Stack uint8 images to one float batch in [0, 1]."""
     return torch.stack(list(pictures)).float() / 255
 
 
 def first_of(rows: Sequence[Sequence[Any]]) -> list[Any]:
-    """The samples of rows that hold one each."""
+    """The samples of rows of one sample each."""
     return [sample for (sample,) in rows]
 
 
-def pictures_of(rows: Sequence[Sequence[Tensor]]) -> Float[Tensor, "batch 3 rows columns"]:
-    """Rows of one picture each as one batch."""
+def images_of(rows: Sequence[Sequence[Tensor]]) -> Float[Tensor, "batch 3 rows columns"]:
+    """Stack rows of one image each to a batch in [0, 1]."""
     return to_unit(first_of(rows))
 
 
-def sounds_of(rows: Sequence[Sequence[Tensor]]) -> Float[Tensor, "batch samples"]:
-    """Rows of one stretch of sound each as one batch."""
+def audio_of(rows: Sequence[Sequence[Tensor]]) -> Float[Tensor, "batch samples"]:
+    """Stack rows of one audio segment each to a batch."""
     return torch.stack(first_of(rows))
 
 
 class RawImages(lightning.LightningDataModule):
-    """Batches of pictures, float32 [batch 3 rows columns] in [0, 1], for training an image tokenizer.
+    """Batches of images, float32 [batch 3 rows columns] in [0, 1], for training an image tokenizer.
 
     Args:
         folder: Raw shards with index.json; a local folder or a URL for fsspec.
-        batch_size: Pictures a batch on each process.
+        batch_size: Images per batch on each process.
         validation_splits: Splits to validate on, a loader each; "train" is a fixed subset of the training rows.
-        validation_rows: Pictures of each, the same ones always.
-        flip_share: Share of training pictures that are mirrored.
+        validation_rows: Images of each split, the same ones always.
+        flip_share: Share of training images that are mirrored.
         balance: Fields of the rows' json whose values come equally often, outer to inner; empty takes every row once an epoch.
         window: Shards that are shuffled together where nothing is balanced; 0 is all.
         num_workers: Worker processes.
@@ -82,7 +82,7 @@ class RawImages(lightning.LightningDataModule):
         """Training rows without end."""
         data = self.rows["train"]
         order = training_order(data.rows, self.balance, self.window, self.seed)
-        return ResumableLoader(data, order, self.batch_size, pictures_of, share=share_of(self), num_workers=self.num_workers)
+        return ResumableLoader(data, order, self.batch_size, images_of, share=share_of(self), num_workers=self.num_workers)
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """A fixed subset of each validation split."""
@@ -94,21 +94,21 @@ class RawImages(lightning.LightningDataModule):
         ]
 
 
-class RawSounds(lightning.LightningDataModule):
-    """Batches of stretches of sound, float32 [batch samples] in [-1, 1], for training an audio codec.
+class RawAudio(lightning.LightningDataModule):
+    """Batches of audio segments, float32 [batch samples] in [-1, 1], for training an audio codec.
 
     Args:
         folder: Raw shards with index.json; a local folder or a URL for fsspec.
-        batch_size: Stretches a batch on each process.
-        seconds: Length of a training stretch.
-        sample_rate_hz: Rate of the shards' sounds.
+        batch_size: Segments per batch on each process.
+        seconds: Length of a training segment.
+        sample_rate_hz: Sample rate of the shards' audio.
         validation_splits: Splits to validate on, a loader each; "train" is a fixed subset of the training rows.
-        validation_rows: Sounds of each, the same ones always.
-        validation_seconds: Length of a validation stretch.
+        validation_rows: Clips of each split, the same ones always.
+        validation_seconds: Length of a validation segment.
         balance: Fields of the rows' json whose values come equally often, outer to inner; empty takes every row once an epoch.
         window: Shards that are shuffled together where nothing is balanced; 0 is all.
         num_workers: Worker processes.
-        seed: Decides the order of training and where stretches begin.
+        seed: Decides the order of training and where segments begin.
     """
 
     def __init__(
@@ -130,24 +130,24 @@ class RawSounds(lightning.LightningDataModule):
         self.samples, self.validation_samples = (round(length * sample_rate_hz) for length in (seconds, validation_seconds))
         self.validation_splits, self.validation_rows = tuple(validation_splits), validation_rows
         self.balance, self.window, self.num_workers = tuple(balance), window, num_workers
-        self.train: SoundRows | None = None
-        self.rows: dict[str, SoundRows] = {}
+        self.train: AudioRows | None = None
+        self.rows: dict[str, AudioRows] = {}
 
     def setup(self, stage: str) -> None:
         """Opens the splits that are not open yet."""
         store = ShardStore(self.folder)
         index = store.index()
         if self.train is None:
-            self.train = SoundRows(open_rows(store, index, "train"), self.samples, self.sample_rate_hz, self.seed)
+            self.train = AudioRows(open_rows(store, index, "train"), self.samples, self.sample_rate_hz, self.seed)
         for split in self.validation_splits:
             if split not in self.rows:
-                self.rows[split] = SoundRows(open_rows(store, index, split), self.validation_samples, self.sample_rate_hz, self.seed)
+                self.rows[split] = AudioRows(open_rows(store, index, split), self.validation_samples, self.sample_rate_hz, self.seed)
 
     def train_dataloader(self) -> ResumableLoader:
         """Training rows without end."""
         assert self.train is not None, "setup comes first"
         order = training_order(self.train.rows, self.balance, self.window, self.seed)
-        return ResumableLoader(self.train, order, self.batch_size, sounds_of, share=share_of(self), num_workers=self.num_workers)
+        return ResumableLoader(self.train, order, self.batch_size, audio_of, share=share_of(self), num_workers=self.num_workers)
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """A fixed subset of each validation split."""

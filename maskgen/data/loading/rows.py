@@ -140,11 +140,11 @@ class ShardRows:
         Raises:
             ValueError: If the sample lacks it or it does not decode.
         """
-        found = self.read(row, (name,))
-        if not found:
+        members = self.read(row, (name,))
+        if not members:
             shard = self.shards[self.place(row)[0]].name
             raise ValueError(f"sample {self.key(row)} of {shard} has no {name}; it holds {sorted(self.sizes(row))}")
-        return found[name]
+        return members[name]
 
     def content(self, row: int, name: str) -> bytes:
         """The bytes of one field of a sample as they lie in the shard."""

@@ -1,4 +1,4 @@
-"""Samples by draw: pictures of raw shards, codes of token shards."""
+"""Samples by draw: images of raw shards, codes of token shards."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ def open_rows(store: ShardStore, index: Index, split: str, check: Check = "hash"
 
 
 class ImageRows(Dataset[Tensor]):
-    """Pictures of one split as uint8 [3 rows columns]; each is decoded once and stays in memory.
+    """Images of one split as uint8 [3 rows columns]; each is decoded once and kept in memory.
 
     Args:
         rows: Rows of raw shards.
@@ -50,7 +50,7 @@ class ImageRows(Dataset[Tensor]):
         return self.picture(row).flip(-1) if mirrored else self.picture(row)
 
     def picture(self, row: int) -> Tensor:
-        """One picture as it is in the shard."""
+        """One image as it is in the shard."""
         if row not in self.pictures:
             self.pictures[row] = torch.from_numpy(self.rows.field(row, "png").copy()).permute(2, 0, 1).contiguous()
         return self.pictures[row]
@@ -96,11 +96,11 @@ class TokenRows(Dataset[dict[str, Codes]]):
     def arrays(self, draw: Draw) -> dict[str, np.ndarray]:
         """Codes of each modality that the sample has, as they lie in the shard; of the captions, the one that the draw takes."""
         row, number = draw
-        found = self.rows.read(row, self.fields)
+        members = self.rows.read(row, self.fields)
         return {
-            name: self.caption(found[field], row, number) if kind == "text" else found[field]
+            name: self.caption(members[field], row, number) if kind == "text" else members[field]
             for field, name, kind in self.modalities
-            if field in found
+            if field in members
         }
 
     def length(self, draw: Draw) -> int:

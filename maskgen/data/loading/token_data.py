@@ -90,16 +90,16 @@ class TokenData(lightning.LightningDataModule):
         ]
 
     def _check(self) -> None:
-        """Refuse what would do nothing without a word.
+        """Refuse options that would have no effect.
 
         Raises:
-            ValueError: If no part has a validation split, a part drops what it has not, or phrases or text cells have no text.
+            ValueError: If no part has a validation split, a part drops a modality it lacks, or phrases or text_cells have no text.
         """
         indexes = {folder: token_space(ShardStore(folder)) for part in self.parts for folder in part.folders}
         for split in self.validation_splits:
             if not any(all(split in indexes[folder][0].counts for folder in part.folders) for part in self.parts):
-                found = sorted({name for index, _ in indexes.values() for name in index.counts})
-                raise ValueError(f"no part has the validation split {split!r}; there are {', '.join(found)}")
+                splits = sorted({name for index, _ in indexes.values() for name in index.counts})
+                raise ValueError(f"no part has the validation split {split!r}; there are {', '.join(splits)}")
         for part in self.parts:
             names = {one.name: one.kind for folder in part.folders for one in indexes[folder][1].modalities}
             if lacking := [name for name in part.drop if name not in names]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from maskgen.autoencoders.losses import mel_distance, spectral_distance
 from maskgen.data.loading.order import fixed_subset
-from maskgen.data.loading.raw_audio import SoundRows
+from maskgen.data.loading.raw_audio import AudioRows
 from maskgen.data.loading.samples import open_rows
 from maskgen.data.shards.store import ShardStore
 from maskgen.evaluation.image.tokenizer import code_usage
@@ -29,7 +29,7 @@ def held_out_sounds(raw: Path, split: str, rate_hz: int, count: int) -> list[tup
     """
     store = ShardStore(str(raw))
     rows = open_rows(store, store.index(), split)
-    sounds = SoundRows(rows, 1, rate_hz)
+    sounds = AudioRows(rows, 1, rate_hz)
     chosen = [row for row, _ in fixed_subset([rows.key(row) for row in range(len(rows))], count)]
     return [
         (

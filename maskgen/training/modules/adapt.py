@@ -100,12 +100,12 @@ class AdaptedTokenModule(TargetModule[AdaptedTransformer]):
         for segment in self.segments:
             weights = [float(segment == other) for other in self.segments]
             generator = torch.Generator().manual_seed(mixed_seed(batch_index, segment.level, 7))
-            found = self.losses(draw_masks(batch, self.segments, self.schedule, weights, 0.0, generator), 0.0)
+            losses_of_codes = self.losses(draw_masks(batch, self.segments, self.schedule, weights, 0.0, generator), 0.0)
             for name, key in (("loss", "loss"), ("accuracy", "correct")):
                 self.log(
                     f"val{dataloader_idx or ''}/{name}_{self.target}_level{segment.level}",
-                    found[key].mean(),
-                    batch_size=len(found[key]),
+                    losses_of_codes[key].mean(),
+                    batch_size=len(losses_of_codes[key]),
                     add_dataloader_idx=False,
                 )
 
@@ -126,11 +126,11 @@ def require_vocabulary(backbone: str, space: TokenSpace, fingerprints: Mapping[s
     Raises:
         ValueError: If they differ; names both and the command that rebuilds.
     """
-    found = read_vocabulary(backbone)
-    if found is None:
+    vocabulary = read_vocabulary(backbone)
+    if vocabulary is None:
         return
     name = space.modalities[0].name
-    wanted, have = TransformersTextTokenizer.of(found).fingerprint, fingerprints.get(name, "none")
+    wanted, have = TransformersTextTokenizer.of(vocabulary).fingerprint, fingerprints.get(name, "none")
     if wanted != have:
         raise ValueError(
             f"the {name} of the shards in {shards} was made by the tokenizer {have[:12]}…, the backbone in {backbone} knows the words of "

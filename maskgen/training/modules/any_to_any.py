@@ -124,14 +124,14 @@ class AnyToAnyModule(GeneratorModule[MaskTransformer | TowerTransformer]):
         """Weighted mean of the losses of all modalities that the batch's tasks ask for."""
         generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.global_step, self.global_rank))
         drawn = draw_tasks(batch, self.space, self.tasks, self.targets, self.drop_condition, generator)
-        found = self.losses(drawn, self.label_smoothing)
-        parts = {name: self.reduced(name, drawn.asked[name], losses) for name, losses in found.items()}
+        by_modality = self.losses(drawn, self.label_smoothing)
+        parts = {name: self.reduced(name, drawn.asked[name], losses) for name, losses in by_modality.items()}
         weights = {name: self.targets.get(name, Target()).weight for name in parts}
         loss = torch.stack([weights[name] * part for name, part in parts.items()]).sum() / sum(weights.values())
         self.log("train/loss", loss, prog_bar=True)
         for name, part in parts.items():
             self.log(f"train/loss_{name}", part, prog_bar=True)
-            self.log(f"train/accuracy_{name}", found[name]["correct"].mean())
+            self.log(f"train/accuracy_{name}", by_modality[name]["correct"].mean())
         self.log("train/lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
         return loss
 

@@ -65,7 +65,7 @@ class BridgeSolution:
         crossing = self.cells(batch, self.bridge.modalities)
         has_partner = torch.zeros_like(crossing)
         has_partner[pairs.row, pairs.crossing] = True
-        found: dict[str, list[Tensor]] = {"keys": [], "values": [], "presence": []}
+        by_kind: dict[str, list[Tensor]] = {"keys": [], "values": [], "presence": []}
         for number, (stream, partner) in enumerate(zip(theirs, wanted, strict=True)):
             cells, presence = self.network.translation(self.reader, number)(stream.flatten(0, 1)[place[crossing]][None])
             paired = cells[:, has_partner[crossing]]
@@ -73,9 +73,9 @@ class BridgeSolution:
                 aims = self.network.keys_and_values(self.reader, number, partner[None])
             for name, one, aim in zip(("keys", "values"), self.network.keys_and_values(self.reader, number, paired), aims, strict=True):
                 spread = aim.float().var(dim=2, correction=0).mean()
-                found[name].append((one.float() - aim.float()).square().mean() / spread)
-            found["presence"].append(functional.binary_cross_entropy_with_logits(presence[0].float(), has_partner[crossing].float()))
-        return found
+                by_kind[name].append((one.float() - aim.float()).square().mean() / spread)
+            by_kind["presence"].append(functional.binary_cross_entropy_with_logits(presence[0].float(), has_partner[crossing].float()))
+        return by_kind
 
     @torch.no_grad()
     def solve(self, batches: Sequence[TokenBatch]) -> None:
@@ -127,9 +127,9 @@ class BridgeSolution:
         source = compact(theirs)
         kept, written = partners_in_time(batch, pairs)
         partners = compact(written.hide(~kept))
-        found = self._streams(self.reader, partners.batch)
+        partner_streams = self._streams(self.reader, partners.batch)
         place = partners.place[pairs.row, pairs.partner]
-        return self._streams(self.source, source.batch), [stream.flatten(0, 1)[place] for stream in found], source.place
+        return self._streams(self.source, source.batch), [stream.flatten(0, 1)[place] for stream in partner_streams], source.place
 
     def _streams(self, name: str, batch: TokenBatch) -> list[Tensor]:
         return self.network.streams(name, batch)

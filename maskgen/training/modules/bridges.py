@@ -110,8 +110,8 @@ class BridgeModule(L.LightningModule):
         """
         towers = self.network.config.towers
         if partner not in towers[reader].modalities or (judged is not None and judged not in towers[reader].modalities):
-            found = partner if judged is None else f"{partner} and {judged}"
-            raise ValueError(f"partner and judged are modalities of {reader} ({', '.join(towers[reader].modalities)}), got {found}")
+            given = partner if judged is None else f"{partner} and {judged}"
+            raise ValueError(f"partner and judged are modalities of {reader} ({', '.join(towers[reader].modalities)}), got {given}")
         if odd := [name for name in beside if name not in towers[source].modalities or name in bridge.modalities]:
             raise ValueError(f"{', '.join(odd)} cannot be seen beside what crosses: name other modalities of {source}")
         sizes = {name: self.space.modality(name) for name in (*bridge.modalities, partner)}
@@ -176,8 +176,8 @@ class BridgeModule(L.LightningModule):
         Raises:
             ValueError: If it is of another bridge, or between other towers.
         """
-        found, wanted = checkpoint.get("maskgen", {}), self._made()
-        if odd := [name for name in wanted if found.get(name) != wanted[name]]:
+        record, wanted = checkpoint.get("maskgen", {}), self._made()
+        if odd := [name for name in wanted if record.get(name) != wanted[name]]:
             raise ValueError(
                 f"the checkpoint is of another {' and '.join(odd)} than this training; take its own config, or leave out --ckpt_path"
             )
@@ -199,10 +199,10 @@ class BridgeModule(L.LightningModule):
         """Sum over blocks of the errors of keys and values and the cross-entropy of presence; None for a batch without a pair."""
         generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.global_step, self.global_rank))
         batch = self.transfer(batch)
-        found = self.solution.errors(batch, self.known_share, generator)
-        if found is None:
+        by_kind = self.solution.errors(batch, self.known_share, generator)
+        if by_kind is None:
             return None
-        means = {name: torch.stack(parts).mean() for name, parts in found.items()}
+        means = {name: torch.stack(parts).mean() for name, parts in by_kind.items()}
         loss = torch.stack(list(means.values())).sum()
         if self.judged_weight:
             means["divergence"] = self.divergence(batch, generator)
@@ -252,8 +252,8 @@ class BridgeModule(L.LightningModule):
         masked, segment = self._drawn(batch, self.judged, number, generator), segments[number]
         with torch.no_grad():
             wanted = self._logits(views["from_partners"], asked, masked, segment).log_softmax(dim=-1)
-        found = self._logits(views["over_bridge"], asked, masked, segment).log_softmax(dim=-1)
-        return functional.kl_div(found, wanted, reduction="batchmean", log_target=True)
+        predicted = self._logits(views["over_bridge"], asked, masked, segment).log_softmax(dim=-1)
+        return functional.kl_div(predicted, wanted, reduction="batchmean", log_target=True)
 
     def _views(self, batch: TokenBatch, pairs: CellPairs, name: str) -> tuple[Bool[Tensor, "batch length"], dict[str, TokenBatch]]:
         """The cells of a modality, and three views of the batch for them: over the bridge, from the partners themselves, from nothing."""

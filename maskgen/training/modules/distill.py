@@ -148,22 +148,22 @@ class DistillModule(TargetModule[MaskTransformer]):
         compile: bool = False,
     ) -> None:
         super().__init__()
-        found, (space, prints) = load_pretrained(teacher), merged_space(shards)
-        require_space(found, space, named(shards))
+        pretrained, (space, prints) = load_pretrained(teacher), merged_space(shards)
+        require_space(pretrained, space, named(shards))
         for name, fingerprint in prints.items():
-            require_fingerprint(name, fingerprint, found.fingerprints.get(name, "none"), teacher)
+            require_fingerprint(name, fingerprint, pretrained.fingerprints.get(name, "none"), teacher)
         _check(decode, reverse_share)
-        require_seeing(found.model.config.blind_condition, teacher)
-        self.space, self.fingerprints = found.space, prints
-        self.target, self.segments, self.grid = target, found.space.of(target), found.grids.get(target)
-        self.conditions = tuple(found.space.index(one.name) for one in found.space.modalities if one.name != target)
-        self.model = copy.deepcopy(found.model).train().requires_grad_(True)
+        require_seeing(pretrained.model.config.blind_condition, teacher)
+        self.space, self.fingerprints = pretrained.space, prints
+        self.target, self.segments, self.grid = target, pretrained.space.of(target), pretrained.grids.get(target)
+        self.conditions = tuple(pretrained.space.index(one.name) for one in pretrained.space.modalities if one.name != target)
+        self.model = copy.deepcopy(pretrained.model).train().requires_grad_(True)
         self.decode, self.reverse_share = decode, reverse_share
         self.schedule = AtSteps(decode.at(0).schedule, student_steps)
         self.level_weights = tuple(level_weights or [1.0] * len(self.segments))
         self.max_steps, self.lr, self.warmup_steps = max_steps, lr, warmup_steps
         self.weight_decay, self.clip, self.seed = weight_decay, clip, seed
-        self._teacher = (found.model,)
+        self._teacher = (pretrained.model,)
         """In a tuple, so that it isn't trained, averaged or saved; it is moved to the batch's device when it is called."""
         self._forward = (torch.compile(self.model, dynamic=False) if compile else self.model,)
 
@@ -179,9 +179,9 @@ class DistillModule(TargetModule[MaskTransformer]):
         """Log the divergence of each level, with the same masks and teacher draws at every validation."""
         generator = torch.Generator().manual_seed(mixed_seed(batch_index, 0, 7))
         masked = draw_masks(batch, self.segments, self.schedule, self.level_weights, 0.0, generator)
-        for level, found in self.divergences(masked, generator).items():
+        for level, per_cell in self.divergences(masked, generator).items():
             name = f"val{dataloader_idx or ''}/divergence_{self.target}_level{level}"
-            self.log(name, found.mean(), batch_size=len(found), add_dataloader_idx=False)
+            self.log(name, per_cell.mean(), batch_size=len(per_cell), add_dataloader_idx=False)
 
     def divergences(self, masked: Masked, generator: torch.Generator) -> dict[int, Float[Tensor, " cells"]]:
         """Divergence of the student from the teacher at every masked cell, by level.
@@ -190,7 +190,7 @@ class DistillModule(TargetModule[MaskTransformer]):
             masked: What the student sees and where it is asked.
             generator: Seeds the teacher's draws, row by row.
         """
-        seen, found = masked.batch, {}
+        seen, by_level = masked.batch, {}
         hidden = self._forward[0](seen)
         seeds = torch.randint(2**62, (len(seen),), generator=generator).tolist()
         for segment in self.segments:
@@ -201,8 +201,8 @@ class DistillModule(TargetModule[MaskTransformer]):
             own = [torch.Generator().manual_seed(seeds[row]) for row in rows.tolist()]
             wanted = self.targets(seen.rows(rows), segment, own)
             logits = self.model.logits(hidden[here], segment.offset, segment.size).float()
-            found[segment.level] = divergence(logits, wanted, self.reverse_share)
-        return found
+            by_level[segment.level] = divergence(logits, wanted, self.reverse_share)
+        return by_level
 
     @torch.no_grad()
     def targets(self, batch: TokenBatch, segment: Segment, generators: Sequence[torch.Generator]) -> Float[Tensor, "cells size"]:
@@ -219,8 +219,8 @@ def require_plain(decode: GenerationSettings) -> None:
     """
     default = GenerationSettings()
     others = [one.name for one in dataclasses.fields(decode) if one.name not in FOLLOWED]
-    if found := [f"{name}={getattr(decode, name)}" for name in others if getattr(decode, name) != getattr(default, name)]:
-        raise ValueError(f"decode has {', '.join(found)}, which a training does not follow; it follows {', '.join(sorted(FOLLOWED))}")
+    if extra := [f"{name}={getattr(decode, name)}" for name in others if getattr(decode, name) != getattr(default, name)]:
+        raise ValueError(f"decode has {', '.join(extra)}, which a training does not follow; it follows {', '.join(sorted(FOLLOWED))}")
 
 
 def require_seeing(blind_condition: bool, model: str) -> None:

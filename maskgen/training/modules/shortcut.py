@@ -133,16 +133,16 @@ class ShortcutModule(L.LightningModule):
         if updates < 1:
             raise ValueError(f"updates must be at least 1, got {updates}")
         require_plain(decode)
-        found = load_pretrained(generator)
-        require_space(found, merged_space(shards)[0], named(shards))
-        require_seeing(found.model.config.blind_condition, generator)
-        self.segments, self.decode, self.weights = found.space.of(target), decode, found.weights
-        self.conditions = tuple(found.space.index(one.name) for one in found.space.modalities if one.name != target)
-        dim = found.model.config.dim
+        pretrained = load_pretrained(generator)
+        require_space(pretrained, merged_space(shards)[0], named(shards))
+        require_seeing(pretrained.model.config.blind_condition, generator)
+        self.segments, self.decode, self.weights = pretrained.space.of(target), decode, pretrained.weights
+        self.conditions = tuple(pretrained.space.index(one.name) for one in pretrained.space.modalities if one.name != target)
+        dim = pretrained.model.config.dim
         self.block = ShortcutBlock(ShortcutConfig(dim=dim, inner_dim=inner_dim, num_heads=num_heads, modulate=modulate))
         self.updates, self.max_steps, self.lr, self.warmup_steps = updates, max_steps, lr, warmup_steps
         self.weight_decay, self.clip, self.seed = weight_decay, clip, seed
-        self._generator = (found.model,)
+        self._generator = (pretrained.model,)
         """In a tuple, so that it isn't trained or saved; it is moved to the batch's device when it is called."""
 
     def configure_optimizers(self) -> Any:
@@ -174,8 +174,8 @@ class ShortcutModule(L.LightningModule):
         moves = self.moves(batch, torch.Generator().manual_seed(mixed_seed(batch_index, 0, 7)))
         error, reuse = self.errors(moves)
         stage = f"val{dataloader_idx or ''}"
-        found = {f"{stage}/error": error, f"{stage}/share_of_reuse": error / reuse}
-        self.log_dict(found, prog_bar=True, batch_size=len(batch), add_dataloader_idx=False)
+        metrics = {f"{stage}/error": error, f"{stage}/share_of_reuse": error / reuse}
+        self.log_dict(metrics, prog_bar=True, batch_size=len(batch), add_dataloader_idx=False)
 
     @torch.no_grad()
     def moves(self, batch: TokenBatch, draws: torch.Generator) -> Moves:
@@ -199,8 +199,8 @@ class ShortcutModule(L.LightningModule):
     def errors(self, moves: Moves) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """Mean squared error of the block at the valid cells, and that of the old hidden states used as they are."""
         valid, model = moves.after.valid, self._generator[0].to(moves.before.device)
-        found = predicted(model, self.block, moves.hidden, moves.before, moves.after).float()
-        return (found - moves.wanted)[valid].square().mean(), (moves.hidden - moves.wanted)[valid].square().mean()
+        predicted_states = predicted(model, self.block, moves.hidden, moves.before, moves.after).float()
+        return (predicted_states - moves.wanted)[valid].square().mean(), (moves.hidden - moves.wanted)[valid].square().mean()
 
     def _shares(self, moves: Moves, draws: torch.Generator) -> Iterator[Moves]:
         """The rows in random order, in `updates` parts."""

@@ -18,7 +18,7 @@ from maskgen.data.build.token_shards import rescaled_durations
 from maskgen.data.build.tokenize import tokenize
 from maskgen.data.build.workers import in_process
 from maskgen.data.corpora.speech_texts import wordnet_sentences
-from maskgen.data.loading.raw_media import RawSounds
+from maskgen.data.loading.raw_media import RawAudio
 from maskgen.data.loading.timed_phonemes import TimedPhonemes
 from maskgen.data.loading.token_data import TokenData
 from maskgen.data.sources import teachers
@@ -77,7 +77,7 @@ def test_a_token_row_has_as_many_frames_as_its_phonemes_last(raw: Path, tmp_path
 
 
 def test_raw_rows_keep_facts_of_source_and_teacher(raw: Path) -> None:
-    data = RawSounds(str(raw), batch_size=2, seconds=0.3, validation_rows=1)
+    data = RawAudio(str(raw), batch_size=2, seconds=0.3, validation_rows=1)
     data.setup("fit")
     assert data.train is not None
     meta = data.train.rows.meta(0)
@@ -89,7 +89,7 @@ def test_raw_rows_keep_facts_of_source_and_teacher(raw: Path) -> None:
 
 
 def test_another_rate_is_refused_with_what_to_do(raw: Path) -> None:
-    data = RawSounds(str(raw), batch_size=2, sample_rate_hz=24_000)
+    data = RawAudio(str(raw), batch_size=2, sample_rate_hz=24_000)
     data.setup("fit")
     with pytest.raises(ValueError, match="has 16000 Hz, the training wants 24000"):
         next(iter(data.train_dataloader()))
