@@ -10,6 +10,7 @@ from builders.bundles import decoded_as, speakers
 from builders.command_line import refused
 
 from maskgen.cli.main import main
+from maskgen.networks.durations import DurationConfig, DurationPredictor
 from maskgen.pipelines.base import Pipeline
 from maskgen.training.merging import average_models
 
@@ -55,12 +56,11 @@ def test_a_model_s_mean_with_its_copy_is_the_model(taught: Path, tmp_path: Path,
 def test_what_stands_beside_the_first_model_comes_along_and_nothing_is_lost(
     tiny_bundle: Path, taught: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (taught / "durations").mkdir()
-    (taught / "durations/weights").write_text("here")
+    DurationPredictor(DurationConfig(dim=16, num_layers=1)).save(taught / "durations")
     (taught / "specialists.json").write_text("{}")
     asked = ("export", "average", f"{taught}=1", f"{tiny_bundle}=1", "--out", tmp_path / "mean")
     main([str(part) for part in asked])
-    assert (tmp_path / "mean/durations/weights").read_text() == "here"
+    assert (tmp_path / "mean/durations/weights.safetensors").read_bytes() == (taught / "durations/weights.safetensors").read_bytes()
     assert (tmp_path / "mean/specialists.json").is_file()
     capsys.readouterr()
     assert "holds a model already; give another --out" in refused(capsys, *asked)
