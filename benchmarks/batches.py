@@ -30,9 +30,10 @@ def sentences(rows: int) -> list[str]:
     return [f"This is sentence number {row}, and it speaks of {SUBJECTS[row % len(SUBJECTS)]}." for row in range(rows)]
 
 
-def timed(
-    call: Callable[[Sequence[str], bool | None], Any], texts: Sequence[str], alone: bool, invariant: bool | None
-) -> tuple[float, list[Any]]:
+Call = Callable[[Sequence[str], bool | None], Any]
+
+
+def timed(call: Call, texts: Sequence[str], alone: bool, invariant: bool | None) -> tuple[float, list[Any]]:
     """Seconds of all texts, and the codes of each row."""
     started_s = time.perf_counter()
     outputs = [call([text], invariant) for text in texts] if alone else [call(texts, invariant)]
@@ -40,7 +41,7 @@ def timed(
     return elapsed_s, [codes for output in outputs for codes in getattr(output, "generation", output).codes]
 
 
-def table(name: str, call: Callable[[Sequence[str], bool | None], Any], texts: Sequence[str], repeats: int) -> None:
+def table(name: str, call: Call, texts: Sequence[str], repeats: int) -> None:
     """Print one row a mode: the least of the seconds of all repeats, which are interleaved."""
     call(texts[:1], None)
     best: dict[str, float] = {}

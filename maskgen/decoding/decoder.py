@@ -188,7 +188,7 @@ class _Group:
         exact: bool,
     ) -> None:
         def run(some: Sequence[int]) -> "_Run":
-            return _Run(decoder, decoder.null(batch, negative, some), [generators[row] for row in some])
+            return _Run(decoder, decoder.null(batch, negative, some), [generators[row] for row in some], by_row=exact)
 
         self.decoder, self.rows, self.together = decoder, rows, run(rows)
         self.alone = [run([row]) for row in rows] if exact and len(rows) > 1 else []
@@ -220,7 +220,8 @@ class _Group:
 class _Run:
     """Some rows on their way through the model, and what is remembered of them between steps."""
 
-    def __init__(self, decoder: Decoder, null: Transform, generators: Sequence[torch.Generator]) -> None:
+    def __init__(self, decoder: Decoder, null: Transform, generators: Sequence[torch.Generator], by_row: bool) -> None:
+        self.by_row = by_row
         self.settings, self.null, self.generators = decoder.settings, null, generators
         self.model, self.compiled, self.counter = decoder.model, decoder.helpers.compiled, ModelCallCounter()
         self.reused = _cheaper(decoder)
@@ -232,12 +233,12 @@ class _Run:
         model = LocalAttentionModel(prefix or self.model, window) if window else self.reused or self.compiled or self.model
         if isinstance(self.reused, KVCacheModel):
             self.reused.begin(group)
-        logits_fn: LogitsFn = guided_model(model, self.null, settings.guidance(), settings.guidance_rescale, self.counter)
+        logits_fn: LogitsFn = guided_model(model, self.null, settings.guidance(), settings.guidance_rescale, self.counter, self.by_row)
         if settings.noise_regularization:
             logits_fn = noise_regularised(logits_fn, self.generators, steps=steps, scale=settings.noise_regularization)
         if settings.differential:
             logits_fn = differential(logits_fn, settings.differential)
-        return logits_fn, model_logits(model, self.counter)
+        return logits_fn, model_logits(model, self.counter, self.by_row)
 
     @property
     def model_calls(self) -> float:

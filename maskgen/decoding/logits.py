@@ -56,23 +56,31 @@ class _LastPass:
         return self.hidden
 
 
-def model_logits(model: TokenModel, counter: ModelCallCounter | None = None) -> LogitsFn:
-    """The LogitsFn of a model: one pass over the whole batch, the head on the chosen cells only; `counter` counts the passes."""
+def model_logits(model: TokenModel, counter: ModelCallCounter | None = None, by_row: bool = False) -> LogitsFn:
+    """The LogitsFn of a model: one call for the whole batch, the head on the chosen cells only.
+
+    Args:
+        model: The transformer.
+        counter: Raised by the rows of every call.
+        by_row: Run the head row by row, so that a row's product has the same shape in any batch.
+    """
 
     hidden_of = _LastPass(model, counter)
 
     def logits_fn(batch: TokenBatch, cells: Tensor, segment: Segment, progress: float) -> Tensor:
-        return head_by_row(model, hidden_of(batch)[cells], cells, segment)
+        return _head(model, hidden_of(batch)[cells], cells, segment, by_row)
 
     return logits_fn
 
 
-def head_by_row(model: TokenModel, hidden: Float[Tensor, "cells dim"], cells: Tensor, segment: Segment) -> Float[Tensor, "cells size"]:
-    """The head on the chosen cells; in float32 on a CPU row by row, so that a row's product has the same shape in any batch."""
-    counts = cells.sum(dim=1)
-    if len(counts) < 2 or hidden.device.type != "cpu" or hidden.dtype != torch.float32:
+def _head(
+    model: TokenModel, hidden: Float[Tensor, "cells dim"], cells: Bool[Tensor, "batch length"], segment: Segment, by_row: bool
+) -> Float[Tensor, "cells size"]:
+    """The head on the chosen cells; `by_row` gives the product of each row the shape that it has alone, and so the same rounding."""
+    counts = cells.sum(dim=1).tolist()
+    if not by_row or len(counts) < 2:
         return model.logits(hidden, segment.offset, segment.size)
-    return torch.cat([model.logits(part, segment.offset, segment.size) for part in torch.split(hidden, counts.tolist())])
+    return torch.cat([model.logits(part, segment.offset, segment.size) for part in torch.split(hidden, counts)])
 
 
 def hide_condition(modality_indices: tuple[int, ...]) -> Transform:
@@ -228,7 +236,12 @@ def guided_by(conditions: Sequence[tuple[LogitsFn, float]], unconditional: Logit
 
 
 def guided_model(
-    model: TokenModel, hide: Transform, schedule: GuidanceSchedule, rescale: float = 0.0, counter: ModelCallCounter | None = None
+    model: TokenModel,
+    hide: Transform,
+    schedule: GuidanceSchedule,
+    rescale: float = 0.0,
+    counter: ModelCallCounter | None = None,
+    by_row: bool = False,
 ) -> LogitsFn:
     """Guidance of one model in one pass: both views stacked as one batch, mixed before the head.
 
@@ -241,10 +254,11 @@ def guided_model(
         hide: What the unconditional pass sees: `hide_condition(...)`, `remask(given)` or `against(negative, ...)`.
         schedule: Guidance scale over progress and masked share; a step at exactly 1 in every row runs the conditional pass alone.
         rescale: As in `guided`.
-        counter: Raised by the rows of every pass, two a guided row.
+        counter: Raised by the rows of every call, two a guided row.
+        by_row: As in `model_logits`.
     """
     check_rescale(rescale)
-    plain, hidden_of = model_logits(model, counter), _LastPass(model, counter)
+    plain, hidden_of = model_logits(model, counter, by_row), _LastPass(model, counter)
 
     def logits_fn(batch: TokenBatch, cells: Tensor, segment: Segment, progress: float) -> Tensor:
         scale = _cell_scale(schedule, batch, cells, segment, progress)
@@ -255,7 +269,7 @@ def guided_model(
         conditional = hidden[: len(batch), : cells.shape[1]][cells]
         unconditional = hidden[len(batch) :, : other.ids.shape[1]][_same_cells(cells, batch, other, segment.index)]
         if rescale == 0 and hidden.dtype in (torch.float32, torch.float64):
-            return head_by_row(model, mixed(conditional, unconditional, scale), cells, segment)
+            return _head(model, mixed(conditional, unconditional, scale), cells, segment, by_row)
         both = model.logits(torch.cat([conditional, unconditional]), segment.offset, segment.size)
         wanted = both[: len(conditional)]
         return rescaled(mixed(wanted, both[len(conditional) :], scale), wanted, cells.nonzero()[:, 0], rescale)

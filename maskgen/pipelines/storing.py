@@ -105,7 +105,7 @@ class Storing(Moving):
         place, precision = as_device(device or "cpu"), as_dtype(torch_dtype if dtype is None else dtype, device or "cpu")
         folder = local_folder(cls.default_model if name is None else name, revision)
         parts = load_parts(folder)
-        kind = cls._kind_for(parts.space, parts.settings, parts.durations is not None, str(folder))
+        kind = cls.kind_for(parts.space, parts.settings, parts.durations is not None, str(folder))
         others = {}
         for target, place_or_name in parts.specialists.items() if specialists else ():
             others[target] = Storing._kinds[0].from_pretrained(place_or_name, device, precision, specialists=False)
@@ -116,7 +116,7 @@ class Storing(Moving):
         return made if (place.type, precision) == ("cpu", torch.float32) else made.to(place, precision)
 
     @classmethod
-    def _kind_for(
+    def kind_for(
         cls: type[Stored], space: TokenSpace, settings: Mapping[str, GenerationSettings], speaks: bool, folder: str
     ) -> type[Stored]:
         """The class that a model is for: the most demanding one among this class and those below it.
@@ -171,7 +171,7 @@ class Storing(Moving):
             target = made["target"]
             grids = {} if made["grid"] is None else {target: made["grid"]}
             decoded = {target: GenerationSettings(), **(settings or {})}
-        return cls._kind_for(space, decoded, False, str(path))(model, space, tokenizers, decoded, grids)
+        return cls.kind_for(space, decoded, False, str(path))(model, space, tokenizers, decoded, grids)
 
     def save_pretrained(self, folder: Path | str, half: bool | None = None, tokenizers: Mapping[str, Path | str] | None = None) -> str:
         """Write everything that was loaded as one folder: model, tokenizers, settings, durations, critic, shortcut and specialists.

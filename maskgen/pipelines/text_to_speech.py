@@ -73,27 +73,12 @@ class TextToSpeechPipeline(Pipeline):
         for name, number in (("seconds", seconds), ("speed", speed)):
             if number is not None and not isinstance(number, (int, float)):
                 raise TypeError(f"{name} must be a number, got {number!r}")
-        processor, prompts, count = self.processor, as_prompts(prompt), num_outputs(options)
-        cells = self.encoded(known or {})
-        settings = settings_from(self.settings_of("audio"), options, len(self.space.of("audio")))
+        given = {"seconds": seconds, "speed": speed, "speaker": speaker, "audio": audio, "span_s": span_s}
+        given |= {"audio_prompt": audio_prompt, "audio_text": audio_text, "known": self.encoded(known or {})}
+        processor, settings = self.processor, settings_from(self.settings_of("audio"), options, len(self.space.of("audio")))
         with self._watched(options) as callback:
-            plans = [
-                processor.prepare(
-                    SpeechRequest(
-                        prompt=text,
-                        speaker=speaker,
-                        seconds=seconds,
-                        speed=speed,
-                        audio=audio,
-                        span_s=span_s,
-                        audio_prompt=audio_prompt,
-                        audio_text=audio_text,
-                        known=cells,
-                    )
-                )
-                for text in prompts
-            ]
-            seeds = seeds_of(options, [len(plan.rows) for plan in plans], count)
+            plans = [processor.prepare(SpeechRequest(prompt=text, **given)) for text in as_prompts(prompt)]
+            seeds = seeds_of(options, [len(plan.rows) for plan in plans], num_outputs(options))
             takes = [(plan, seed) for plan, mine in zip(plans, seeds, strict=True) for seed in mine]
             limits = options.get("batch_size", 32), options.get("batch_invariant")
             return speech_of(self, processor, takes, settings, callback, *limits)

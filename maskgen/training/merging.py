@@ -52,7 +52,7 @@ def merge_as_towers(models: Mapping[str, Path | str]) -> Pipeline:
     tokenizers = {key: one for part in parts.values() for key, one in part.tokenizers.items()}
     settings = {key: _for_towers(key, one, str(models[name])) for name, part in parts.items() for key, one in part.settings.items()}
     grids = {key: one for part in parts.values() for key, one in part.grids.items()}
-    return Pipeline._kind_for(space, settings, False, "the merged model")(network, space, tokenizers, settings, grids)
+    return Pipeline.kind_for(space, settings, False, "the merged model")(network, space, tokenizers, settings, grids)
 
 
 def add_bridge(checkpoint: Path, model: Path | str) -> Pipeline:
