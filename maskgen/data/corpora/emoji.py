@@ -140,7 +140,7 @@ def rows_of(recipe: EmojiRecipe, downloads: Path) -> tuple[list[EmojiRow], HeldO
 
 
 def _meta(emoji: Emoji, style: str, family: str, split: str) -> dict[str, Any]:
-    """The row's JSON, as docs/architecture.md defines it."""
+    """The row's JSON, as docs/data.md defines it."""
     return {
         "label": emoji.label,
         "tone": emoji.tone,

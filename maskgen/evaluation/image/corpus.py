@@ -70,7 +70,7 @@ def read_corpus(folder: Path) -> dict[str, Corpus]:
     """Read every split of the raw shards; together they hold all labels of the retrieval gallery.
 
     Args:
-        folder: Folder with `<split>-000000.tar` and so on and `index.json`, as docs/architecture.md describes.
+        folder: Folder with `<split>-000000.tar` and so on and `index.json`, as docs/data.md describes.
 
     Returns:
         Split name to its corpus.
