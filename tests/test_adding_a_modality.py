@@ -1,4 +1,4 @@
-"""The walk of docs/extending.md, "A modality": a modality that maskgen does not know joins a trained model, and nothing of the old ones moves."""
+"""The walk of "A modality" in docs/extending.md: a modality that maskgen does not know joins a trained model, and no old id moves."""
 
 from collections.abc import Sequence
 from pathlib import Path
