@@ -24,7 +24,7 @@ DOCUMENTS = [
 ]
 HISTORY = ("docs/log.md", "CHANGELOG.md")
 """They name what was there at its time."""
-REWRITTEN_NEXT = ("README.md", "docs/architecture.md", "docs/data.md", "docs/finetuning.md", "docs/samplers.md")
+REWRITTEN_NEXT = ("README.md",)
 """Not checked until their new text is in; take a name out when it passes."""
 LONGEST_LINE = 160
 LINK = re.compile(r"\]\(([^)#:\s]*)(?:#([^)\s]*))?\)")
@@ -109,7 +109,7 @@ def test_every_link_and_file_exists(path: Path) -> None:
         assert not files, f"{name(path)} names {files}"
 
 
-@pytest.mark.parametrize("path", [path for path in WRITTEN if name(path) != "docs/log.md"], ids=name)
+@pytest.mark.parametrize("path", WRITTEN, ids=name)
 def test_no_line_but_a_row_of_a_table_is_long(path: Path) -> None:
     lines = path.read_text(encoding="utf-8").splitlines()
     long = [number for number, line in enumerate(lines, 1) if len(line) > LONGEST_LINE and not line.startswith("|")]
