@@ -17,7 +17,8 @@ from maskgen.decoding.guidance import ConstantGuidance
 from maskgen.decoding.logits import guided_model, hide_condition
 from maskgen.networks.packed_linear import packed
 from maskgen.sampling.confidence import ConfidenceSampler
-from maskgen.tokens.batch import UNKNOWN, pack
+from maskgen.tokens.batch import UNKNOWN
+from maskgen.tokens.packing import pack
 from maskgen.tokens.space import Modality, TokenSpace
 
 INSTALL = """    uv venv bench --python 3.11

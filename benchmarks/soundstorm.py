@@ -15,7 +15,8 @@ from torch import Tensor
 from maskgen.decoding.logits import model_logits
 from maskgen.decoding.settings import GenerationSettings
 from maskgen.networks.packed_linear import packed
-from maskgen.tokens.batch import UNKNOWN, pack
+from maskgen.tokens.batch import UNKNOWN
+from maskgen.tokens.packing import pack
 from maskgen.tokens.space import Modality, TokenSpace
 
 INSTALL = """    uv venv bench --python 3.11

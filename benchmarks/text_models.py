@@ -32,8 +32,9 @@ from maskgen.masking.noise import draw_noise
 from maskgen.masking.schedule import Linear
 from maskgen.networks.transformer import TransformerConfig
 from maskgen.sampling.ancestral import AncestralSampler
-from maskgen.tokens.batch import Codes, TokenBatch, pack
+from maskgen.tokens.batch import Codes, TokenBatch
 from maskgen.tokens.functions import LogitsFn
+from maskgen.tokens.packing import pack
 from maskgen.tokens.space import MASK, TokenSpace
 from maskgen.training.modules.hybrid_noise import HybridNoiseModule
 from maskgen.training.modules.masked import MaskedTokenModule

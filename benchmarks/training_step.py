@@ -28,7 +28,8 @@ from maskgen.data.shards.manifest import Index, write_index
 from maskgen.masking.masks import draw_masks
 from maskgen.masking.schedule import Cosine
 from maskgen.networks.transformer import TransformerConfig
-from maskgen.tokens.batch import TokenBatch, pack
+from maskgen.tokens.batch import TokenBatch
+from maskgen.tokens.packing import pack
 from maskgen.tokens.space import Modality, TokenSpace
 from maskgen.training.modules.masked import MaskedTokenModule
 

@@ -24,7 +24,8 @@ from maskgen.networks.transformer import MaskTransformer
 from maskgen.pipelines.base import Pipeline
 from maskgen.tokenizers.auto import TOKENIZER_KINDS
 from maskgen.tokenizers.base import Tokenizer
-from maskgen.tokens.batch import Codes, pack
+from maskgen.tokens.batch import Codes
+from maskgen.tokens.packing import pack
 from maskgen.tokens.space import Kind, TokenSpace
 from maskgen.training.modules.masked import MaskedTokenModule
 

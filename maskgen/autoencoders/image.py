@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from maskgen.autoencoders.quantizers import Quantizer
 
-Network = TypeVar("Network", bound=nn.Module)
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +184,7 @@ class PatchDiscriminator(nn.Module):
         return verdict
 
 
-def channels_last(network: Network) -> Network:
+def channels_last(network: AnyModule) -> AnyModule:
     """The same network with its convolutions in channels-last order, the faster one for images; changed in place."""
     move: Any = network.to  # the stubs of torch 2.11 lack memory_format
     move(memory_format=torch.channels_last)

@@ -91,9 +91,9 @@ def export_audio_tokenizer(args: argparse.Namespace) -> None:
 def export_durations(args: argparse.Namespace) -> None:
     """Write the bundle of a duration predictor."""
     from maskgen.io.checkpoint import read_checkpoint, weights
-    from maskgen.networks.durations import BUNDLE_KIND, DurationPredictor
+    from maskgen.networks.durations import DURATIONS_KIND, DurationPredictor
 
-    checkpoint = read_checkpoint(args.checkpoint, BUNDLE_KIND)
+    checkpoint = read_checkpoint(args.checkpoint, DURATIONS_KIND)
     predictor = DurationPredictor.of(checkpoint["maskgen"]["predictor"], weights(checkpoint, "network."))
     print(f"wrote {args.out}, fingerprint {predictor.save(args.out)[:12]}")
 
@@ -108,9 +108,9 @@ def export_token_critic(args: argparse.Namespace) -> None:
 def export_shortcut(args: argparse.Namespace) -> None:
     """Write the bundle of a shortcut block."""
     from maskgen.io.checkpoint import read_checkpoint, weights
-    from maskgen.networks.shortcut import BUNDLE_KIND, ShortcutBlock
+    from maskgen.networks.shortcut import SHORTCUT_KIND, ShortcutBlock
 
-    checkpoint = read_checkpoint(args.checkpoint, BUNDLE_KIND)
+    checkpoint = read_checkpoint(args.checkpoint, SHORTCUT_KIND)
     block = ShortcutBlock.of(checkpoint["maskgen"]["block"], weights(checkpoint, "block."))
     print(f"wrote {args.out}, fingerprint {block.save(args.out, checkpoint['maskgen']['generator'])[:12]}")
 

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from maskgen.pipelines.base import Pipeline
-    from maskgen.scoring.likelihood import Ranked, ScoreSettings
+    from maskgen.scoring.estimators import ScoreSettings
+    from maskgen.scoring.ranking import Ranked
 
 IMAGE_MODEL = "emoji-64"
 AUDIO_MODEL = "any-64"
@@ -57,7 +58,7 @@ def estimate_of(args: argparse.Namespace) -> "ScoreSettings":
     Raises:
         ValueError: If a setting is out of range.
     """
-    from maskgen.scoring.likelihood import ScoreSettings
+    from maskgen.scoring.estimators import ScoreSettings
 
     levels = None if args.levels is None else args.levels if isinstance(args.levels, list) else [args.levels]
     return ScoreSettings(estimator=args.estimator, samples=args.samples, folds=args.folds, levels=levels, seed=args.seed)

@@ -213,11 +213,11 @@ _SCORERS = {"image": _image_task, "speech": _speech_task, "text": _text_task}
 
 def _model_digest(folder: Path) -> str:
     """Hash of a model and its further networks, without its generation settings: new settings don't make it another model."""
-    from maskgen.io.bundle import read_record
+    from maskgen.io.bundle import read_bundle_record
 
-    record = read_record(folder)
+    record = read_bundle_record(folder)
     config = {name: value for name, value in record["config"].items() if name != "generation"}
-    beside = {part.name: read_record(part)["files"] for part in sorted(folder.iterdir()) if part.name in NETWORKS}
+    beside = {part.name: read_bundle_record(part)["files"] for part in sorted(folder.iterdir()) if part.name in NETWORKS}
     return hashlib.sha256(json.dumps([config, record["files"], beside], sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -170,12 +170,12 @@ def mixed(
 
 
 def check_rescale(rescale: float) -> None:
-    """Raises ValueError if the share of `rescaled` is none."""
+    """Raises ValueError if the share of `rescale_guided` is none."""
     if not 0 <= rescale <= 1:
         raise ValueError(f"rescale must lie in [0, 1] (0 is off), got {rescale}")
 
 
-def rescaled(
+def rescale_guided(
     guided: Float[Tensor, "cells size"], conditional: Float[Tensor, "cells size"], rows: Int[Tensor, " cells"], rescale: float
 ) -> Float[Tensor, "cells size"]:
     """rescale * l std(c) / std(l) + (1 - rescale) l: guided logits brought back towards the spread of the conditional ones.

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from maskgen.decoding.guidance import GuidanceSchedule, check_rescale, is_off, mixed, rescaled
+from maskgen.decoding.guidance import GuidanceSchedule, check_rescale, is_off, mixed, rescale_guided
 from maskgen.tokens.batch import TokenBatch, stack
 from maskgen.tokens.functions import LogitsFn
 from maskgen.tokens.space import MASK, PAD, Segment
@@ -189,7 +189,8 @@ def guided(conditional: LogitsFn, unconditional: LogitsFn, schedule: GuidanceSch
         conditional: c.
         unconditional: u.
         schedule: g over progress and over the share of a row that is masked.
-        rescale: Share of the guided logits that is brought back to the spread of c, row by row; see `maskgen.decoding.guidance.rescaled`.
+        rescale: Share of the guided logits that is brought back to the spread of c, row by row; see
+            `maskgen.decoding.guidance.rescale_guided`.
 
     Source: arXiv:2207.12598, in the convention in which 1 is off. Differs: Muse and Halton write (1 + w) c - w u, so g = 1 + w.
     """
@@ -201,7 +202,7 @@ def guided(conditional: LogitsFn, unconditional: LogitsFn, schedule: GuidanceSch
         if is_off(scale):
             return wanted
         found = mixed(wanted, unconditional(batch, cells, segment, progress), scale)
-        return rescaled(found, wanted, cells.nonzero()[:, 0], rescale)
+        return rescale_guided(found, wanted, cells.nonzero()[:, 0], rescale)
 
     return logits_fn
 
@@ -272,6 +273,6 @@ def guided_model(
             return _head(model, mixed(conditional, unconditional, scale), cells, segment, by_row)
         both = model.logits(torch.cat([conditional, unconditional]), segment.offset, segment.size)
         wanted = both[: len(conditional)]
-        return rescaled(mixed(wanted, both[len(conditional) :], scale), wanted, cells.nonzero()[:, 0], rescale)
+        return rescale_guided(mixed(wanted, both[len(conditional) :], scale), wanted, cells.nonzero()[:, 0], rescale)
 
     return logits_fn

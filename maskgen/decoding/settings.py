@@ -10,7 +10,7 @@ import yaml
 
 from maskgen.decoding.guidance import GuidanceSchedule, IntervalGuidance, guidance_by_name
 from maskgen.io.shipped import find_path
-from maskgen.masking.schedule import by_name as schedule_by_name
+from maskgen.masking.schedule import schedule_by_name
 from maskgen.sampling import by_name
 from maskgen.sampling.base import Sampler
 

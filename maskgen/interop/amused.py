@@ -13,8 +13,9 @@ from torch import Tensor
 
 from maskgen.decoding.guidance import GuidanceSchedule, is_off, mixed
 from maskgen.interop.uvit import BoundUVit, before_last_layer, last_layer
-from maskgen.tokens.batch import UNKNOWN, TokenBatch, pack
+from maskgen.tokens.batch import UNKNOWN, TokenBatch
 from maskgen.tokens.functions import LogitsFn
+from maskgen.tokens.packing import pack
 from maskgen.tokens.space import MASK, Modality, Segment, TokenSpace
 
 PIXELS_PER_CELL = 16

@@ -12,7 +12,7 @@ from torch import Tensor
 from maskgen.io.files import file_sha256, write_atomic
 from maskgen.io.shipped import find_path, model_folder, model_names
 
-FORMAT = 1
+BUNDLE_FORMAT = 1
 CONFIG_FILE = "bundle.json"
 WEIGHTS_FILE = "weights.safetensors"
 RECORD_KEYS = {"format", "kind", "config", "files", "fingerprint"}
@@ -71,7 +71,7 @@ def save_bundle(
     return _write_record(folder, kind, config, hashes)
 
 
-def read_record(folder: Path | str) -> dict[str, Any]:
+def read_bundle_record(folder: Path | str) -> dict[str, Any]:
     """The parsed `bundle.json` of a folder, or of what ships with maskgen under that relative name.
 
     Raises:
@@ -87,8 +87,8 @@ def read_record(folder: Path | str) -> dict[str, Any]:
         found_format = record["format"]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: it is not the JSON that maskgen writes; copy the bundle again") from error
-    if found_format != FORMAT:
-        raise ValueError(f"{path} has format {found_format}, this maskgen reads format {FORMAT}; update maskgen")
+    if found_format != BUNDLE_FORMAT:
+        raise ValueError(f"{path} has format {found_format}, this maskgen reads format {BUNDLE_FORMAT}; update maskgen")
     if set(record) != RECORD_KEYS or fingerprint_of(record["kind"], record["config"], record["files"]) != record["fingerprint"]:
         raise ValueError(f"{path} is damaged: its content does not give the fingerprint that stands in it; copy the bundle again")
     return dict(record)
@@ -107,7 +107,7 @@ def load_bundle(folder: Path | str, kind: str) -> Bundle:
     from safetensors.torch import load
 
     folder = find_path(folder)
-    record = read_record(folder)
+    record = read_bundle_record(folder)
     if record["kind"] != kind:
         raise ValueError(f"{folder} holds a bundle of kind {record['kind']!r}, wanted {kind!r}")
     for name, wanted in record["files"].items():
@@ -136,14 +136,14 @@ def rewrite_config(folder: Path | str, kind: str, config: Mapping[str, Any]) -> 
         ValueError: If the bundle is missing, of another kind, incomplete or damaged.
     """
     load_bundle(folder, kind)
-    hashes = read_record(folder)["files"]
+    hashes = read_bundle_record(folder)["files"]
     return _write_record(Path(folder), kind, config, hashes)
 
 
 def _write_record(folder: Path, kind: str, config: Mapping[str, Any], hashes: Mapping[str, str]) -> str:
     """Write `bundle.json` and return the fingerprint."""
     fingerprint = fingerprint_of(kind, config, hashes)
-    record = {"format": FORMAT, "kind": kind, "config": dict(config), "files": dict(hashes), "fingerprint": fingerprint}
+    record = {"format": BUNDLE_FORMAT, "kind": kind, "config": dict(config), "files": dict(hashes), "fingerprint": fingerprint}
     write_atomic(folder / CONFIG_FILE, (json.dumps(record, indent=1, sort_keys=True) + "\n").encode())
     return fingerprint
 

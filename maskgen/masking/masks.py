@@ -190,7 +190,7 @@ def level_groups(groups: Sequence[Sequence[int]] | None, num_levels: int) -> lis
 
 
 def level_windows(windows: Sequence[int] | None, groups: Sequence[Sequence[int]]) -> list[int] | None:
-    """Window of each level (see `maskgen.networks.transformer.nearby`), from one a group of levels; None stays None.
+    """Window of each level (see `maskgen.networks.visibility.nearby`), from one a group of levels; None stays None.
 
     Raises:
         ValueError: If there is not one a group, or one is negative.

@@ -225,7 +225,7 @@ MASK_SCHEDULES: Laws = {
 }
 
 
-def by_name(name: str) -> MaskSchedule:
+def schedule_by_name(name: str) -> MaskSchedule:
     """The mask law of that name with its default options, for the command line; a ValueError lists the names."""
     if name not in MASK_SCHEDULES:
         raise ValueError(f"no mask schedule is called {name!r}; choose one of {', '.join(MASK_SCHEDULES)}")

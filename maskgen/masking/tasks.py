@@ -8,37 +8,11 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from maskgen.masking.budgets import Budget, shared_out
 from maskgen.masking.masks import Masked, draw_masks, mask_group
 from maskgen.masking.schedule import Cosine, Linear, MaskSchedule
 from maskgen.tokens.batch import TokenBatch
 from maskgen.tokens.space import TokenSpace
-
-
-@dataclass(frozen=True, kw_only=True)
-class Budget:
-    """Cells that are seen and cells that are asked, shared out among modalities by chance.
-
-    Args:
-        seen: Fewest and most cells that are seen.
-        asked: Fewest and most cells that are asked.
-        alphas: Concentrations of the symmetric Dirichlet laws that are drawn from, each alike: small ones give all to one modality.
-
-    Raises:
-        ValueError: If a range is empty or a concentration is not positive.
-
-    Source: 4M, arXiv:2312.06647. Differs: what is neither seen nor asked is hidden; sequences are masked cell by cell, without sentinels.
-    """
-
-    seen: tuple[int, int] = (0, 128)
-    asked: tuple[int, int] = (16, 128)
-    alphas: tuple[float, ...] = (0.01, 0.1, 1.0, 10.0)
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.seen[0] <= self.seen[1] or not 1 <= self.asked[0] <= self.asked[1] or min(self.alphas, default=0) <= 0:
-            raise ValueError(
-                f"a budget needs ranges of cells (asked from 1 on) and positive alphas, got seen={self.seen}, asked={self.asked}, "
-                f"alphas={self.alphas}"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +57,7 @@ class Task:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Target:
+class TargetObjective:
     """How a modality is masked and what its guesses cost.
 
     Args:
@@ -132,7 +106,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class TaskBatch:
     """A batch of tasks ready for one training step.
 
     Args:
@@ -150,10 +124,10 @@ def draw_tasks(
     batch: TokenBatch,
     space: TokenSpace,
     tasks: Mapping[str, Task],
-    targets: Mapping[str, Target],
+    targets: Mapping[str, TargetObjective],
     drop_condition: float,
     generator: torch.Generator,
-) -> Drawn:
+) -> TaskBatch:
     """Draw each row's task, hide what it does not name, and mask what it asks for.
 
     Args:
@@ -178,7 +152,7 @@ def draw_tasks(
             # Timed cells that are asked for themselves are not hidden around a gap in the frames.
             around = [] if with_timed or not space.modality(name).has_frames else [space.index(one) for one in timed]
             here = torch.tensor(rows, device=task.device)
-            new = _masked(seen, space, name, targets.get(name, Target()), here, around, generator)
+            new = _masked(seen, space, name, targets.get(name, TargetObjective()), here, around, generator)
             asked[name] = _joined(asked[name], new) if name in asked else new
     for name, found in asked.items():
         seen = _with(seen, found, space.index(name))
@@ -186,7 +160,7 @@ def draw_tasks(
         rows = (task == number).nonzero()[:, 0].tolist()
         if one.budget is not None and rows:
             seen = _budgeted(seen, space, one, one.budget, targets, rows, asked, generator)
-    return Drawn(seen, asked, task)
+    return TaskBatch(seen, asked, task)
 
 
 def choose_tasks(batch: TokenBatch, space: TokenSpace, tasks: Mapping[str, Task], generator: torch.Generator) -> Int[Tensor, " batch"]:
@@ -238,7 +212,7 @@ def _masked(
     batch: TokenBatch,
     space: TokenSpace,
     name: str,
-    target: Target,
+    target: TargetObjective,
     rows: Int[Tensor, " rows"],
     timed: Sequence[int],
     generator: torch.Generator,
@@ -264,7 +238,7 @@ def _budgeted(
     space: TokenSpace,
     task: Task,
     budget: Budget,
-    targets: Mapping[str, Target],
+    targets: Mapping[str, TargetObjective],
     rows: list[int],
     asked: dict[str, Asked],
     generator: torch.Generator,
@@ -274,7 +248,7 @@ def _budgeted(
     seen, wanted = torch.zeros_like(batch.valid), torch.zeros_like(batch.valid)
     for row in rows:
         places = [batch.cells(space.index(name))[row].nonzero()[:, 0] for name in names]
-        for found, first, count in zip(places, *_shared_out([len(found) for found in places], budget, generator), strict=True):
+        for found, first, count in zip(places, *shared_out([len(found) for found in places], budget, generator), strict=True):
             mixed = found[torch.randperm(len(found), generator=generator).to(found.device)]
             seen[row, mixed[:first]] = True
             wanted[row, mixed[first : first + count]] = True
@@ -285,46 +259,19 @@ def _budgeted(
     for name in names:
         here = wanted & (batch.modality == space.index(name))
         if bool(here.any()):
-            new = _asked_cells(batch, space, name, targets.get(name, Target()), here, generator)
+            new = _asked_cells(batch, space, name, targets.get(name, TargetObjective()), here, generator)
             batch = _with(batch, new, space.index(name))
             asked[name] = _joined(asked[name], new) if name in asked else new
     return batch
 
 
-def _shared_out(totals: Sequence[int], budget: Budget, generator: torch.Generator) -> tuple[list[int], list[int]]:
-    """Cells that are seen and cells that are asked of each modality; at least one cell is asked."""
-    seen = _shares(list(totals), _between(budget.seen, generator), budget, generator)
-    left = [total - count for total, count in zip(totals, seen, strict=True)]
-    if not sum(left):
-        largest = max(range(len(totals)), key=totals.__getitem__)
-        seen[largest], left[largest] = seen[largest] - 1, 1
-    return seen, _shares(left, max(1, _between(budget.asked, generator)), budget, generator)
-
-
-def _between(limits: tuple[int, int], generator: torch.Generator) -> int:
-    """A whole number in a range, both ends in it."""
-    return int(torch.randint(limits[0], limits[1] + 1, (), generator=generator))
-
-
-def _shares(room: Sequence[int], count: int, budget: Budget, generator: torch.Generator) -> list[int]:
-    """`count` cells shared out by a Dirichlet draw, each modality up to its room; what does not fit goes where room is left."""
-    alpha = budget.alphas[_between((0, len(budget.alphas) - 1), generator)]
-    gammas = torch._standard_gamma(torch.full((len(room),), alpha, dtype=torch.float64), generator=generator).clamp(min=1e-300)
-    left, taken = min(count, sum(room)), [0] * len(room)
-    while left:
-        open_ = [number for number in range(len(room)) if taken[number] < room[number]]
-        share = gammas[open_] / gammas[open_].sum()
-        given = [min(int(part * left), room[number] - taken[number]) for number, part in zip(open_, share.tolist(), strict=True)]
-        if not sum(given):
-            given[int(share.argmax())] = 1
-        for number, cells in zip(open_, given, strict=True):
-            taken[number] += cells
-        left -= sum(given)
-    return taken
-
-
 def _asked_cells(
-    batch: TokenBatch, space: TokenSpace, name: str, target: Target, cells: Bool[Tensor, "batch length"], generator: torch.Generator
+    batch: TokenBatch,
+    space: TokenSpace,
+    name: str,
+    target: TargetObjective,
+    cells: Bool[Tensor, "batch length"],
+    generator: torch.Generator,
 ) -> Asked:
     """Given cells of one modality, masked at a level that is drawn for each row."""
     rows = cells.any(dim=1).nonzero()[:, 0]

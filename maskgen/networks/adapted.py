@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from maskgen.networks.backbone import FAMILIES, Found, Trunk, read_backbone, read_vocabulary
-from maskgen.networks.transformer import nearby, visible
+from maskgen.networks.backbone import BACKBONE_FAMILIES, Backbone, Trunk, read_backbone, read_vocabulary
+from maskgen.networks.visibility import nearby, visible
 from maskgen.tokens.batch import TokenBatch
 from maskgen.tokens.space import MASK, PAD, TokenSpace
 
@@ -183,7 +183,7 @@ def adapt(
             f"the backbone in {source} has {len(found.table)} words, the text has {first.codebook_size} codes; "
             f"tokenize the text with the backbone's own tokenizer: maskgen data tokenize --text {source}"
         )
-    shift = FAMILIES[found.config["model_type"]].causal if shift is None else shift
+    shift = BACKBONE_FAMILIES[found.config["model_type"]].causal if shift is None else shift
     config = AdaptedConfig(
         backbone=found.config, with_head=found.with_head, tie_head=found.out is None, shift=shift, grid_places=grid_places
     )
@@ -196,7 +196,7 @@ def adapt(
     return model.train()  # transformers reads models with their dropout off
 
 
-def _grow(model: AdaptedTransformer, found: Found, space: TokenSpace, mask: int | None, generator: torch.Generator) -> None:
+def _grow(model: AdaptedTransformer, found: Backbone, space: TokenSpace, mask: int | None, generator: torch.Generator) -> None:
     """Fill the tables: the backbone's rows at the text, new ones elsewhere."""
     model.embed.weight.copy_(grown_table(found.table, space, mask, generator))
     if found.out is not None:

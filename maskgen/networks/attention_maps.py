@@ -8,7 +8,8 @@ from torch import Tensor
 
 from maskgen.networks.row_by_row import row_by_row
 from maskgen.networks.towers import TowerTransformer
-from maskgen.networks.transformer import Block, MaskTransformer, visible
+from maskgen.networks.transformer import Block, MaskTransformer
+from maskgen.networks.visibility import visible
 from maskgen.tokens.batch import TokenBatch
 from maskgen.tokens.functions import GroupFn
 from maskgen.tokens.space import Segment

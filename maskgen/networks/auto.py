@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from maskgen.networks.adapted import AdaptedConfig, AdaptedTransformer
 from maskgen.networks.bridges import Bridge
-from maskgen.networks.towers import Tower, TowersConfig, TowerTransformer
+from maskgen.networks.tower_config import Tower, TowersConfig
+from maskgen.networks.towers import TowerTransformer
 from maskgen.networks.transformer import MaskTransformer, TransformerConfig
 from maskgen.tokens.space import TokenSpace
 
@@ -15,7 +16,7 @@ Network = MaskTransformer | AdaptedTransformer | TowerTransformer
 """What a training makes and a model bundle holds."""
 
 
-def made(config: TransformerConfig | TowersConfig, space: TokenSpace) -> MaskTransformer | TowerTransformer:
+def new_network(config: TransformerConfig | TowersConfig, space: TokenSpace) -> MaskTransformer | TowerTransformer:
     """An untrained network over a token space."""
     if isinstance(config, TowersConfig):
         return TowerTransformer(config, space)
@@ -32,8 +33,8 @@ def network_of(config: Mapping[str, Any], space: TokenSpace) -> Network:
             for name, tower in config["towers"].items()
         }
         bridges = {name: Bridge(**bridge) for name, bridge in config.get("bridges", {}).items()}
-        return made(TowersConfig(towers=parts, bridges=bridges), space)
-    return made(TransformerConfig(**config), space)
+        return new_network(TowersConfig(towers=parts, bridges=bridges), space)
+    return new_network(TransformerConfig(**config), space)
 
 
 def own_tensors(network: nn.Module) -> dict[str, Tensor]:

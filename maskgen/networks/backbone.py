@@ -17,7 +17,7 @@ NOT_KEPT = {"architectures", "id2label", "label2id", "auto_map", "quantization_c
 
 
 @dataclass(frozen=True)
-class Family:
+class BackboneFamily:
     """What tells one family of backbones from another.
 
     Args:
@@ -44,13 +44,13 @@ def _modernbert_head(model: Any) -> nn.Module:
     return nn.Sequential(model.head.dense, model.head.act, model.head.norm)
 
 
-FAMILIES = {
-    "bert": Family(causal=False, learned_positions=True, head=_bert_head),
-    "roberta": Family(causal=False, learned_positions=True, head=_roberta_head),
-    "modernbert": Family(causal=False, learned_positions=False, head=_modernbert_head),
-    "gpt2": Family(causal=True, learned_positions=True),
-    "llama": Family(causal=True, learned_positions=False),
-    "qwen2": Family(causal=True, learned_positions=False),
+BACKBONE_FAMILIES = {
+    "bert": BackboneFamily(causal=False, learned_positions=True, head=_bert_head),
+    "roberta": BackboneFamily(causal=False, learned_positions=True, head=_roberta_head),
+    "modernbert": BackboneFamily(causal=False, learned_positions=False, head=_modernbert_head),
+    "gpt2": BackboneFamily(causal=True, learned_positions=True),
+    "llama": BackboneFamily(causal=True, learned_positions=False),
+    "qwen2": BackboneFamily(causal=True, learned_positions=False),
 }
 """By the `model_type` of a configuration; each has its parity test in tests/networks/test_adapted.py."""
 
@@ -110,7 +110,7 @@ class Trunk(nn.Module):
 
 
 @dataclass(frozen=True)
-class Found:
+class Backbone:
     """A pretrained backbone, taken apart.
 
     Args:
@@ -130,21 +130,21 @@ class Found:
     bias: Float[Tensor, " vocabulary"] | None
 
 
-def family_of(config: Mapping[str, Any], source: str) -> Family:
+def family_of(config: Mapping[str, Any], source: str) -> BackboneFamily:
     """The family of a configuration.
 
     Raises:
         ValueError: If it is none of ours, or has sliding windows where we know none.
     """
     kind = config.get("model_type")
-    if kind not in FAMILIES:
-        raise ValueError(f"{source} holds a backbone of type {kind!r}; adapted are {', '.join(FAMILIES)}")
+    if kind not in BACKBONE_FAMILIES:
+        raise ValueError(f"{source} holds a backbone of type {kind!r}; adapted are {', '.join(BACKBONE_FAMILIES)}")
     if kind != "modernbert" and "sliding_attention" in (config.get("layer_types") or ()):
         raise ValueError(f"{source} holds a {kind} with sliding windows, which are served in modernbert alone; take one without")
-    return FAMILIES[kind]
+    return BACKBONE_FAMILIES[kind]
 
 
-def read_backbone(source: str) -> Found:
+def read_backbone(source: str) -> Backbone:
     """Read a pretrained encoder or causal language model; only safetensors are read, and no code.
 
     Args:
@@ -229,12 +229,12 @@ def _file(source: str, name: str) -> str | None:
     return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
-def _apart(model: Any, config: dict[str, Any], with_head: bool) -> Found:
+def _apart(model: Any, config: dict[str, Any], with_head: bool) -> Backbone:
     """The parts of a model with its language-model head."""
     table, last = model.get_input_embeddings().weight.detach(), model.get_output_embeddings()
-    tied = bool(model.config.tie_word_embeddings) or not (with_head or FAMILIES[config["model_type"]].causal)
+    tied = bool(model.config.tie_word_embeddings) or not (with_head or BACKBONE_FAMILIES[config["model_type"]].causal)
     bias = last.bias.detach() if last.bias is not None and with_head else None
-    return Found(config, Trunk(config, with_head, model), with_head, table, None if tied else last.weight.detach(), bias)
+    return Backbone(config, Trunk(config, with_head, model), with_head, table, None if tied else last.weight.detach(), bias)
 
 
 def _made(config: Mapping[str, Any]) -> Any:
@@ -288,7 +288,7 @@ def _config_class() -> Any:
     return AutoConfig
 
 
-def _model_class(family: Family) -> Any:
+def _model_class(family: BackboneFamily) -> Any:
     from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
     return AutoModelForCausalLM if family.causal else AutoModelForMaskedLM

@@ -17,12 +17,12 @@ from maskgen.tokens.batch import TokenBatch, condition_cells
 from maskgen.tokens.functions import ScoreFn
 from maskgen.tokens.space import Segment, TokenSpace
 
-BUNDLE_KIND = "critic"
+CRITIC_KIND = "critic"
 TIED_HEAD = "trunk.head.weight"
 """The trunk's head is its embedding table and is never used, so bundles leave it out."""
 
 
-def hidden_states(model: MaskTransformer, batch: TokenBatch, target: int) -> Float[Tensor, "batch length dim"]:
+def critic_states(model: MaskTransformer, batch: TokenBatch, target: int) -> Float[Tensor, "batch length dim"]:
     """Hidden states of all cells; `target` is the number of the modality that does not count as condition."""
     return model(batch, batch.modality != target if model.config.blind_condition else None)  # type: ignore[no-any-return]
 
@@ -53,7 +53,7 @@ class TokenCritic(nn.Module):
         """Logit that the code of each cell was drawn by the generator, for every level; only cells of the target mean something."""
         index = self.space.index(self.target)
         seen = batch if self.see_condition else batch.hide(condition_cells(batch, index))
-        scores: Tensor = self.score(hidden_states(self.trunk, seen, index))
+        scores: Tensor = self.score(critic_states(self.trunk, seen, index))
         return scores
 
 
@@ -81,7 +81,7 @@ class SelfCritic(nn.Module):
         index = self.space.index(self.target)
         seen = batch if self.see_condition else batch.hide(condition_cells(batch, index))
         with torch.no_grad():
-            hidden = hidden_states(self._generator[0], seen, index)
+            hidden = critic_states(self._generator[0], seen, index)
         scores: Tensor = self.score(hidden.to(self.score.weight.dtype))
         return scores
 
@@ -122,10 +122,10 @@ def export_critic(checkpoint: Path | str, folder: Path | str) -> str:
     Raises:
         ValueError: If the checkpoint is damaged or of another module.
     """
-    found = read_checkpoint(checkpoint, BUNDLE_KIND)
+    found = read_checkpoint(checkpoint, CRITIC_KIND)
     config = {name: value for name, value in found["maskgen"].items() if name != "kind"}
     tensors = {name: tensor.half() for name, tensor in weights(found, "critic.").items() if name != TIED_HEAD}
-    return save_bundle(folder, BUNDLE_KIND, config, tensors)
+    return save_bundle(folder, CRITIC_KIND, config, tensors)
 
 
 def save_critic(critic: Critic, folder: Path | str, weights_sha256: str) -> str:
@@ -149,7 +149,7 @@ def save_critic(critic: Critic, folder: Path | str, weights_sha256: str) -> str:
         "transformer": asdict(critic.trunk.config) if isinstance(critic, TokenCritic) else None,
     }
     tensors = {name: tensor.half() for name, tensor in critic.state_dict().items() if name != TIED_HEAD}
-    return save_bundle(folder, BUNDLE_KIND, config, tensors)
+    return save_bundle(folder, CRITIC_KIND, config, tensors)
 
 
 def load_critic(folder: Path | str, generator: MaskTransformer | None = None, weights_sha256: str | None = None) -> Critic:
@@ -167,7 +167,7 @@ def load_critic(folder: Path | str, generator: MaskTransformer | None = None, we
     Raises:
         ValueError: If the bundle is missing or damaged, or a self-critic is given no generator or another one than it was trained on.
     """
-    bundle = load_bundle(folder, BUNDLE_KIND)
+    bundle = load_bundle(folder, CRITIC_KIND)
     made, tensors = bundle.config, {name: tensor.float() for name, tensor in bundle.tensors.items()}
     if made["critic"] == "self" and weights_sha256 not in (None, made["generator"]):
         raise ValueError(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from maskgen.autoencoders.audio import ConvNeXtBlock
 from maskgen.io.bundle import load_bundle, save_bundle
 
-BUNDLE_KIND = "duration_predictor"
+DURATIONS_KIND = "duration_predictor"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +79,7 @@ class DurationPredictor(nn.Module):
 
     def save(self, folder: Path | str) -> str:
         """Write a bundle in half precision and return its fingerprint."""
-        return save_bundle(folder, BUNDLE_KIND, asdict(self.config), {name: tensor.half() for name, tensor in self.state_dict().items()})
+        return save_bundle(folder, DURATIONS_KIND, asdict(self.config), {name: tensor.half() for name, tensor in self.state_dict().items()})
 
     @classmethod
     def from_bundle(cls, folder: Path | str) -> "DurationPredictor":
@@ -88,7 +88,7 @@ class DurationPredictor(nn.Module):
         Raises:
             ValueError: If the bundle is missing, of another kind or damaged.
         """
-        bundle = load_bundle(folder, BUNDLE_KIND)
+        bundle = load_bundle(folder, DURATIONS_KIND)
         return cls.of(bundle.config, {name: tensor.float() for name, tensor in bundle.tensors.items()})
 
     @classmethod

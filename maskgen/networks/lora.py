@@ -97,7 +97,7 @@ def add_lora(model: MaskTransformer, settings: LoraSettings, rows: Sequence[rang
     model.embed.weight.register_hook(lambda gradient: gradient * shown.to(gradient))  # type: ignore[no-untyped-call]
 
 
-def merged(model: MaskTransformer) -> MaskTransformer:
+def merge_lora(model: MaskTransformer) -> MaskTransformer:
     """A plain model that computes what the adapted one does, up to rounding; the adapted one stays as it is.
 
     Raises:

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-Network = TypeVar("Network", bound=nn.Module)
+PackedNetwork = TypeVar("PackedNetwork", bound=nn.Module)
 
 
 def product(x: Float[Tensor, "*rows into"], weight: Float[Tensor, "out into"], bias: Tensor | None = None) -> Float[Tensor, "*rows out"]:
@@ -30,7 +30,7 @@ def linear(layer: nn.Module, x: Float[Tensor, "*rows into"]) -> Float[Tensor, "*
     return found
 
 
-def packed(model: Network, cells: int = 256) -> Network:
+def packed(model: PackedNetwork, cells: int = 256) -> PackedNetwork:
     """A copy for decoding on a CPU whose linear layers keep their weights in oneDNN's own order; exact but for rounding.
 
     `product` brings the weights into that order at every call, which for a few hundred cells costs as much as a third of the product.

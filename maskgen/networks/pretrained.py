@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from maskgen.io.bundle import WEIGHTS_FILE, Bundle, find_model, load_bundle, read_record
+from maskgen.io.bundle import WEIGHTS_FILE, Bundle, find_model, load_bundle, read_bundle_record
 from maskgen.networks.auto import Network, load_own, network_of
 from maskgen.networks.transformer import MaskTransformer, TransformerConfig
 from maskgen.tokens.space import TokenSpace
 
 logger = logging.getLogger(__name__)
-BUNDLE_KIND = "pipeline"
+PIPELINE_KIND = "pipeline"
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,13 @@ def load_pretrained(name: Path | str) -> Pretrained:
         ValueError: If it is missing, damaged or no model.
     """
     folder = find_model(name)
-    bundle = load_bundle(folder, BUNDLE_KIND)
+    bundle = load_bundle(folder, PIPELINE_KIND)
     model, space = transformer_of(bundle)
     if not isinstance(model, MaskTransformer):
         raise ValueError(
             f"{name} is an adapted backbone or has towers, neither a start nor a teacher; give a model of one transformer of maskgen"
         )
-    weights = read_record(folder)["files"][WEIGHTS_FILE]
+    weights = read_bundle_record(folder)["files"][WEIGHTS_FILE]
     return Pretrained(str(name), model, space, bundle.config["fingerprints"], bundle.config["grids"], weights)
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional
 from maskgen.io.bundle import load_bundle, save_bundle
 from maskgen.tokens.batch import TokenBatch
 
-BUNDLE_KIND = "shortcut"
+SHORTCUT_KIND = "shortcut"
 NUM_FREQUENCIES = 8
 
 
@@ -124,7 +124,7 @@ class ShortcutBlock(nn.Module):
             generator: sha256 of the weights whose hidden states it predicts, `maskgen.networks.pretrained.Pretrained.weights`.
         """
         config = {"block": asdict(self.config), "generator": generator}
-        return save_bundle(folder, BUNDLE_KIND, config, {name: tensor.half() for name, tensor in self.state_dict().items()})
+        return save_bundle(folder, SHORTCUT_KIND, config, {name: tensor.half() for name, tensor in self.state_dict().items()})
 
     @classmethod
     def from_bundle(cls, folder: Path | str, generator: str) -> "ShortcutBlock":
@@ -133,7 +133,7 @@ class ShortcutBlock(nn.Module):
         Raises:
             ValueError: If the bundle is missing, of another kind or damaged, or was trained on the hidden states of other weights.
         """
-        bundle = load_bundle(folder, BUNDLE_KIND)
+        bundle = load_bundle(folder, SHORTCUT_KIND)
         if bundle.config["generator"] != generator:
             raise ValueError(
                 f"the shortcut {folder} was trained on a model with weights {bundle.config['generator'][:12]}…, this one has "

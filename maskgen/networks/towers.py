@@ -1,7 +1,6 @@
 """A mixture of transformers: each modality has weights of its own, and all cells of a row share their attention."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 import torch
 from einops import rearrange
@@ -10,84 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from maskgen.networks.bridges import UNSEEN, Bridge, Crossing, Translation
-from maskgen.networks.transformer import Block, MaskTransformer, TransformerConfig, attend, nearby, visible
+from maskgen.networks.tower_config import TowersConfig, tower_spaces
+from maskgen.networks.transformer import Block, MaskTransformer, attend
+from maskgen.networks.visibility import nearby, visible
 from maskgen.tokens.batch import TokenBatch
 from maskgen.tokens.space import TokenSpace
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tower:
-    """The weights of some modalities.
-
-    Args:
-        modalities: Whose cells these weights compute.
-        transformer: Their sizes.
-
-    Raises:
-        ValueError: If it has no modality.
-    """
-
-    modalities: Sequence[str]
-    transformer: TransformerConfig = field(default_factory=TransformerConfig)
-
-    def __post_init__(self) -> None:
-        if not self.modalities:
-            raise ValueError("a tower computes the cells of at least one modality; name some, or leave the tower out")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TowersConfig:
-    """Sizes of a mixture of transformers.
-
-    Args:
-        towers: Name to tower. Their layers and heads agree; widths and rotary positions need not.
-        bridges: Name of a tower to what it sees of another one. Without any, all cells of a row attend to all by their own keys; with
-            some, a tower sees of the others what crosses its bridge, translated into its own stream, and nothing else.
-
-    Raises:
-        ValueError: If there is no tower, a name is none, two share a modality, their attention does not fit together, one has
-            blind_condition, or a bridge does not lead from one other tower to a tower.
-    """
-
-    towers: Mapping[str, Tower]
-    bridges: Mapping[str, Bridge] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        names = [name for tower in self.towers.values() for name in tower.modalities]
-        shapes = {
-            key: (tower.transformer.num_layers, tower.transformer.num_heads, tower.transformer.head_dim)
-            for key, tower in self.towers.items()
-        }
-        if wrong := [key for key in self.towers if not key.isidentifier() or hasattr(nn.ModuleDict, key) or key == "training"]:
-            raise ValueError(f"a tower cannot be named {', '.join(wrong)}; take plain words such as pictures and speech")
-        if not names or len(set(names)) != len(names):
-            raise ValueError(f"each modality has exactly one tower, got {', '.join(names) or 'no tower'}")
-        if len(set(shapes.values())) != 1:
-            found = ", ".join(f"{key} {layers}, {heads}, {width}" for key, (layers, heads, width) in shapes.items())
-            raise ValueError(f"towers share their attention, so layers, heads and head width agree; got {found}; see head_width")
-        if any(tower.transformer.blind_condition for tower in self.towers.values()):
-            raise ValueError("a condition that does not look at its target needs one set of weights; leave blind_condition off in towers")
-        for reader, bridge in self.bridges.items():
-            owners = {key for key, tower in self.towers.items() if set(bridge.modalities) & set(tower.modalities)}
-            if reader not in self.towers or len(owners) != 1 or reader in owners or set(bridge.modalities) - set(names):
-                raise ValueError(
-                    f"a bridge leads to a tower from modalities of one other tower, got {', '.join(bridge.modalities)} to {reader!r}; "
-                    f"the towers are {', '.join(f'{key} ({chr(44).join(one.modalities)})' for key, one in self.towers.items())}"
-                )
-
-    def source_of(self, reader: str) -> str:
-        """The tower whose cells cross the bridge to `reader`."""
-        return next(key for key, tower in self.towers.items() if self.bridges[reader].modalities[0] in tower.modalities)
-
-    @property
-    def dim(self) -> int:
-        """Width of the hidden states: that of the widest tower."""
-        return max(tower.transformer.dim for tower in self.towers.values())
-
-    @property
-    def blind_condition(self) -> bool:
-        """Never; see `maskgen.networks.transformer.TransformerConfig`."""
-        return False
 
 
 class TowerTransformer(nn.Module):
@@ -318,14 +244,6 @@ def bridged(network: TowerTransformer, space: TokenSpace, reader: str, bridge: B
     assert not unexpected, unexpected
     assert all(name.startswith(f"bridges.{reader}.") for name in missing), missing
     return new.eval().requires_grad_(False)
-
-
-def tower_spaces(config: TowersConfig, space: TokenSpace) -> dict[str, TokenSpace]:
-    """The token space of each tower alone: its modalities in the order in which they stand in the whole."""
-    return {
-        name: TokenSpace([one for one in space.modalities if one.name in tower.modalities], space.specials)
-        for name, tower in config.towers.items()
-    }
 
 
 def _enter(block: Block, x: Tensor, rotation: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from maskgen.networks.visibility import nearby, visible
 from maskgen.tokens.batch import TokenBatch
 
 
@@ -233,46 +234,6 @@ def explicit_attention(
         scores = scores.masked_fill(~attn_mask, -1e4) if attn_mask.dtype == torch.bool else scores + attn_mask
     mixed: Tensor = scores.softmax(dim=-1) @ value
     return mixed
-
-
-def visible(
-    valid: Bool[Tensor, "batch length"],
-    document: Int[Tensor, "batch length"],
-    context: Bool[Tensor, "batch length"] | None = None,
-    near: Bool[Tensor, "batch length length"] | None = None,
-) -> Bool[Tensor, "batch 1 length length"] | None:
-    """Who attends to whom: valid cells of the same document, and every cell to itself, so that no row is empty.
-
-    Cells of `context` attend to `context` alone, so nothing outside it changes what they become. `near` takes more cells away.
-
-    Returns None where everybody sees everybody, which lets attention take its fastest path.
-    """
-    whole = context is None and not torch.compiler.is_compiling() and bool(valid.all()) and bool((document == document[:, :1]).all())
-    if whole and (near is None or bool(near.all())):
-        return None
-    same = (document[:, :, None] == document[:, None, :]) & valid[:, None, :]
-    if context is not None:
-        same = same & (context[:, None, :] | ~context[:, :, None])
-    if near is not None:
-        same = same & near
-    return (same | torch.eye(valid.shape[1], dtype=torch.bool, device=valid.device))[:, None]
-
-
-def nearby(
-    modality: Int[Tensor, "batch length"], time: Int[Tensor, "batch length"], window: Int[Tensor, " batch"]
-) -> Bool[Tensor, "batch length length"]:
-    """Restricted context: of its own modality a cell sees what is at most `window` steps of time away, of the others everything.
-
-    Args:
-        modality: Modality of each cell.
-        time: Time of each cell; all alike in a picture, which is therefore never restricted.
-        window: Of each row; 0 restricts nothing.
-
-    Source: MAGNeT, arXiv:2401.04577 (5 steps at all levels but the coarsest).
-    """
-    reach = window[:, None, None]
-    apart = (time[:, :, None] - time[:, None, :]).abs()
-    return (reach == 0) | (apart <= reach) | (modality[:, :, None] != modality[:, None, :])
 
 
 def rope_frequencies(config: TransformerConfig, device: torch.device | str = "cpu") -> Float[Tensor, "3 pairs"]:

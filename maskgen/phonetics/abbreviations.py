@@ -2,7 +2,7 @@
 
 import re
 
-TITLES = {
+PERSON_TITLES = {
     **{"Mr": "mister", "Mrs": "missus", "Ms": "miz", "Messrs": "messers", "Prof": "professor", "Gen": "general", "Col": "colonel"},
     **{"Capt": "captain", "Lt": "lieutenant", "Sgt": "sergeant", "Rev": "reverend", "Hon": "honorable", "Gov": "governor"},
     **{"Sen": "senator", "Rep": "representative", "Pres": "president", "Mt": "mount", "Ft": "fort", "Fr": "father"},
@@ -19,10 +19,10 @@ MONTHS = dict(
         strict=True,
     )
 )
-KEEPS_SENTENCE = frozenset((*TITLES, *ANYWHERE, *MONTHS, "St", "Dr", "No", "Nos", "e.g", "i.e")) - {"al", "ed"}
+KEEPS_SENTENCE = frozenset((*PERSON_TITLES, *ANYWHERE, *MONTHS, "St", "Dr", "No", "Nos", "e.g", "i.e")) - {"al", "ed"}
 """Words whose point does not end a sentence, whatever follows."""
 
-_FULL = TITLES | AFTER_NAMES | {word: said for word, said in ANYWHERE.items() if word not in ("al", "ed", "ca")} | MONTHS
+_FULL = PERSON_TITLES | AFTER_NAMES | {word: said for word, said in ANYWHERE.items() if word not in ("al", "ed", "ca")} | MONTHS
 _KNOWN = re.compile(rf"\b({'|'.join(sorted(_FULL, key=len, reverse=True))})\.(?=(\s+[A-Z“(]|\s*$)?)")
 _BARE_VERSUS = re.compile(r"\bvs\b\.?")
 _ET_CETERA = re.compile(r"\b(?:etc|&c)\b(\.)?(?=(\s+[A-Z“]|\s*$)?)", re.IGNORECASE)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from maskgen.phonetics.symbols import CONSONANTS, STRESS, VOWELS
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz'"
-BLANK = 0
+CTC_BLANK = 0
 LONGEST_WORD = 64
 
 
@@ -65,7 +65,7 @@ def letters_of(word: str, config: LetterConfig) -> list[int]:
 
 def collapse(best: Sequence[int], config: LetterConfig) -> str:
     """Sounds of a CTC path: repeats are one, blanks fall away."""
-    kept = [code for code, before in zip(best, [BLANK, *best], strict=False) if code not in (before, BLANK)]
+    kept = [code for code, before in zip(best, [CTC_BLANK, *best], strict=False) if code not in (before, CTC_BLANK)]
     return "".join(config.sounds[code - 1] for code in kept)
 
 

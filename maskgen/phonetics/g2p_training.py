@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from maskgen.phonetics.g2p import BLANK, LetterConfig, LetterNet, letters_of, sound_out
+from maskgen.phonetics.g2p import CTC_BLANK, LetterConfig, LetterNet, letters_of, sound_out
 from maskgen.phonetics.symbols import STRESS
 
 logger = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ def ctc(network: LetterNet, batch: Sequence[Pair]) -> Tensor:
     targets = [torch.tensor([config.sounds.index(sound) + 1 for sound in sounds]) for _, sounds in batch]
     places = network(torch.tensor([letters_of(word, config) for word, _ in batch])).transpose(0, 1)
     lengths = torch.tensor([len(target) for target in targets])
-    return nn.functional.ctc_loss(places, torch.cat(targets), torch.full_like(lengths, len(places)), lengths, blank=BLANK)
+    return nn.functional.ctc_loss(places, torch.cat(targets), torch.full_like(lengths, len(places)), lengths, blank=CTC_BLANK)
 
 
 def learn_letters(entries: Mapping[str, str], recipe: LetterRecipe) -> tuple[LetterNet, LetterScore]:

@@ -53,7 +53,7 @@ class Lexicon:
 
     def _by_ending(self, word: str) -> str | None:
         """Phonemes of stem and ending; the endings of a plural, a possessive, a past and a participle."""
-        for ending, sound, least in ENDINGS:
+        for ending, sound, least in INFLECTIONS:
             if word.lower().endswith(ending) and len(word) >= least + len(ending):
                 for stem in stems(word, ending):
                     found = self.entry(stem)
@@ -135,7 +135,7 @@ def possessive_of_plural(stem: str) -> str:
     return stem
 
 
-ENDINGS: tuple[tuple[str, Callable[[str], str], int], ...] = (
+INFLECTIONS: tuple[tuple[str, Callable[[str], str], int], ...] = (
     ("'s", plural, 1),
     ("'", possessive_of_plural, 1),
     ("ies", plural, 2),

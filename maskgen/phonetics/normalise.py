@@ -46,7 +46,7 @@ ELISIONS = ("tis", "twas", "em", "cause", "til", "n", "d", "s", "ll", "m", "bout
 
 
 @dataclass(frozen=True)
-class Spoken:
+class NormalisedText:
     """What `normalise` gives.
 
     Args:
@@ -58,7 +58,7 @@ class Spoken:
     left_out: list[str]
 
 
-def normalise(text: str) -> Spoken:
+def normalise(text: str) -> NormalisedText:
     """Speakable words of any Unicode text.
 
     Numbers to 10^15, ordinals, decimals, years, money, percent, times, dates, fractions, common units, abbreviations and signs
@@ -68,7 +68,7 @@ def normalise(text: str) -> Spoken:
     said = "".join(f" {SIGNS[sign]} " if sign in SIGNS else sign for sign in said)
     plain = "".join(mark for mark in unicodedata.normalize("NFD", said) if unicodedata.category(mark) != "Mn")
     left_out = [mark for mark in dict.fromkeys(plain) if mark not in SPEAKABLE and mark not in SEPARATORS and not mark.isspace()]
-    return Spoken(_spaced("".join(mark if mark in SPEAKABLE else " " for mark in plain)), left_out)
+    return NormalisedText(_spaced("".join(mark if mark in SPEAKABLE else " " for mark in plain)), left_out)
 
 
 def _folded(text: str) -> str:

@@ -18,7 +18,7 @@ from maskgen.processors.media import as_audio
 from maskgen.processors.speech import SpeechProcessor, SpeechRequest
 from maskgen.processors.text import HOLE, prompt_codes, with_holes
 from maskgen.scoring.forced_alignment import Listener
-from maskgen.scoring.likelihood import Ranked
+from maskgen.scoring.ranking import Ranked
 from maskgen.tokenizers.transcript import TranscriptTokenizer
 from maskgen.tokens.batch import UNKNOWN, Codes
 

@@ -18,7 +18,8 @@ from maskgen.pipelines.outputs import GenerationOutput
 from maskgen.pipelines.progress import TENSOR_INPUTS, CallbackAdapter, StepBar
 from maskgen.pipelines.storing import Storing, names_of
 from maskgen.sampling.base import State, Trajectory
-from maskgen.tokens.batch import UNKNOWN, Codes, pack, unpack, until_end
+from maskgen.tokens.batch import UNKNOWN, Codes
+from maskgen.tokens.packing import pack, unpack, until_end
 
 logger = logging.getLogger(__name__)
 

@@ -7,8 +7,10 @@ from typing import Any, Literal
 from torch import Tensor
 
 from maskgen.decoding.settings import GenerationSettings
+from maskgen.scoring.estimators import ScoreSettings
 from maskgen.scoring.features import Pool, embed_rows
-from maskgen.scoring.likelihood import Marks, Ranked, Score, Scorer, ScoreSettings, ranked
+from maskgen.scoring.likelihood import Marks, Score, Scorer
+from maskgen.scoring.ranking import Ranked, rank_candidates
 from maskgen.tokens.batch import Codes
 from maskgen.tokens.space import TokenSpace
 
@@ -100,7 +102,7 @@ class Judging(ABC):
             raise ValueError(f"candidates and what is known both have {', '.join(twice)}; give each modality once")
         shared = self.encoded(known)
         rows = [{**shared, **candidate} for candidate in candidates]
-        return ranked(candidates, self.score(rows, target, None if only is None else [only] * len(rows), against, settings))
+        return rank_candidates(candidates, self.score(rows, target, None if only is None else [only] * len(rows), against, settings))
 
     def embed(
         self, rows: Sequence[Mapping[str, Any]], layer: int = -1, pool: Pool = "mean", target: str | None = None

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from maskgen.decoding.decoder import Helpers
 from maskgen.decoding.settings import GenerationSettings
-from maskgen.io.bundle import CONFIG_FILE, WEIGHTS_FILE, load_bundle, read_record, require_fingerprint, save_bundle
+from maskgen.io.bundle import CONFIG_FILE, WEIGHTS_FILE, load_bundle, read_bundle_record, require_fingerprint, save_bundle
 from maskgen.io.files import write_atomic
 from maskgen.networks.auto import Network, own_tensors
 from maskgen.networks.critic import load_critic, save_critic
 from maskgen.networks.durations import DurationPredictor
-from maskgen.networks.pretrained import BUNDLE_KIND, transformer_of
+from maskgen.networks.pretrained import PIPELINE_KIND, transformer_of
 from maskgen.networks.shortcut import ShortcutBlock
 from maskgen.tokenizers.auto import load_tokenizer
 from maskgen.tokenizers.base import Tokenizer
@@ -64,7 +64,7 @@ def load_parts(folder: Path) -> Parts:
         ValueError: If it is no model bundle, damaged, or was trained with other tokenizers than it names.
     """
     _require_ours(folder)
-    bundle = load_bundle(folder, BUNDLE_KIND)
+    bundle = load_bundle(folder, PIPELINE_KIND)
     config, tokenizers = bundle.config, {}
     for modality in [one["name"] for one in config["space"]["modalities"] if one["name"] in config["tokenizers"]]:
         tokenizers[modality] = load_tokenizer(folder / config["tokenizers"][modality])
@@ -109,8 +109,8 @@ def save_parts(folder: Path, parts: Parts, half: bool | None, tokenizers: Mappin
     }
     if parts.durations is not None:
         parts.durations.save(folder / "durations")
-    fingerprint = save_bundle(folder, BUNDLE_KIND, config, {name: tensor.half() if half else tensor for name, tensor in state.items()})
-    weights = read_record(folder)["files"][WEIGHTS_FILE]
+    fingerprint = save_bundle(folder, PIPELINE_KIND, config, {name: tensor.half() if half else tensor for name, tensor in state.items()})
+    weights = read_bundle_record(folder)["files"][WEIGHTS_FILE]
     if parts.helpers.critic is not None:
         save_critic(parts.helpers.critic, folder / "critic", weights)
     if parts.helpers.shortcut is not None:
@@ -166,7 +166,7 @@ def _require_ours(folder: Path) -> None:
 
 def _helpers(folder: Path, model: Any) -> Helpers:
     """The networks in a model's folder; each refuses another model than its own."""
-    weights = read_record(folder)["files"][WEIGHTS_FILE]
+    weights = read_bundle_record(folder)["files"][WEIGHTS_FILE]
     critic = load_critic(folder / "critic", model, weights) if (folder / "critic").is_dir() else None
     shortcut = ShortcutBlock.from_bundle(folder / "shortcut", weights) if (folder / "shortcut").is_dir() else None
     return Helpers(critic, shortcut)

@@ -14,7 +14,7 @@ from maskgen.sampling.base import Decision, DrawFn, Drawn, Sampler, State, StepF
 DRAWING = ("temperature", "top_k", "top_p", "min_p", "typical_p")
 """Options that say how a code is drawn; those of the block sampler count, for the draw is the loop's."""
 
-Part = Callable[[State, DrawFn], Decision | None]
+BlockStep = Callable[[State, DrawFn], Decision | None]
 """A step for some of the rows; None where they wait."""
 
 
@@ -87,7 +87,7 @@ class BlockSampler(Sampler):
 
         return step
 
-    def _alike(self, number: Int[Tensor, "batch length"], rows: Bool[Tensor, " batch"], plan: Sequence[tuple[int, int, int]]) -> Part:
+    def _alike(self, number: Int[Tensor, "batch length"], rows: Bool[Tensor, " batch"], plan: Sequence[tuple[int, int, int]]) -> BlockStep:
         """The steps of all rows with the same number of blocks, which go through the same plan."""
         inside_block: StepFn | None = None
 

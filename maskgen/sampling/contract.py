@@ -17,7 +17,8 @@ from torch import Tensor
 
 from maskgen.masking.schedule import Cosine, Linear
 from maskgen.sampling.base import Sampler
-from maskgen.tokens.batch import TokenBatch, pack, unpack
+from maskgen.tokens.batch import TokenBatch
+from maskgen.tokens.packing import pack, unpack
 from maskgen.tokens.space import MASK, Modality, Segment, TokenSpace
 
 SPACE = TokenSpace(

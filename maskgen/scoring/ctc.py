@@ -25,7 +25,7 @@ class Placement:
     places: tuple[int, ...]
 
 
-def placed(log_probs: Float[Tensor, "slots codes"], codes: Sequence[int], empty: int) -> Placement:
+def place_codes(log_probs: Float[Tensor, "slots codes"], codes: Sequence[int], empty: int) -> Placement:
     """Place codes in order, at most one a slot, all other slots empty.
 
     Slots are taken as independent, each with the probabilities given: those of one pass with all slots masked.

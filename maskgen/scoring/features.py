@@ -10,12 +10,13 @@ from torch import Tensor
 from maskgen.networks.adapted import AdaptedTransformer
 from maskgen.networks.auto import Network
 from maskgen.networks.towers import TowerTransformer
-from maskgen.networks.transformer import visible
-from maskgen.tokens.batch import Codes, TokenBatch, pack
+from maskgen.networks.visibility import visible
+from maskgen.tokens.batch import Codes, TokenBatch
+from maskgen.tokens.packing import pack
 from maskgen.tokens.space import TokenSpace
 
 Pool = Literal["mean", "none"]
-ROWS_AT_ONCE = 64
+EMBED_BATCH = 64
 """Rows of a pass where they need not go alone."""
 
 
@@ -77,7 +78,7 @@ def embed_rows(
         if not any(codes.numel() for codes in row.values()):
             raise ValueError(f"row {number} has no cell; features need at least one")
     weight = model.embed.weight
-    size = 1 if weight.device.type == "cpu" and weight.dtype == torch.float32 else ROWS_AT_ONCE
+    size = 1 if weight.device.type == "cpu" and weight.dtype == torch.float32 else EMBED_BATCH
     found: list[dict[str, Tensor]] = []
     for start in range(0, len(rows), size):
         part = rows[start : start + size]

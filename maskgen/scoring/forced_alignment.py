@@ -9,10 +9,12 @@ from torch import Tensor
 
 from maskgen.decoding.logits import model_logits
 from maskgen.networks.auto import Network
-from maskgen.scoring.ctc import placed
-from maskgen.scoring.likelihood import Ranked, Score, ranked
+from maskgen.scoring.ctc import place_codes
+from maskgen.scoring.likelihood import Score
+from maskgen.scoring.ranking import Ranked, rank_candidates
 from maskgen.tokenizers.transcript import Transcript, TranscriptTokenizer
-from maskgen.tokens.batch import UNKNOWN, Codes, pack
+from maskgen.tokens.batch import UNKNOWN, Codes
+from maskgen.tokens.packing import pack
 from maskgen.tokens.space import TokenSpace
 
 
@@ -68,13 +70,13 @@ class Listener:
         logits = model_logits(self.model)(batch, cells, self.space.segment("transcript", 0), 0.0)
         table = logits.float().log_softmax(dim=-1)
         judged = [self._judged(table, codes) for codes in spelled]
-        return ranked([{"transcript": transcript} for transcript, _ in judged], [score for _, score in judged])
+        return rank_candidates([{"transcript": transcript} for transcript, _ in judged], [score for _, score in judged])
 
     def _judged(self, table: Float[Tensor, "slots codes"], codes: Sequence[int]) -> tuple[Transcript | None, Score]:
         """One text along the slots."""
         if len(codes) > len(table):
             return None, _score(-math.inf, len(table))
-        found = placed(table, codes, self.scribe.empty)
+        found = place_codes(table, codes, self.scribe.empty)
         grid = torch.full((1, len(table)), self.scribe.empty)
         grid[0, list(found.places)] = torch.tensor(codes)
         return self.scribe.decode([grid])[0], _score(found.log_likelihood, len(table))

@@ -1,9 +1,9 @@
-"""How likely a model finds given codes, in nats: two estimates of the log-likelihood, and candidates ranked by it."""
+"""How likely a model finds given codes, in nats: two estimates of the log-likelihood, and candidates rank_candidates by it."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,47 +16,14 @@ from maskgen.decoding.settings import GenerationSettings
 from maskgen.masking.masks import level_groups
 from maskgen.networks.auto import Network
 from maskgen.networks.transformer import MaskTransformer
-from maskgen.tokens.batch import Codes, TokenBatch, pack
+from maskgen.scoring.estimators import ScoreSettings, elbo_masks, fold_masks, pair_variance
+from maskgen.tokens.batch import Codes, TokenBatch
 from maskgen.tokens.functions import LogitsFn
+from maskgen.tokens.packing import pack
 from maskgen.tokens.space import MASK, Segment, TokenSpace
 
 Marks = Bool[Tensor, "..."]
 """Which codes of a target are scored: [*grid] for all levels of a cell alike, or [level, *grid]."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScoreSettings:
-    """How a log-likelihood is estimated.
-
-    Args:
-        estimator: "elbo", a bound from random masks of every size; or "pseudo", each fold of the codes from all the others.
-        samples: Masks a level of "elbo", an even number: they come as pairs that together cover every code.
-        folds: Parts of the codes that "pseudo" masks one after the other; None leaves one code out at a time.
-        levels: Levels that are scored; None scores all.
-        seed: Decides the masks. Rows with as many scored codes get the same ones, so candidates are compared on equal terms.
-        batch_size: Masks of one row that go through the model at once. Another one rounds differently in the last bits.
-    """
-
-    estimator: Literal["elbo", "pseudo"] = "elbo"
-    samples: int = 16
-    folds: int | None = None
-    levels: Sequence[int] | None = None
-    seed: int = 0
-    batch_size: int = 16
-
-    def __post_init__(self) -> None:
-        if self.estimator not in ("elbo", "pseudo"):
-            raise ValueError(f'estimator must be "elbo" or "pseudo", got {self.estimator!r}')
-        if self.samples < 2 or self.samples % 2:
-            raise ValueError(f"samples must be an even number of at least 2, for masks come in pairs, got {self.samples}")
-        if self.folds is not None and self.folds < 1:
-            raise ValueError(f"folds must be at least 1, or None to leave one code out at a time, got {self.folds}")
-        if self.folds is not None and self.estimator == "elbo":
-            raise ValueError('folds belong to estimator="pseudo"; "elbo" takes samples')
-        if not 0 <= self.seed < 2**63:
-            raise ValueError(f"seed must lie in [0, 2**63), got {self.seed}")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,64 +52,6 @@ class Score:
     def mean(self) -> float:
         """Log-likelihood of the average scored code."""
         return self.total / sum(self.codes)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ranked:
-    """One candidate in its place.
-
-    Args:
-        place: Its place in the list that was given.
-        candidate: As it was given.
-        probability: Its share of the candidates' likelihoods: Bayes' rule with every candidate equally probable before.
-        score: Its score.
-    """
-
-    place: int
-    candidate: Mapping[str, Any]
-    probability: float
-    score: Score
-
-
-@dataclass(frozen=True)
-class Masks:
-    """Masks of one group of levels, and what the log-probabilities under each are multiplied by.
-
-    Args:
-        hidden: Scored codes that each mask hides.
-        weights: One a mask; the estimate is the weighted sum.
-    """
-
-    hidden: Bool[Tensor, "masks codes"]
-    weights: Float[Tensor, " masks"]
-
-
-def elbo_masks(codes: int, samples: int, generator: torch.Generator) -> Masks:
-    """Random masks of 1 to `codes` codes, every size equally often: the mean of (codes / size) x log-probability is the bound.
-
-    The bound integrates (1 / r) E[log-probability of what is masked at rate r] over r from 0 to 1. At rate r exactly k of n codes are
-    masked with binomial probability, whose integral over dr / r is 1 / k: so sizes may be drawn uniformly and no rate is left to chance.
-    Half of the sizes are stratified; each mask has a partner that hides the other end of the same random order, one code in both.
-
-    Source: schedule-free bound of MD4, arXiv:2406.04329, and RADD, arXiv:2406.03736; sizes instead of rates as in LLaDA,
-    arXiv:2502.09992. The strata and the partner are ours.
-    """
-    pairs = samples // 2
-    strata = (torch.arange(pairs) + torch.rand(pairs, dtype=torch.float64, generator=generator)) / samples
-    size = (strata * codes).long().clamp(max=codes - 1)[:, None] + 1
-    order = torch.rand(pairs, codes, generator=generator).argsort(dim=1).argsort(dim=1)
-    hidden = torch.stack([order < size, order >= size - 1], dim=1).flatten(0, 1)
-    return Masks(hidden, codes / hidden.sum(dim=1).double() / samples)
-
-
-def fold_masks(codes: int, folds: int | None, generator: torch.Generator) -> Masks:
-    """Masks that hide every code exactly once, in random folds of nearly equal size; None hides one at a time.
-
-    Source: pseudo-log-likelihood of masked language models, arXiv:1902.04094 and arXiv:1910.14659 (one at a time).
-    """
-    number = codes if folds is None else min(folds, codes)
-    fold = torch.randperm(codes, generator=generator) % number
-    return Masks(fold[None] == torch.arange(number)[:, None], torch.ones(number, dtype=torch.float64))
 
 
 Values = Float[Tensor, "masks group"]
@@ -256,16 +165,6 @@ def _check_marks(only: Marks, codes: Codes, target: str) -> None:
         raise ValueError(f"only asks for codes of {target!r} that are UNKNOWN; a score needs the codes themselves")
 
 
-def pair_variance(values: Float[Tensor, " masks"]) -> float:
-    """Variance of the sum of stratified pairs, from differences of neighbours in a ring: in the mean too large rather than too small.
-
-    Source: estimators of successive differences for one draw a stratum (Wolter, Introduction to Variance Estimation, 2007). In a ring,
-    for otherwise the first pair, which holds the largest weight, would count half.
-    """
-    pairs = values.reshape(-1, 2).sum(dim=1)
-    return math.nan if len(pairs) < 2 else float((pairs - pairs.roll(1)).square().sum()) / 2
-
-
 @torch.no_grad()
 def group_values(
     logits_fn: LogitsFn,
@@ -350,11 +249,3 @@ def _masked_sums(
             raise FloatingPointError(f"logits of {segment.modality} level {segment.level} are not finite")
         sums[:, number].index_add_(0, which.cpu(), found)
     return sums
-
-
-def ranked(candidates: Sequence[Mapping[str, Any]], scores: Sequence[Score]) -> list[Ranked]:
-    """Candidates by falling score, with their probabilities; of equal ones the earlier comes first."""
-    totals = torch.tensor([score.total for score in scores], dtype=torch.float64)
-    shares = totals.softmax(dim=0).tolist()
-    order = sorted(range(len(scores)), key=lambda place: (-scores[place].total, place))
-    return [Ranked(place=place, candidate=candidates[place], probability=shares[place], score=scores[place]) for place in order]

@@ -12,7 +12,7 @@ from maskgen.tokenizers.base import Tokenizer
 from maskgen.tokens.batch import UNKNOWN, Codes
 from maskgen.tokens.space import Kind
 
-BUNDLE_KIND = "attribute_tokenizer"
+_BUNDLE_KIND = "attribute_tokenizer"
 
 
 class AttributeTokenizer(Tokenizer):
@@ -42,7 +42,7 @@ class AttributeTokenizer(Tokenizer):
         Raises:
             ValueError: If the bundle is missing, of another kind or damaged.
         """
-        return cls(**load_bundle(folder, BUNDLE_KIND).config)
+        return cls(**load_bundle(folder, _BUNDLE_KIND).config)
 
     @property
     def _config(self) -> dict[str, object]:
@@ -51,11 +51,11 @@ class AttributeTokenizer(Tokenizer):
     @property
     def fingerprint(self) -> str:
         """Hash of field and values; equals the bundle's."""
-        return fingerprint_of(BUNDLE_KIND, self._config, {})
+        return fingerprint_of(_BUNDLE_KIND, self._config, {})
 
     def save(self, folder: Path | str) -> str:
         """Write a bundle and return its fingerprint."""
-        return save_bundle(folder, BUNDLE_KIND, self._config, {})
+        return save_bundle(folder, _BUNDLE_KIND, self._config, {})
 
     def read(self, path: Path | str) -> str:
         """The value in a text file.

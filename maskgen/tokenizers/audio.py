@@ -20,7 +20,7 @@ from maskgen.tokenizers.audio_base import SoundTokenizer
 from maskgen.tokenizers.image import QUANTIZERS
 from maskgen.tokens.batch import Codes
 
-BUNDLE_KIND = "audio_tokenizer"
+_BUNDLE_KIND = "audio_tokenizer"
 CHUNK_FRAMES = 1200
 """Frames that the networks see at a time."""
 CONTEXT_FRAMES = 64
@@ -43,7 +43,7 @@ def build_audio_network(config: Mapping[str, Any]) -> AudioAutoencoder:
 def audio_codes_fingerprint(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     """Hash of everything that decides which codes a sound has: sizes and weights of encoder and quantizer."""
     sizes = {name: value for name, value in config["autoencoder"].items() if not name.startswith(("decoder", "window"))}
-    digest = hashlib.sha256(json.dumps([BUNDLE_KIND, sizes, config["quantizer"], config["quantizer_args"]], sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps([_BUNDLE_KIND, sizes, config["quantizer"], config["quantizer_args"]], sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         if not name.startswith("decoder."):
             value = tensor.float() if tensor.is_floating_point() else tensor
@@ -76,7 +76,7 @@ class AudioTokenizer(SoundTokenizer):
         Raises:
             ValueError: If the bundle is missing, of another kind or damaged.
         """
-        bundle = load_bundle(folder, BUNDLE_KIND)
+        bundle = load_bundle(folder, _BUNDLE_KIND)
         network = build_audio_network(bundle.config)
         network.load_state_dict({name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in bundle.tensors.items()})
         return cls(network)
@@ -88,7 +88,7 @@ class AudioTokenizer(SoundTokenizer):
         Raises:
             ValueError: If the checkpoint is missing, damaged or of another module.
         """
-        checkpoint = read_checkpoint(path, BUNDLE_KIND)
+        checkpoint = read_checkpoint(path, _BUNDLE_KIND)
         network = build_audio_network(checkpoint["maskgen"])
         network.load_state_dict(weights(checkpoint, "network."))
         return cls(network)
@@ -126,7 +126,7 @@ class AudioTokenizer(SoundTokenizer):
             half: Store floating-point weights in half precision, which makes another tokenizer of it.
         """
         tensors = {name: t.half() if half and t.is_floating_point() else t for name, t in self.network.state_dict().items()}
-        save_bundle(folder, BUNDLE_KIND, self._config(), tensors)
+        save_bundle(folder, _BUNDLE_KIND, self._config(), tensors)
         return audio_codes_fingerprint(self._config(), tensors)
 
     def encode(self, media: Sequence[Waveform]) -> list[Codes]:

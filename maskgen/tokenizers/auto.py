@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from maskgen.io.bundle import CONFIG_FILE, read_record
+from maskgen.io.bundle import CONFIG_FILE, read_bundle_record
 from maskgen.tokenizers.attribute import AttributeTokenizer
 from maskgen.tokenizers.audio import AudioTokenizer
 from maskgen.tokenizers.base import Tokenizer
@@ -11,10 +11,10 @@ from maskgen.tokenizers.diffusers_vq import DiffusersVQTokenizer
 from maskgen.tokenizers.encodec import EncodecTokenizer
 from maskgen.tokenizers.image import ImageTokenizer
 from maskgen.tokenizers.phonemes import PhonemeTokenizer
-from maskgen.tokenizers.text import TextTokenizer
+from maskgen.tokenizers.text import VOCABULARY_FILE, TextTokenizer
 from maskgen.tokenizers.transcript import TranscriptTokenizer
 from maskgen.tokenizers.transformers_codec import TransformersCodecTokenizer
-from maskgen.tokenizers.transformers_text import VOCABULARY_FILE, TransformersTextTokenizer
+from maskgen.tokenizers.transformers_text import TransformersTextTokenizer
 
 TOKENIZER_KINDS: dict[str, Any] = {
     "text_tokenizer": TextTokenizer,
@@ -38,7 +38,7 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
     """
     if not (Path(folder) / CONFIG_FILE).is_file() and (Path(folder) / VOCABULARY_FILE).is_file():
         return TransformersTextTokenizer.from_transformers(folder)
-    kind = read_record(folder)["kind"]
+    kind = read_bundle_record(folder)["kind"]
     if kind not in TOKENIZER_KINDS:
         raise ValueError(f"{folder} holds a bundle of kind {kind!r}, wanted a tokenizer: {' or '.join(TOKENIZER_KINDS)}")
     tokenizer: Tokenizer = TOKENIZER_KINDS[kind].from_bundle(folder)

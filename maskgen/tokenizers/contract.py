@@ -22,7 +22,8 @@ from torch import Tensor
 from maskgen.io.audio import Waveform
 from maskgen.io.bundle import CONFIG_FILE, save_bundle
 from maskgen.tokenizers.base import Tokenizer
-from maskgen.tokens.batch import UNKNOWN, pack, unpack
+from maskgen.tokens.batch import UNKNOWN
+from maskgen.tokens.packing import pack, unpack
 from maskgen.tokens.space import TokenSpace
 
 

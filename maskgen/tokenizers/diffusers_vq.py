@@ -16,7 +16,7 @@ from maskgen.tokenizers.image_batches import check_grids, check_sides, in_batche
 from maskgen.tokens.batch import Codes
 from maskgen.tokens.space import Kind
 
-BUNDLE_KIND = "diffusers_vq_tokenizer"
+_BUNDLE_KIND = "diffusers_vq_tokenizer"
 
 
 def _vq_model() -> Any:
@@ -101,7 +101,7 @@ class DiffusersVQTokenizer(Tokenizer):
             ValueError: If the bundle is missing, of another kind or damaged.
         """
         model_class = _vq_model()
-        bundle = load_bundle(folder, BUNDLE_KIND)
+        bundle = load_bundle(folder, _BUNDLE_KIND)
         model = model_class(**bundle.config)
         model.load_state_dict(bundle.tensors)
         tokenizer = cls(model)
@@ -125,7 +125,7 @@ class DiffusersVQTokenizer(Tokenizer):
             from safetensors.torch import save
 
             digest = hashlib.sha256(save(self._tensors())).hexdigest()
-            self._fingerprint = fingerprint_of(BUNDLE_KIND, self._config(), {WEIGHTS_FILE: digest})
+            self._fingerprint = fingerprint_of(_BUNDLE_KIND, self._config(), {WEIGHTS_FILE: digest})
         return self._fingerprint
 
     def _config(self) -> dict[str, Any]:
@@ -139,7 +139,7 @@ class DiffusersVQTokenizer(Tokenizer):
 
     def save(self, folder: Path | str) -> str:
         """Write a bundle and return its fingerprint."""
-        self._fingerprint = save_bundle(folder, BUNDLE_KIND, self._config(), self._tensors())
+        self._fingerprint = save_bundle(folder, _BUNDLE_KIND, self._config(), self._tensors())
         return self._fingerprint
 
     def read(self, path: Path | str) -> Image.Image:

@@ -17,7 +17,7 @@ from maskgen.io.bundle import load_bundle
 from maskgen.tokenizers.chunking import Windows
 from maskgen.tokenizers.external_codec import CodecTokenizer, chosen_levels, levels_of_bandwidth
 
-BUNDLE_KIND = "encodec_tokenizer"
+_BUNDLE_KIND = "encodec_tokenizer"
 PARTS = "_maskgen_encodec_parts"
 
 
@@ -141,7 +141,7 @@ class EncodecTokenizer(CodecTokenizer):
         ValueError: If the model has not so many levels.
     """
 
-    bundle_kind: ClassVar[str] = BUNDLE_KIND
+    bundle_kind: ClassVar[str] = _BUNDLE_KIND
 
     def __init__(self, network: nn.Module, config: EncodecConfig, num_levels: int | None = None) -> None:
         hop = math.prod(config.ratios)
@@ -201,7 +201,7 @@ class EncodecTokenizer(CodecTokenizer):
             ImportError: If encodec is missing.
             ValueError: If the bundle is missing, of another kind or damaged.
         """
-        bundle = load_bundle(folder, BUNDLE_KIND)
+        bundle = load_bundle(folder, _BUNDLE_KIND)
         sizes: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in bundle.config["model"].items()}
         config = EncodecConfig(**sizes)
         network = EncodecNetwork(config)

@@ -22,7 +22,7 @@ from maskgen.tokenizers.image_batches import check_grids, check_sides, in_batche
 from maskgen.tokens.batch import UNKNOWN, Codes
 from maskgen.tokens.space import Kind
 
-BUNDLE_KIND = "image_tokenizer"
+_BUNDLE_KIND = "image_tokenizer"
 QUANTIZERS: dict[str, type[Quantizer]] = {
     kind.__name__: kind for kind in (VectorQuantizer, FiniteScalarQuantizer, BinaryQuantizer, ResidualQuantizer)
 }
@@ -44,7 +44,7 @@ def build_image_network(config: Mapping[str, Any]) -> ImageAutoencoder:
 def image_codes_fingerprint(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     """Hash of everything that decides which codes a picture has: sizes and weights of encoder and quantizer."""
     sizes = {name: value for name, value in config["autoencoder"].items() if not name.startswith("decoder")}
-    plain = [BUNDLE_KIND, sizes, config["quantizer"], config["quantizer_args"]]
+    plain = [_BUNDLE_KIND, sizes, config["quantizer"], config["quantizer_args"]]
     digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         if not name.startswith("decoder."):
@@ -77,7 +77,7 @@ class ImageTokenizer(Tokenizer):
         Raises:
             ValueError: If the bundle is missing, of another kind or damaged.
         """
-        bundle = load_bundle(folder, BUNDLE_KIND)
+        bundle = load_bundle(folder, _BUNDLE_KIND)
         config = bundle.config
         network = build_image_network(config)
         network.load_state_dict({name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in bundle.tensors.items()})
@@ -94,7 +94,7 @@ class ImageTokenizer(Tokenizer):
         Raises:
             ValueError: If the checkpoint is missing, damaged or of another module.
         """
-        checkpoint = read_checkpoint(path, BUNDLE_KIND)
+        checkpoint = read_checkpoint(path, _BUNDLE_KIND)
         network = build_image_network(checkpoint["maskgen"])
         network.load_state_dict(weights(checkpoint, "network."))
         return cls(network, size)
@@ -157,7 +157,7 @@ class ImageTokenizer(Tokenizer):
             half: Store floating-point weights in half precision, which makes another tokenizer of it.
         """
         tensors = {name: t.half() if half and t.is_floating_point() else t for name, t in self.network.state_dict().items()}
-        save_bundle(folder, BUNDLE_KIND, self._config(), tensors)
+        save_bundle(folder, _BUNDLE_KIND, self._config(), tensors)
         return image_codes_fingerprint(self._config(), tensors)
 
     def read(self, path: Path | str) -> Image.Image:

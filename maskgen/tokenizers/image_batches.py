@@ -7,8 +7,8 @@ from PIL import Image
 
 from maskgen.tokens.batch import UNKNOWN, Codes
 
-Item = TypeVar("Item")
-Found = TypeVar("Found")
+Element = TypeVar("Element")
+Result = TypeVar("Result")
 
 
 def check_sides(pictures: Sequence[Image.Image], pixels_per_cell: int) -> None:
@@ -38,11 +38,11 @@ def check_grids(codes: Sequence[Codes], num_levels: int, codebook_size: int) -> 
 
 
 def in_batches(
-    items: Sequence[Item], shape_of: Callable[[Item], Hashable], batch_size: int, run: Callable[[list[Item]], Sequence[Found]]
-) -> list[Found]:
+    items: Sequence[Element], shape_of: Callable[[Element], Hashable], batch_size: int, run: Callable[[list[Element]], Sequence[Result]]
+) -> list[Result]:
     """What `run` makes of the items, in their order; `run` sees at most `batch_size` items of one shape at a time."""
     shapes = [shape_of(item) for item in items]
-    found: dict[int, Found] = {}
+    found: dict[int, Result] = {}
     for shape in dict.fromkeys(shapes):
         places = [place for place, other in enumerate(shapes) if other == shape]
         for start in range(0, len(places), batch_size):

@@ -15,7 +15,7 @@ from maskgen.tokenizers.base import Tokenizer
 from maskgen.tokens.batch import UNKNOWN, Codes
 from maskgen.tokens.space import Kind
 
-BUNDLE_KIND = "phoneme_tokenizer"
+_BUNDLE_KIND = "phoneme_tokenizer"
 LEXICON_FILE = "lexicon.xz"
 CODEBOOK_SIZE = 128
 LONGEST_DURATION = CODEBOOK_SIZE - 1
@@ -53,7 +53,7 @@ class PhonemeTokenizer(Tokenizer):
         Raises:
             ValueError: If the bundle is missing, of another kind or damaged.
         """
-        bundle = load_bundle(folder, BUNDLE_KIND)
+        bundle = load_bundle(folder, _BUNDLE_KIND)
         lexicon = (bundle.folder / LEXICON_FILE).read_bytes()
         return cls(Speaker.from_parts(lexicon, bundle.config["speaker"], bundle.tensors), bundle.config["symbols"])
 
@@ -69,11 +69,11 @@ class PhonemeTokenizer(Tokenizer):
     def fingerprint(self) -> str:
         """Hash of the table of symbols. Lexicon and rules decide how a text is read, not what a code stands for: a model stays usable
         with a better lexicon, and shards hold phonemes that a teacher said."""
-        return fingerprint_of(BUNDLE_KIND, {"symbols": list(self.symbols), "codebook_size": self.codebook_size}, {})
+        return fingerprint_of(_BUNDLE_KIND, {"symbols": list(self.symbols), "codebook_size": self.codebook_size}, {})
 
     def save(self, folder: Path | str) -> str:
         """Write a bundle and return its fingerprint."""
-        save_bundle(folder, BUNDLE_KIND, self._config, self._tensors, {LEXICON_FILE: self._speaker.lexicon.packed})
+        save_bundle(folder, _BUNDLE_KIND, self._config, self._tensors, {LEXICON_FILE: self._speaker.lexicon.packed})
         return self.fingerprint
 
     def read(self, path: Path | str) -> str:

@@ -16,7 +16,7 @@ from maskgen.tokens.space import Kind, Modality
 from tokenizers import Tokenizer as Engine
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-BUNDLE_KIND = "text_tokenizer"
+_BUNDLE_KIND = "text_tokenizer"
 VOCABULARY_FILE = "tokenizer.json"
 SPACE = "Ġ"
 """The space in the alphabet of byte-level BPE."""
@@ -52,7 +52,7 @@ class TextTokenizer(Tokenizer):
         Raises:
             ValueError: If the bundle is missing, of another kind or damaged.
         """
-        bundle = load_bundle(folder, BUNDLE_KIND)
+        bundle = load_bundle(folder, _BUNDLE_KIND)
         return cls((bundle.folder / VOCABULARY_FILE).read_text(encoding="utf-8"), **bundle.config)
 
     @property
@@ -63,11 +63,11 @@ class TextTokenizer(Tokenizer):
     def fingerprint(self) -> str:
         """Hash of vocabulary and settings; equals the bundle's."""
         digest = hashlib.sha256(self.vocabulary.encode()).hexdigest()
-        return fingerprint_of(BUNDLE_KIND, self._config, {VOCABULARY_FILE: digest})
+        return fingerprint_of(_BUNDLE_KIND, self._config, {VOCABULARY_FILE: digest})
 
     def save(self, folder: Path | str) -> str:
         """Write a bundle and return its fingerprint."""
-        return save_bundle(folder, BUNDLE_KIND, self._config, {}, {VOCABULARY_FILE: self.vocabulary.encode()})
+        return save_bundle(folder, _BUNDLE_KIND, self._config, {}, {VOCABULARY_FILE: self.vocabulary.encode()})
 
     def read(self, path: Path | str) -> str:
         """Text of a UTF-8 file, without the line break at its end.

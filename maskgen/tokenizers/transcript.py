@@ -16,7 +16,7 @@ from maskgen.tokenizers.text import VOCABULARY_FILE, TextTokenizer
 from maskgen.tokens.batch import Codes
 from maskgen.tokens.space import Kind, Modality
 
-BUNDLE_KIND = "transcript_tokenizer"
+_BUNDLE_KIND = "transcript_tokenizer"
 LARGEST_FILE_BYTES = 2**20
 
 
@@ -94,7 +94,7 @@ class TranscriptTokenizer(Tokenizer):
         Raises:
             ValueError: If the bundle is missing, of another kind or damaged.
         """
-        bundle = load_bundle(folder, BUNDLE_KIND)
+        bundle = load_bundle(folder, _BUNDLE_KIND)
         vocabulary = (bundle.folder / VOCABULARY_FILE).read_text(encoding="utf-8")
         text = TextTokenizer(vocabulary, bundle.config["lowercase"])
         return cls(text, bundle.config["slot_frames"], bundle.config["frames_per_s"])
@@ -106,11 +106,11 @@ class TranscriptTokenizer(Tokenizer):
     @property
     def fingerprint(self) -> str:
         """Hash of vocabulary and slots."""
-        return fingerprint_of(BUNDLE_KIND, {**self._config, "text": self.text.fingerprint}, {})
+        return fingerprint_of(_BUNDLE_KIND, {**self._config, "text": self.text.fingerprint}, {})
 
     def save(self, folder: Path | str) -> str:
         """Write a bundle and return the fingerprint."""
-        save_bundle(folder, BUNDLE_KIND, self._config, {}, {VOCABULARY_FILE: self.text.vocabulary.encode()})
+        save_bundle(folder, _BUNDLE_KIND, self._config, {}, {VOCABULARY_FILE: self.text.vocabulary.encode()})
         return self.fingerprint
 
     def modality(self, name: str) -> Modality:

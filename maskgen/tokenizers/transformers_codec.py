@@ -14,7 +14,7 @@ from maskgen.io.bundle import load_bundle
 from maskgen.tokenizers.chunking import Windows
 from maskgen.tokenizers.external_codec import CodecTokenizer, chosen_levels, levels_of_bandwidth
 
-BUNDLE_KIND = "transformers_codec_tokenizer"
+_BUNDLE_KIND = "transformers_codec_tokenizer"
 CHUNK_S = 20.0
 """Longest piece that DAC is given at once, without its context."""
 
@@ -105,7 +105,7 @@ def _dac_decode(model: Any, codes: Tensor) -> Tensor:
     return samples
 
 
-FAMILIES = {
+CODEC_FAMILIES = {
     "encodec": CodecFamily(
         model="EncodecModel",
         config="EncodecConfig",
@@ -166,14 +166,14 @@ class TransformersCodecTokenizer(CodecTokenizer):
         ValueError: If the model is of another class, lacks a half, or has no such level or bandwidth.
     """
 
-    bundle_kind: ClassVar[str] = BUNDLE_KIND
+    bundle_kind: ClassVar[str] = _BUNDLE_KIND
 
     def __init__(self, model: Any, num_levels: int | None = None, bandwidth_kbps: float | None = None) -> None:
         config = model.config
         kind = getattr(config, "model_type", type(model).__name__)
-        if kind not in FAMILIES or model.encoder is None or model.decoder is None:
-            raise ValueError(f"the model is a {kind}, wanted a whole {', '.join(FAMILIES)} with encoder and decoder")
-        self.family = FAMILIES[kind]
+        if kind not in CODEC_FAMILIES or model.encoder is None or model.decoder is None:
+            raise ValueError(f"the model is a {kind}, wanted a whole {', '.join(CODEC_FAMILIES)} with encoder and decoder")
+        self.family = CODEC_FAMILIES[kind]
         lowest, highest = int(getattr(config, "num_semantic_quantizers", 1)), self.family.max_levels(config)
         levels = chosen_levels(num_levels, self._bandwidth_levels(kind, config, bandwidth_kbps), lowest, highest)
         super().__init__(model, levels, self.family.windows(config), bool(getattr(config, "normalize", False)))
@@ -213,10 +213,10 @@ class TransformersCodecTokenizer(CodecTokenizer):
         place = {"revision": revision or "main", "local_files_only": local}
         try:
             kind = package.PreTrainedConfig.get_config_dict(str(source), **place)[0].get("model_type")
-            if kind not in FAMILIES:
+            if kind not in CODEC_FAMILIES:
                 found = f"a {kind}" if kind else "no config.json with a model_type"
-                raise ValueError(f"{source} holds {found}, wanted {', '.join(FAMILIES)}")
-            model_class = getattr(package, FAMILIES[kind].model)
+                raise ValueError(f"{source} holds {found}, wanted {', '.join(CODEC_FAMILIES)}")
+            model_class = getattr(package, CODEC_FAMILIES[kind].model)
             model, info = model_class.from_pretrained(
                 str(source), use_safetensors=True, dtype=torch.float32, output_loading_info=True, **place
             )
@@ -237,8 +237,8 @@ class TransformersCodecTokenizer(CodecTokenizer):
             ValueError: If the bundle is missing, of another kind or damaged.
         """
         package = _transformers()
-        bundle = load_bundle(folder, BUNDLE_KIND)
-        family = FAMILIES[bundle.config["family"]]
+        bundle = load_bundle(folder, _BUNDLE_KIND)
+        family = CODEC_FAMILIES[bundle.config["family"]]
         model = getattr(package, family.model)(getattr(package, family.config)(**bundle.config["model"]))
         model.load_state_dict(bundle.tensors)
         tokenizer = cls(model, bundle.config["num_levels"])

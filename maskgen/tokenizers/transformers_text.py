@@ -12,12 +12,12 @@ from maskgen.io.bundle import fingerprint_of, load_bundle, save_bundle
 from maskgen.io.files import read_text, write_text
 from maskgen.networks.backbone import Vocabulary, read_vocabulary
 from maskgen.tokenizers.base import Tokenizer
+from maskgen.tokenizers.text import VOCABULARY_FILE
 from maskgen.tokens.batch import UNKNOWN, Codes
 from maskgen.tokens.space import Kind, Modality
 from tokenizers import Tokenizer as Engine
 
-BUNDLE_KIND = "transformers_text_tokenizer"
-VOCABULARY_FILE = "tokenizer.json"
+_BUNDLE_KIND = "transformers_text_tokenizer"
 
 
 class TransformersTextTokenizer(Tokenizer):
@@ -74,7 +74,7 @@ class TransformersTextTokenizer(Tokenizer):
         Raises:
             ValueError: If the bundle is missing, of another kind or damaged.
         """
-        bundle = load_bundle(folder, BUNDLE_KIND)
+        bundle = load_bundle(folder, _BUNDLE_KIND)
         return cls((bundle.folder / VOCABULARY_FILE).read_text(encoding="utf-8"), **bundle.config)
 
     @property
@@ -85,11 +85,11 @@ class TransformersTextTokenizer(Tokenizer):
     def fingerprint(self) -> str:
         """Hash of vocabulary and settings; equals the bundle's."""
         digest = hashlib.sha256(self._vocabulary.encode()).hexdigest()
-        return fingerprint_of(BUNDLE_KIND, self._config, {VOCABULARY_FILE: digest})
+        return fingerprint_of(_BUNDLE_KIND, self._config, {VOCABULARY_FILE: digest})
 
     def save(self, folder: Path | str) -> str:
         """Write a bundle and return its fingerprint."""
-        return save_bundle(folder, BUNDLE_KIND, self._config, {}, {VOCABULARY_FILE: self._vocabulary.encode()})
+        return save_bundle(folder, _BUNDLE_KIND, self._config, {}, {VOCABULARY_FILE: self._vocabulary.encode()})
 
     def read(self, path: Path | str) -> str:
         """Text of a UTF-8 file, without the line break at its end.

@@ -1,15 +1,12 @@
 """Rows of cells: packing samples into the shared space and taking them out again."""
 
 import dataclasses
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
-
-from maskgen.tokens.space import MASK, PAD, TokenSpace
 
 UNKNOWN = -1
 """Code of a cell that is to be generated."""
@@ -80,169 +77,6 @@ class TokenBatch:
     def to(self, device: torch.device | str) -> "TokenBatch":
         """The same batch on another device."""
         return self.map(lambda field: field.to(device))
-
-
-def coordinates(grid: Sequence[int]) -> Int[Tensor, "cells 3"]:
-    """(time, row, column) of every cell of a grid in reading order.
-
-    A 1-D grid runs along time, a 2-D grid along (row, column), a 3-D grid along all three.
-
-    Raises:
-        ValueError: If the grid has no or more than three axes.
-    """
-    axes = {1: (0,), 2: (1, 2), 3: (0, 1, 2)}.get(len(grid))
-    if axes is None:
-        raise ValueError(f"a grid has 1, 2 or 3 axes, got shape {tuple(grid)}")
-    coords = torch.zeros(math.prod(grid), 3, dtype=torch.long)
-    for axis, values in zip(axes, torch.meshgrid(*(torch.arange(size) for size in grid), indexing="ij"), strict=True):
-        coords[:, axis] = values.reshape(-1)
-    return coords
-
-
-DEFAULT_DURATION = 3
-"""Frames that a phoneme of unknown duration counts for when the ones after it are placed."""
-
-
-def placed_in_time(codes: Codes) -> Int[Tensor, "cells 3"]:
-    """(time, 0, 0) of the cells of timed phonemes: the middle of each on the time axis of the sound that they describe.
-
-    So a frame of sound and the phoneme spoken in it stand at the same place, and rotary attention finds one from the other.
-
-    Args:
-        codes: [2, n]: phonemes, and the frames that each lasts (UNKNOWN counts as DEFAULT_DURATION).
-    """
-    frames = torch.where(codes[1] == UNKNOWN, DEFAULT_DURATION, codes[1]).long()
-    coords = torch.zeros(codes.shape[1], 3, dtype=torch.long)
-    coords[:, 0] = frames.cumsum(dim=0) - frames + frames // 2
-    return coords
-
-
-def _shared_ids(codes: Codes, space: TokenSpace, name: str) -> Int[Tensor, "cells level"]:
-    """Shared ids of one sample's codes, one row a cell."""
-    segments = space.of(name)
-    if codes.ndim < 2 or codes.shape[0] != len(segments):
-        raise ValueError(f"codes of {name!r} have shape {tuple(codes.shape)}, wanted [{len(segments)} levels, *grid]")
-    flat = codes.reshape(codes.shape[0], -1).long()
-    size = segments[0].size
-    if flat.numel() and not (int(flat.min()) >= UNKNOWN and int(flat.max()) < size):
-        raise ValueError(f"codes of {name!r} must lie in [0, {size}) or be {UNKNOWN} (unknown), got {int(flat.min())} to {int(flat.max())}")
-    offsets = torch.tensor([segment.offset for segment in segments])[:, None]
-    ids = torch.full((flat.shape[1], space.num_levels), PAD, dtype=torch.long)
-    ids[:, : len(segments)] = torch.where(flat == UNKNOWN, MASK, flat + offsets).T
-    return ids
-
-
-def pack(samples: Sequence[Mapping[str, Codes]], space: TokenSpace, multiple: int = 1) -> TokenBatch:
-    """Lay samples out as rows of cells, one a row, padded to the longest.
-
-    Inside a row the modalities follow the order of the space. One function serves training and generation.
-
-    Args:
-        samples: Modality name to Codes `[level, *grid]`; absent modalities are simply left out.
-        space: Who owns which ids.
-        multiple: The length is padded up to a multiple of this: few shapes, so a compiled model is compiled few times.
-
-    Returns:
-        A TokenBatch with one document a row.
-
-    Raises:
-        ValueError: If a modality is unknown, or codes have a wrong shape or range.
-    """
-    return pack_rows([[sample] for sample in samples], space, multiple)
-
-
-def pack_rows(rows: Sequence[Sequence[Mapping[str, Codes]]], space: TokenSpace, multiple: int = 1) -> TokenBatch:
-    """Lay rows of samples out, the samples of a row behind each other as documents 0, 1, ... that never see each other.
-
-    Args:
-        rows: Samples of each row, as for `pack`.
-        space: Who owns which ids.
-        multiple: The length is padded up to a multiple of this.
-
-    Returns:
-        A TokenBatch; padding belongs to document 0 and is not valid.
-
-    Raises:
-        ValueError: If there is no row, a modality is unknown, or codes have a wrong shape or range.
-    """
-    if not rows:
-        raise ValueError("pack needs at least one sample, got none")
-    filled = [_row([_cells(sample, space) for sample in row], space.num_levels) for row in rows]
-    lengths = torch.tensor([len(modality) for _, modality, _, _ in filled])
-    length = -(-int(lengths.max()) // multiple) * multiple
-    ids, modality, coords, document = (_padded(fields, length) for fields in zip(*filled, strict=True))
-    return TokenBatch(ids, modality, coords, torch.arange(length)[None] < lengths[:, None], document)
-
-
-Cells = tuple[Tensor, Tensor, Tensor]
-"""Ids `[cells level]`, modality `[cells]` and coordinates `[cells 3]`."""
-
-
-def _cells(sample: Mapping[str, Codes], space: TokenSpace) -> Cells:
-    """The cells of one sample."""
-    for name in sample:
-        space.of(name)
-    parts: list[Cells] = [_nothing(space.num_levels)]
-    for name in [modality.name for modality in space.modalities if modality.name in sample]:
-        ids = _shared_ids(sample[name], space, name)
-        coords = placed_in_time(sample[name]) if space.modality(name).timed else coordinates(sample[name].shape[1:])
-        coords[:, 0] *= space.modality(name).stride
-        parts.append((ids, torch.full((len(ids),), space.index(name)), coords))
-    ids, modality, coords = (torch.cat(list(field)) for field in zip(*parts, strict=True))
-    return ids, modality, coords
-
-
-def _nothing(num_levels: int) -> Cells:
-    """No cells at all."""
-    return torch.zeros(0, num_levels, dtype=torch.long), torch.zeros(0, dtype=torch.long), torch.zeros(0, 3, dtype=torch.long)
-
-
-def _row(samples: Sequence[Cells], num_levels: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The cells of several samples behind each other, and the document of each."""
-    documents = [torch.full((len(modality),), number) for number, (_, modality, _) in enumerate(samples)]
-    ids, modality, coords = (torch.cat(list(field)) for field in zip(*(samples or [_nothing(num_levels)]), strict=True))
-    return ids, modality, coords, torch.cat(documents or [torch.zeros(0, dtype=torch.long)])
-
-
-def _padded(rows: Sequence[Tensor], length: int) -> Tensor:
-    """Rows of cells as one tensor, zeros behind the shorter ones."""
-    batch = rows[0].new_zeros(len(rows), length, *rows[0].shape[1:])
-    for place, row in zip(batch, rows, strict=True):
-        place[: len(row)] = row
-    return batch
-
-
-def _codes_of(ids: Int[Tensor, "cells level"], coords: Int[Tensor, "cells 3"], space: TokenSpace, name: str) -> Codes:
-    """Codes of one modality from the cells of one row."""
-    segments = space.of(name)
-    offsets = torch.tensor([segment.offset for segment in segments], device=ids.device)
-    kept = ids[:, : len(segments)]
-    codes = torch.where(kept == MASK, UNKNOWN, kept - offsets).T
-    axes = space.modality(name).axes
-    return codes.reshape(len(segments), *(coords[:, list(axes)].amax(dim=0) + 1).tolist()) if len(axes) > 1 else codes
-
-
-def unpack(batch: TokenBatch, space: TokenSpace) -> list[dict[str, Codes]]:
-    """The samples of a batch: the inverse of `pack` and `pack_rows`; what is still MASK becomes UNKNOWN.
-
-    Hidden cells count as absent.
-    """
-    samples = []
-    for row in range(len(batch)):
-        for document in range(int(batch.document[row].max()) + 1 if batch.document.shape[1] else 1):
-            sample = {}
-            for modality in space.modalities:
-                cells = batch.valid[row] & (batch.document[row] == document) & (batch.modality[row] == space.index(modality.name))
-                if bool(cells.any()):
-                    sample[modality.name] = _codes_of(batch.ids[row][cells], batch.coords[row][cells], space, modality.name)
-            samples.append(sample)
-    return samples
-
-
-def until_end(codes: Codes, end: int | None) -> Codes:
-    """A text's codes before the first end code; all of them where there is none."""
-    found = [] if end is None or codes.ndim != 2 else (codes[0] == end).nonzero()[:, 0].tolist()
-    return codes[:, : found[0]] if found else codes
 
 
 def condition_cells(batch: TokenBatch, modality_index: int) -> Bool[Tensor, "batch length"]:

@@ -14,7 +14,8 @@ from maskgen.decoding.settings import GenerationSettings
 from maskgen.io.images import contact_sheet, to_pixels
 from maskgen.tokenizers.image import ImageTokenizer
 from maskgen.tokenizers.text import TextTokenizer
-from maskgen.tokens.batch import UNKNOWN, Codes, pack, unpack
+from maskgen.tokens.batch import UNKNOWN, Codes
+from maskgen.tokens.packing import pack, unpack
 from maskgen.training.modules.masked import MaskedTokenModule
 
 logger = logging.getLogger(__name__)

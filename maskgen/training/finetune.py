@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from maskgen.data.loading.token_data import TokenData
 from maskgen.data.shards.manifest import read_index
 from maskgen.io.files import write_atomic
-from maskgen.networks.lora import Adapter, LoraSettings, adapter_tensors, add_lora, merged
+from maskgen.networks.lora import Adapter, LoraSettings, adapter_tensors, add_lora, merge_lora
 from maskgen.networks.pretrained import Pretrained, load_pretrained, start_from
 from maskgen.networks.transformer import MaskTransformer
 from maskgen.tokens.space import Segment, TokenSpace
@@ -153,7 +153,7 @@ def finetune_tokens(shards: Path, work: Path, start: Start, settings: FinetuneSe
         return Finetuned(network.eval().requires_grad_(False), None, before, after, count, elapsed_s)
     values, tensors = {name: list(known) for name, known in start.values.items()}, adapter_tensors(network, base.model)
     adapter = Adapter(settings.lora, start.model, base.weights, values, tensors)
-    return Finetuned(merged(network), adapter, before, after, sum(map(torch.numel, tensors.values())), elapsed_s)
+    return Finetuned(merge_lora(network), adapter, before, after, sum(map(torch.numel, tensors.values())), elapsed_s)
 
 
 def finetune_module(shards: Path, base: Pretrained, start: Start, settings: FinetuneSettings) -> MaskedTokenModule:

@@ -17,9 +17,9 @@ from maskgen.data.build.token_shards import token_output
 from maskgen.data.corpora.recordings import SPEAKER, Timing, timed
 from maskgen.data.sources.folder import FolderSource
 from maskgen.decoding.settings import GenerationSettings
-from maskgen.io.bundle import CONFIG_FILE, find_model, load_bundle, read_record, save_bundle
-from maskgen.networks.durations import BUNDLE_KIND as DURATIONS_KIND
-from maskgen.networks.lora import apply_adapter, load_adapter, merged, save_adapter
+from maskgen.io.bundle import CONFIG_FILE, find_model, load_bundle, read_bundle_record, save_bundle
+from maskgen.networks.durations import DURATIONS_KIND
+from maskgen.networks.lora import apply_adapter, load_adapter, merge_lora, save_adapter
 from maskgen.networks.pretrained import load_pretrained
 from maskgen.networks.transformer import MaskTransformer
 from maskgen.pipelines.base import Pipeline
@@ -189,7 +189,7 @@ def _plan(folder: Path, base: Pipeline, model: str, target: str, tokenizers: Map
 
 def _timing(model: Path, codec: SoundTokenizer) -> Timing:
     """Settings for timing the phonemes of recordings with the model's duration predictor."""
-    places = read_record(model)["config"]["tokenizers"]
+    places = read_bundle_record(model)["config"]["tokenizers"]
     return Timing(
         phones=(model / places["phones"]).resolve(),
         durations=(model / DURATIONS_FOLDER).resolve(),
@@ -266,6 +266,6 @@ def merge_adapter(adapter: Path | str, model: str | None, out: Path | str) -> st
         tokenizers[modality] = AttributeTokenizer(old.field, values, old.codebook_size)
         copied[modality] = (len(old.values), 0)
     with torch.no_grad():
-        network = merged(pretrained.model)
+        network = merge_lora(pretrained.model)
     _write_model(Path(out), base, name, network, tokenizers, copied)
     return name

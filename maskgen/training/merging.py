@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from maskgen.decoding.settings import CHEAPER, GenerationSettings, needs_of
-from maskgen.io.bundle import WEIGHTS_FILE, find_model, load_bundle, read_record
+from maskgen.io.bundle import WEIGHTS_FILE, find_model, load_bundle, read_bundle_record
 from maskgen.io.checkpoint import read_checkpoint, weights
 from maskgen.networks.auto import own_tensors
 from maskgen.networks.bridges import BRIDGE_KIND, Bridge
-from maskgen.networks.pretrained import BUNDLE_KIND
-from maskgen.networks.towers import Tower, TowersConfig, TowerTransformer, bridged
+from maskgen.networks.pretrained import PIPELINE_KIND
+from maskgen.networks.tower_config import Tower, TowersConfig
+from maskgen.networks.towers import TowerTransformer, bridged
 from maskgen.networks.transformer import MaskTransformer
 from maskgen.pipelines.base import Pipeline
 from maskgen.tokens.space import TokenSpace
@@ -68,7 +69,7 @@ def add_bridge(checkpoint: Path, model: Path | str) -> Pipeline:
     found = read_checkpoint(checkpoint, BRIDGE_KIND)
     made = found["maskgen"]
     pipeline = Pipeline.from_pretrained(model, specialists=False)
-    if read_record(find_model(model))["files"][WEIGHTS_FILE] != made["towers"] or not isinstance(pipeline.model, TowerTransformer):
+    if read_bundle_record(find_model(model))["files"][WEIGHTS_FILE] != made["towers"] or not isinstance(pipeline.model, TowerTransformer):
         raise ValueError(f"{checkpoint} was trained between the towers of another model than {model}; give the one that its config names")
     network = bridged(pipeline.model, pipeline.space, made["reader"], Bridge(**made["bridge"]))
     missing, unexpected = network.load_state_dict(weights(found, "network."), strict=False)
@@ -98,7 +99,7 @@ def tokenizer_folders(models: Mapping[str, Path | str]) -> dict[str, Path]:
     """Folders of the models' tokenizers, so that a merged bundle can refer to them."""
     found = {}
     for model in models.values():
-        bundle = load_bundle(find_model(model), BUNDLE_KIND)
+        bundle = load_bundle(find_model(model), PIPELINE_KIND)
         found.update({name: (bundle.folder / place).resolve() for name, place in bundle.config["tokenizers"].items()})
     return found
 

@@ -6,10 +6,10 @@ import torch
 
 from builders.audio_tokenizer import tiny_audio_tokenizer
 from maskgen.decoding.settings import GenerationSettings
-from maskgen.networks.auto import made
+from maskgen.networks.auto import new_network
 from maskgen.networks.bridges import Bridge, Translation
 from maskgen.networks.durations import DurationConfig, DurationPredictor
-from maskgen.networks.towers import Tower, TowersConfig
+from maskgen.networks.tower_config import Tower, TowersConfig
 from maskgen.networks.transformer import TransformerConfig
 from maskgen.pipelines.base import Pipeline
 from maskgen.tokenizers.attribute import AttributeTokenizer
@@ -44,7 +44,7 @@ def write_any(folder: Path, text: TextTokenizer, image: ImageTokenizer, sizes: T
             "transcript": TranscriptTokenizer(text),
         }
         space = TokenSpace([tokenizer.modality(name) for name, tokenizer in tokenizers.items()])
-        model = made(sizes, space)
+        model = new_network(sizes, space)
         with torch.no_grad():
             for table in [one for one in model.modules() if isinstance(one, torch.nn.Embedding) and one.num_embeddings > 10]:
                 table.weight.mul_(20.0)

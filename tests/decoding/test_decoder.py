@@ -23,7 +23,7 @@ from maskgen.sampling.base import State
 from maskgen.sampling.blocks import BlockSampler
 from maskgen.sampling.critic import CriticSampler
 from maskgen.sampling.frequency import FrequencySampler
-from maskgen.tokens.batch import pack
+from maskgen.tokens.packing import pack
 
 PLAIN = GenerationSettings(steps=(6, 3), guidance_scale=2.0)
 SWITCHES: list[dict[str, Any]] = [

@@ -20,10 +20,10 @@ from maskgen.decoding.guidance import (
     guidance_by_name,
     is_off,
     mixed,
-    rescaled,
+    rescale_guided,
 )
 from maskgen.decoding.logits import remask
-from maskgen.tokens.batch import pack
+from maskgen.tokens.packing import pack
 from maskgen.tokens.space import MASK, PAD, Modality, TokenSpace
 
 
@@ -124,26 +124,26 @@ def test_each_cell_is_mixed_at_its_own_scale_and_at_one_it_is_the_conditional_to
 
 def test_rescaling_is_that_of_the_paper_with_the_spread_of_a_row() -> None:
     rows, guided, conditional = torch.tensor([0, 0, 2]), 4 * random(3, 20), random(3, 20, seed=1)
-    found = rescaled(guided, conditional, rows, 0.7)
+    found = rescale_guided(guided, conditional, rows, 0.7)
     for row in (0, 2):
         own, wanted = guided[rows == row], conditional[rows == row]
         expected = 0.7 * own * wanted.std() / own.std() + 0.3 * own
         torch.testing.assert_close(found[rows == row], expected)
-    assert rescaled(guided, conditional, rows, 0.0) is guided
+    assert rescale_guided(guided, conditional, rows, 0.0) is guided
 
 
 def test_a_row_s_rescaling_does_not_depend_on_its_neighbours() -> None:
     guided, conditional, rows = 4 * random(5, 20), random(5, 20, seed=1), torch.tensor([0, 0, 1, 1, 1])
     louder = torch.cat([guided[:2], 100 * guided[2:]])
-    assert torch.equal(rescaled(guided, conditional, rows, 1.0)[:2], rescaled(louder, conditional, rows, 1.0)[:2])
-    assert torch.equal(rescaled(guided, conditional, rows, 1.0)[2:], rescaled(guided[2:], conditional[2:], rows[2:], 1.0))
+    assert torch.equal(rescale_guided(guided, conditional, rows, 1.0)[:2], rescale_guided(louder, conditional, rows, 1.0)[:2])
+    assert torch.equal(rescale_guided(guided, conditional, rows, 1.0)[2:], rescale_guided(guided[2:], conditional[2:], rows[2:], 1.0))
 
 
 def test_rescaling_leaves_alone_what_has_the_spread_already_or_none() -> None:
     conditional, rows = random(4, 20), torch.zeros(4, dtype=torch.long)
-    assert torch.equal(rescaled(conditional.clone(), conditional, rows, 0.7), conditional)
-    assert torch.equal(rescaled(torch.ones(4, 20), conditional, rows, 0.7), torch.ones(4, 20))
-    assert rescaled(conditional[:0], conditional[:0], rows[:0], 0.7).shape == (0, 20)
+    assert torch.equal(rescale_guided(conditional.clone(), conditional, rows, 0.7), conditional)
+    assert torch.equal(rescale_guided(torch.ones(4, 20), conditional, rows, 0.7), torch.ones(4, 20))
+    assert rescale_guided(conditional[:0], conditional[:0], rows[:0], 0.7).shape == (0, 20)
 
 
 @pytest.mark.parametrize("rescale", [-0.1, 1.1, math.nan])

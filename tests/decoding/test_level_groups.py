@@ -13,7 +13,8 @@ from maskgen.networks.transformer import MaskTransformer, TransformerConfig
 from maskgen.sampling import by_name, names
 from maskgen.sampling.base import State
 from maskgen.sampling.halton import HaltonSampler, halton_order
-from maskgen.tokens.batch import UNKNOWN, TokenBatch, pack, unpack
+from maskgen.tokens.batch import UNKNOWN, TokenBatch
+from maskgen.tokens.packing import pack, unpack
 from maskgen.tokens.space import Modality, Segment, TokenSpace
 
 SPACE = TokenSpace(

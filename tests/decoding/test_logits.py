@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from maskgen.decoding.guidance import ConstantGuidance, IntervalGuidance, LinearGuidance, MaskRateGuidance, rescaled
+from maskgen.decoding.guidance import ConstantGuidance, IntervalGuidance, LinearGuidance, MaskRateGuidance, rescale_guided
 from maskgen.decoding.logits import (
     ModelCallCounter,
     against,
@@ -17,8 +17,9 @@ from maskgen.decoding.logits import (
     seen_through,
 )
 from maskgen.decoding.together import logits_by_group
-from maskgen.tokens.batch import TokenBatch, pack
+from maskgen.tokens.batch import TokenBatch
 from maskgen.tokens.functions import LogitsFn
+from maskgen.tokens.packing import pack
 from maskgen.tokens.space import MASK, Modality, Segment, TokenSpace
 
 SPACE = TokenSpace(
@@ -222,7 +223,7 @@ def test_rescaled_guidance_is_the_same_fused_and_unfused_and_for_a_row_alone(sch
     fused = guided_model(model, view, schedule, rescale=0.7)(batch, cells, IMAGE, 0.5)
     torch.testing.assert_close(fused, unfused, atol=1e-5, rtol=1e-5)
     guided_only = guided(plain, seen_through(view, plain), schedule)(batch, cells, IMAGE, 0.5)
-    expected = rescaled(guided_only, plain(batch, cells, IMAGE, 0.5), cells.nonzero()[:, 0], 0.7)
+    expected = rescale_guided(guided_only, plain(batch, cells, IMAGE, 0.5), cells.nonzero()[:, 0], 0.7)
     torch.testing.assert_close(fused, expected, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(fused, guided_only)
     other = batch_of([1, 2, 3], [7, 8, 9])

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from maskgen.decoding.logits_processors import differential, noise_regularised
 from maskgen.sampling.confidence import ConfidenceSampler
-from maskgen.tokens.batch import UNKNOWN, TokenBatch, pack
+from maskgen.tokens.batch import UNKNOWN, TokenBatch
+from maskgen.tokens.packing import pack
 from maskgen.tokens.space import Modality, Segment, TokenSpace
 
 SPACE = TokenSpace([Modality(name="audio", kind="audio", num_levels=2, codebook_size=16)])

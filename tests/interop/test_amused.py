@@ -11,7 +11,7 @@ from torch import Tensor
 from maskgen.decoding.guidance import ConstantGuidance, GuidanceSchedule, IntervalGuidance, MaskRateGuidance
 from maskgen.interop.amused import MicroConditions, Prompts, amused_logits, amused_space, blank_grids, read_prompts, read_uvit
 from maskgen.sampling.confidence import ConfidenceSampler
-from maskgen.tokens.batch import pack, unpack
+from maskgen.tokens.packing import pack, unpack
 from maskgen.tokens.space import MASK, TokenSpace
 
 diffusers = pytest.importorskip("diffusers")

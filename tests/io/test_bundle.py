@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from maskgen.io.bundle import CONFIG_FILE, FORMAT, WEIGHTS_FILE, fingerprint_of, load_bundle, read_record, save_bundle
+from maskgen.io.bundle import BUNDLE_FORMAT, CONFIG_FILE, WEIGHTS_FILE, fingerprint_of, load_bundle, read_bundle_record, save_bundle
 from maskgen.io.checkpoint import weights
 from maskgen.io.files import write_atomic
 
@@ -108,8 +108,8 @@ def test_missing_parts_other_kinds_and_newer_formats_are_refused(folder: Path, t
         load_bundle(tmp_path / "nothing", "demo")
     shutil.copytree(folder, tmp_path / "newer")
     record = json.loads((folder / CONFIG_FILE).read_text())
-    (tmp_path / "newer" / CONFIG_FILE).write_text(json.dumps({**record, "format": FORMAT + 1}))
-    with pytest.raises(ValueError, match=f"format {FORMAT + 1}, this maskgen reads format {FORMAT}; update"):
+    (tmp_path / "newer" / CONFIG_FILE).write_text(json.dumps({**record, "format": BUNDLE_FORMAT + 1}))
+    with pytest.raises(ValueError, match=f"format {BUNDLE_FORMAT + 1}, this maskgen reads format {BUNDLE_FORMAT}; update"):
         load_bundle(tmp_path / "newer", "demo")
     (folder / "words.txt").unlink()
     with pytest.raises(ValueError, match=r"words\.txt is missing"):
@@ -120,12 +120,12 @@ def test_missing_parts_other_kinds_and_newer_formats_are_refused(folder: Path, t
 def test_a_config_that_is_no_record_is_damaged(tmp_path: Path, content: str) -> None:
     (tmp_path / CONFIG_FILE).write_text(content)
     with pytest.raises(ValueError, match="damaged"):
-        read_record(tmp_path)
+        read_bundle_record(tmp_path)
 
 
 @pytest.mark.parametrize("folder", sorted(Path(__file__).parents[2].glob("*/*/bundle/bundle.json")), ids=lambda path: path.parts[-3])
 def test_bundles_of_the_repository_are_whole(folder: Path) -> None:
-    record = read_record(folder.parent)
+    record = read_bundle_record(folder.parent)
     assert load_bundle(folder.parent, record["kind"]).fingerprint == fingerprint_of(record["kind"], record["config"], record["files"])
 
 

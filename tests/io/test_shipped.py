@@ -8,7 +8,7 @@ import pytest
 
 import maskgen
 from maskgen.io import shipped as module
-from maskgen.io.bundle import find_model, load_bundle, read_record, save_bundle
+from maskgen.io.bundle import find_model, load_bundle, read_bundle_record, save_bundle
 from maskgen.io.shipped import GROUPS, find_path, installed_models, model_folder, model_names, shipped, shipped_path, working_copy
 
 
@@ -53,7 +53,7 @@ def test_a_file_of_ones_own_comes_first() -> None:
 def test_bundles_are_read_by_their_shipped_name() -> None:
     name = "tokenizers/text-bpe/bundle"
     assert load_bundle(name, "text_tokenizer").folder == shipped("tokenizers") / "text-bpe" / "bundle"
-    assert read_record(name)["kind"] == "text_tokenizer"
+    assert read_bundle_record(name)["kind"] == "text_tokenizer"
 
 
 def test_a_recipe_is_copied_with_the_files_beside_it_and_nothing_is_overwritten() -> None:

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from maskgen.decoding.logits import hide_condition
 from maskgen.masking.masks import draw_masks, draw_rates, drop_modalities, level_groups, mask_group, random_cells, span_starts
 from maskgen.masking.schedule import Cosine
-from maskgen.tokens.batch import UNKNOWN, TokenBatch, pack
+from maskgen.tokens.batch import UNKNOWN, TokenBatch
+from maskgen.tokens.packing import pack
 from maskgen.tokens.space import MASK, Modality, TokenSpace
 
 SPACE = TokenSpace(

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maskgen.masking.noise import HybridNoise, Mixture, Noised, NoiseLaw, UniformNoise, Weight, cell_weights, divergences, draw_noise
-from maskgen.tokens.batch import TokenBatch, pack
+from maskgen.tokens.batch import TokenBatch
+from maskgen.tokens.packing import pack
 from maskgen.tokens.space import MASK, Modality, TokenSpace
 
 SIZE = 5

@@ -19,8 +19,8 @@ from maskgen.masking.schedule import (
     MaskSchedule,
     Power,
     TruncatedGaussian,
-    by_name,
     masked_after,
+    schedule_by_name,
     whole_ceil,
     whole_floor,
 )
@@ -171,9 +171,9 @@ def test_a_step_that_does_not_exist_is_refused(step: int, steps: int) -> None:
 
 
 def test_schedules_are_found_by_name_and_an_unknown_name_lists_them() -> None:
-    assert [type(by_name(name)).__name__.lower() for name in MASK_SCHEDULES] == list(MASK_SCHEDULES)
+    assert [type(schedule_by_name(name)).__name__.lower() for name in MASK_SCHEDULES] == list(MASK_SCHEDULES)
     with pytest.raises(ValueError, match=r"'cubic'.*cosine, arccos, linear, power, log, exp, truncatedgaussian"):
-        by_name("cubic")
+        schedule_by_name("cubic")
 
 
 def test_a_yaml_class_path_builds_a_schedule() -> None:

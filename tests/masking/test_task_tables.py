@@ -5,9 +5,11 @@ from itertools import combinations
 import pytest
 import torch
 
+from maskgen.masking.budgets import Budget
 from maskgen.masking.schedule import Linear
-from maskgen.masking.tasks import Budget, Target, Task, draw_tasks
-from maskgen.tokens.batch import UNKNOWN, TokenBatch, pack
+from maskgen.masking.tasks import TargetObjective, Task, draw_tasks
+from maskgen.tokens.batch import UNKNOWN, TokenBatch
+from maskgen.tokens.packing import pack
 from maskgen.tokens.space import MASK, Modality, TokenSpace
 
 END = 10
@@ -41,7 +43,7 @@ def sample(seed: int = 0, names: list[str] = NAMES) -> dict[str, torch.Tensor]:
     return {name: whole[name] for name in names}
 
 
-def draw(batch: TokenBatch, task: Task, drop: float = 0.0, seed: int = 0, targets: dict[str, Target] | None = None):  # type: ignore[no-untyped-def]
+def draw(batch: TokenBatch, task: Task, drop: float = 0.0, seed: int = 0, targets: dict[str, TargetObjective] | None = None):  # type: ignore[no-untyped-def]
     return draw_tasks(batch, SPACE, {"it": task}, targets or {}, drop, torch.Generator().manual_seed(seed))
 
 
@@ -156,7 +158,7 @@ def test_a_budget_larger_than_the_row_still_asks_something() -> None:
 @pytest.mark.parametrize("share", ["infill_share", "prompt_share"])
 def test_phonemes_that_are_asked_for_stay_visible_around_a_gap(share: str) -> None:
     clean = pack([sample(seed) for seed in range(60)], SPACE)
-    targets = {"audio": Target(**{share: 1.0})}  # type: ignore[arg-type]
+    targets = {"audio": TargetObjective(**{share: 1.0})}  # type: ignore[arg-type]
     drawn = draw(clean, Task(asked=["phones", "audio"]), targets=targets)
     for name in ("phones", "audio"):
         asked = drawn.asked[name]
@@ -167,7 +169,7 @@ def test_phonemes_that_are_asked_for_stay_visible_around_a_gap(share: str) -> No
 
 def test_targets_have_schedules_of_their_own() -> None:
     clean = pack([sample(seed) for seed in range(600)], SPACE)
-    targets = {"image": Target(level_weights=[0.0, 0.0, 1.0]), "text": Target(schedule=Linear())}
+    targets = {"image": TargetObjective(level_weights=[0.0, 0.0, 1.0]), "text": TargetObjective(schedule=Linear())}
     drawn = draw(clean, Task(asked=["image", "text"]), targets=targets)
     assert (drawn.asked["image"].masked.level == 2).all()
     assert abs(float(drawn.asked["text"].masked.rate.mean()) - 0.5) < 0.02
@@ -182,8 +184,8 @@ def test_targets_have_schedules_of_their_own() -> None:
         (lambda: Task(asked=["a"], weight=0.0), "positive weight"),
         (lambda: Task(asked=["a"], given=["b"], budget=Budget()), "budget decides itself"),
         (lambda: Budget(asked=(0, 4)), "asked from 1 on"),
-        (lambda: Target(loss="mean"), "maskgit or elbo"),
-        (lambda: Target(weight=0.0), "weight of a target must be positive"),
+        (lambda: TargetObjective(loss="mean"), "maskgit or elbo"),
+        (lambda: TargetObjective(weight=0.0), "weight of a target must be positive"),
     ],
 )
 def test_bad_tables(made, message: str) -> None:  # type: ignore[no-untyped-def]

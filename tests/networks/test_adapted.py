@@ -14,8 +14,9 @@ from torch import Tensor
 
 from maskgen.io.bundle import load_bundle, save_bundle
 from maskgen.networks.adapted import AdaptedTransformer, adapt, cell_before, grown_table, open_edges, open_share, places_in_row
-from maskgen.networks.pretrained import BUNDLE_KIND, transformer_of
-from maskgen.tokens.batch import TokenBatch, pack, pack_rows
+from maskgen.networks.pretrained import PIPELINE_KIND, transformer_of
+from maskgen.tokens.batch import TokenBatch
+from maskgen.tokens.packing import pack, pack_rows
 from maskgen.tokens.space import MASK, PAD, Modality, TokenSpace
 
 transformers: Any = pytest.importorskip("transformers")
@@ -201,11 +202,11 @@ def test_a_bundle_needs_no_backbone_folder_and_names_no_path(name: str, folders:
     state = model.state_dict()
     if model.config.tie_head:
         state.pop("head.weight")
-    save_bundle(tmp_path / "bundle", BUNDLE_KIND, {"space": SPACE.to_dict(), "transformer": dataclasses.asdict(model.config)}, state)
+    save_bundle(tmp_path / "bundle", PIPELINE_KIND, {"space": SPACE.to_dict(), "transformer": dataclasses.asdict(model.config)}, state)
     shutil.rmtree(tmp_path / "backbone")
     assert sorted(path.name for path in (tmp_path / "bundle").iterdir()) == ["bundle.json", "weights.safetensors"]
     assert str(tmp_path) not in (tmp_path / "bundle" / "bundle.json").read_text()
-    loaded, space = transformer_of(load_bundle(tmp_path / "bundle", BUNDLE_KIND))
+    loaded, space = transformer_of(load_bundle(tmp_path / "bundle", PIPELINE_KIND))
     batch = pack([{"text": words(6)[0], "image": torch.zeros(2, 2, 2, dtype=torch.long)}], SPACE)
     assert space == SPACE
     assert torch.equal(loaded(batch), model(batch))

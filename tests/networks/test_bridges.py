@@ -10,9 +10,11 @@ from torch import Tensor
 
 from maskgen.networks.auto import load_own, network_of, own_tensors
 from maskgen.networks.bridges import Bridge
-from maskgen.networks.towers import Tower, TowersConfig, TowerTransformer, bridged, tower_spaces
+from maskgen.networks.tower_config import Tower, TowersConfig, tower_spaces
+from maskgen.networks.towers import TowerTransformer, bridged
 from maskgen.networks.transformer import Block, TransformerConfig
-from maskgen.tokens.batch import TokenBatch, pack, pack_rows
+from maskgen.tokens.batch import TokenBatch
+from maskgen.tokens.packing import pack, pack_rows
 from maskgen.tokens.space import Modality, TokenSpace
 
 SPACE = TokenSpace(

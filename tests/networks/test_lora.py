@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskgen.networks.lora import Adapter, LoraSettings, adapter_tensors, add_lora, apply_adapter, load_adapter, merged, save_adapter
+from maskgen.networks.lora import Adapter, LoraSettings, adapter_tensors, add_lora, apply_adapter, load_adapter, merge_lora, save_adapter
 from maskgen.networks.pretrained import load_pretrained
 from maskgen.networks.transformer import MaskTransformer
-from maskgen.tokens.batch import TokenBatch, pack
+from maskgen.tokens.batch import TokenBatch
+from maskgen.tokens.packing import pack
 from maskgen.tokens.space import TokenSpace
 
 pytest.importorskip("peft")
@@ -72,7 +73,7 @@ def test_training_moves_the_adapter_and_the_named_rows_alone(tiny_bundle: Path) 
 
 def test_the_merged_model_answers_as_the_adapted_one_and_is_plain(tiny_bundle: Path, tiny_space: TokenSpace) -> None:
     base, model = load_pretrained(tiny_bundle).model, trained(tiny_bundle, [range(10, 14)])
-    plain, wanted = merged(model), hidden_of(model, tiny_space)
+    plain, wanted = merge_lora(model), hidden_of(model, tiny_space)
     assert plain.state_dict().keys() == base.state_dict().keys()
     assert torch.allclose(hidden_of(plain, tiny_space), wanted, atol=1e-4)
     assert not torch.allclose(hidden_of(base, tiny_space), wanted, atol=1e-2)
@@ -85,7 +86,7 @@ def test_a_saved_adapter_makes_the_same_model_of_its_base(tiny_bundle: Path, tmp
     found, again = load_adapter(tmp_path), load_pretrained(tiny_bundle)
     assert (found.base, found.values, found.settings.scale) == ("tiny", {"style": ["a", "b"]}, 6.0)
     apply_adapter(again.model, again.weights, found)
-    wanted, made = merged(model).state_dict(), merged(again.model).state_dict()
+    wanted, made = merge_lora(model).state_dict(), merge_lora(again.model).state_dict()
     assert all(torch.equal(made[name], wanted[name]) for name in wanted)
 
 

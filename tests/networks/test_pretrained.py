@@ -11,7 +11,7 @@ from builders.shards import empty_shards
 from maskgen.networks.pretrained import load_pretrained
 from maskgen.networks.transformer import TransformerConfig
 from maskgen.pipelines.base import Pipeline
-from maskgen.tokens.batch import pack
+from maskgen.tokens.packing import pack
 from maskgen.tokens.space import Modality, TokenSpace
 from maskgen.training.modules.masked import MaskedTokenModule
 

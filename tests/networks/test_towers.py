@@ -10,9 +10,10 @@ from torch import Tensor
 
 from maskgen.networks.attention_maps import received_attention
 from maskgen.networks.auto import load_own, network_of, own_tensors
-from maskgen.networks.towers import Tower, TowersConfig, TowerTransformer, tower_spaces
+from maskgen.networks.tower_config import Tower, TowersConfig, tower_spaces
+from maskgen.networks.towers import TowerTransformer
 from maskgen.networks.transformer import MaskTransformer, TransformerConfig
-from maskgen.tokens.batch import pack, pack_rows
+from maskgen.tokens.packing import pack, pack_rows
 from maskgen.tokens.space import Modality, TokenSpace
 
 SPACE = TokenSpace(

@@ -3,7 +3,8 @@ import torch
 from torch import Tensor
 
 from maskgen.networks.transformer import MaskTransformer, TransformerConfig, explicit_attention, rope_frequencies, rotate
-from maskgen.tokens.batch import TokenBatch, pack, stack
+from maskgen.tokens.batch import TokenBatch, stack
+from maskgen.tokens.packing import pack
 from maskgen.tokens.space import Modality, TokenSpace
 
 SPACE = TokenSpace(

@@ -11,10 +11,10 @@ from maskgen.decoding.settings import GenerationSettings
 from maskgen.networks.adapted import AdaptedTransformer, adapt
 from maskgen.networks.pretrained import load_pretrained
 from maskgen.pipelines.base import Pipeline
-from maskgen.scoring.likelihood import ScoreSettings
+from maskgen.scoring.estimators import ScoreSettings
 from maskgen.tokenizers.text import TextTokenizer
 from maskgen.tokenizers.transformers_text import TransformersTextTokenizer
-from maskgen.tokens.batch import pack
+from maskgen.tokens.packing import pack
 from maskgen.tokens.space import MASK, TokenSpace
 
 transformers: Any = pytest.importorskip("transformers")

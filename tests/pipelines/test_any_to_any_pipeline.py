@@ -22,7 +22,7 @@ from maskgen.io.letterbox import letterbox
 from maskgen.pipelines.any_to_any import AnyToAnyPipeline
 from maskgen.pipelines.base import Pipeline
 from maskgen.processors.text import prompt_codes, with_holes
-from maskgen.scoring.likelihood import ScoreSettings
+from maskgen.scoring.estimators import ScoreSettings
 from maskgen.tokenizers.image import ImageTokenizer
 from maskgen.tokenizers.text import TextTokenizer
 from maskgen.tokens.batch import UNKNOWN

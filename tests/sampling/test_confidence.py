@@ -10,7 +10,8 @@ from maskgen.sampling import confidence
 from maskgen.sampling.base import Decision
 from maskgen.sampling.confidence import ConfidenceSampler
 from maskgen.sampling.draw import gumbel
-from maskgen.tokens.batch import TokenBatch, pack
+from maskgen.tokens.batch import TokenBatch
+from maskgen.tokens.packing import pack
 from maskgen.tokens.space import MASK, Modality, Segment, TokenSpace
 
 SPACE = TokenSpace([Modality(name="image", kind="image", num_levels=1, codebook_size=32)])

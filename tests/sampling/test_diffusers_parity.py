@@ -10,7 +10,8 @@ from maskgen.masking.schedule import Cosine, Linear, MaskSchedule
 from maskgen.sampling import base
 from maskgen.sampling.confidence import ConfidenceSampler
 from maskgen.sampling.entropy_bound import EntropyBoundSampler
-from maskgen.tokens.batch import TokenBatch, pack
+from maskgen.tokens.batch import TokenBatch
+from maskgen.tokens.packing import pack
 from maskgen.tokens.space import MASK, Modality, Segment, TokenSpace
 
 amused = pytest.importorskip("diffusers.schedulers.scheduling_amused")

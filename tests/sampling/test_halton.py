@@ -8,7 +8,8 @@ from torch import Tensor
 
 from maskgen.masking.schedule import Arccos, masked_after, whole_ceil
 from maskgen.sampling.halton import HaltonSampler, halton_order, radical_cells
-from maskgen.tokens.batch import TokenBatch, pack
+from maskgen.tokens.batch import TokenBatch
+from maskgen.tokens.packing import pack
 from maskgen.tokens.space import Modality, Segment, TokenSpace
 
 SPACE = TokenSpace(

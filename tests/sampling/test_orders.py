@@ -19,7 +19,8 @@ from maskgen.sampling.first_hitting import FirstHittingSampler
 from maskgen.sampling.margin import MarginSampler
 from maskgen.sampling.moment import MomentSampler
 from maskgen.sampling.threshold import ThresholdSampler
-from maskgen.tokens.batch import TokenBatch, pack
+from maskgen.tokens.batch import TokenBatch
+from maskgen.tokens.packing import pack
 from maskgen.tokens.space import MASK, Modality, Segment, TokenSpace
 
 SPACE = TokenSpace([Modality(name="text", kind="text", num_levels=1, codebook_size=4)])

@@ -15,14 +15,16 @@ from torch import Tensor
 
 from maskgen.masking.schedule import Cosine, Linear, masked_after
 from maskgen.networks.attention_maps import low_attention, lower_half, received_attention
-from maskgen.networks.transformer import Block, MaskTransformer, TransformerConfig, visible
+from maskgen.networks.transformer import Block, MaskTransformer, TransformerConfig
+from maskgen.networks.visibility import visible
 from maskgen.sampling.base import Sampler
 from maskgen.sampling.confidence import ConfidenceSampler
 from maskgen.sampling.critic import CriticSampler
 from maskgen.sampling.frequency import FrequencySampler
 from maskgen.sampling.remdm import ReMDMSampler
 from maskgen.sampling.self_correction import SelfCorrectionSampler
-from maskgen.tokens.batch import TokenBatch, pack, unpack
+from maskgen.tokens.batch import TokenBatch
+from maskgen.tokens.packing import pack, unpack
 from maskgen.tokens.space import Modality, Segment, TokenSpace
 
 SPACE = TokenSpace(

@@ -27,7 +27,8 @@ from maskgen.sampling.halton import HaltonSampler
 from maskgen.sampling.remdm import ReMDMSampler
 from maskgen.sampling.spans import SpanSampler
 from maskgen.sampling.zigzag import ZigzagSampler
-from maskgen.tokens.batch import TokenBatch, pack
+from maskgen.tokens.batch import TokenBatch
+from maskgen.tokens.packing import pack
 from maskgen.tokens.space import MASK, Segment
 
 Kind = Callable[..., Sampler]

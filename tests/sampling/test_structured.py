@@ -18,7 +18,8 @@ from maskgen.sampling.blocks import BlockSampler, block_plan
 from maskgen.sampling.confidence import ConfidenceSampler
 from maskgen.sampling.random_order import RandomOrderSampler
 from maskgen.sampling.spans import SpanSampler, span_numbers
-from maskgen.tokens.batch import TokenBatch, pack, unpack
+from maskgen.tokens.batch import TokenBatch
+from maskgen.tokens.packing import pack, unpack
 from maskgen.tokens.space import MASK, Modality, Segment, TokenSpace
 
 SPACE = TokenSpace(

@@ -8,7 +8,8 @@ from torch import Tensor
 from maskgen.masking.schedule import Cosine, Linear, masked_after
 from maskgen.sampling.confidence import ConfidenceSampler
 from maskgen.sampling.zigzag import ZigzagSampler
-from maskgen.tokens.batch import UNKNOWN, TokenBatch, pack
+from maskgen.tokens.batch import UNKNOWN, TokenBatch
+from maskgen.tokens.packing import pack
 from maskgen.tokens.space import MASK, Modality, Segment, TokenSpace
 
 SPACE = TokenSpace(

@@ -9,7 +9,7 @@ import torch
 from maskgen.networks.transformer import MaskTransformer
 from maskgen.pipelines.base import Pipeline
 from maskgen.scoring.features import embed_rows, hidden_states
-from maskgen.tokens.batch import pack
+from maskgen.tokens.packing import pack
 
 GRID = torch.arange(24).reshape(2, 3, 4) % 16
 ROW = {"text": "a red heart", "image": GRID}

@@ -18,9 +18,12 @@ from maskgen.decoding.logits import model_logits
 from maskgen.decoding.settings import GenerationSettings
 from maskgen.networks.transformer import MaskTransformer, TransformerConfig
 from maskgen.pipelines.base import Pipeline
-from maskgen.scoring.likelihood import Score, Scorer, ScoreSettings, elbo_masks, fold_masks, group_values, pair_variance, ranked
-from maskgen.tokens.batch import TokenBatch, pack
+from maskgen.scoring.estimators import ScoreSettings, elbo_masks, fold_masks, pair_variance
+from maskgen.scoring.likelihood import Score, Scorer, group_values
+from maskgen.scoring.ranking import rank_candidates
+from maskgen.tokens.batch import TokenBatch
 from maskgen.tokens.functions import LogitsFn
+from maskgen.tokens.packing import pack
 from maskgen.tokens.space import MASK, Modality, Segment, TokenSpace
 
 CODES, LEVELS = 3, 2
@@ -244,7 +247,7 @@ def test_candidates_are_ranked_by_bayes_rule(tiny_pipeline: Pipeline) -> None:
 
 def test_equal_scores_keep_their_order() -> None:
     scores = [Score(levels=(total,), codes=(1,), standard_error=0.0, model_calls=1) for total in (-2.0, -1.0, -1.0)]
-    assert [one.place for one in ranked([{}] * 3, scores)] == [1, 2, 0]
+    assert [one.place for one in rank_candidates([{}] * 3, scores)] == [1, 2, 0]
 
 
 IMAGE = torch.zeros(2, 4, 4, dtype=torch.long)

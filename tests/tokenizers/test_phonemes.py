@@ -17,7 +17,8 @@ from maskgen.phonetics.phonemizer import Speaker
 from maskgen.phonetics.symbols import SYMBOLS
 from maskgen.tokenizers.auto import load_tokenizer
 from maskgen.tokenizers.phonemes import LEXICON_FILE, PhonemeTokenizer
-from maskgen.tokens.batch import UNKNOWN, pack, unpack
+from maskgen.tokens.batch import UNKNOWN
+from maskgen.tokens.packing import pack, unpack
 from maskgen.tokens.space import TokenSpace
 
 BUNDLE = shipped("tokenizers") / "phones-en" / "bundle"

@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from maskgen.tokens.batch import UNKNOWN, coordinates, pack, stack, unpack
+from maskgen.tokens.batch import UNKNOWN, stack
+from maskgen.tokens.packing import coordinates, pack, unpack
 from maskgen.tokens.space import MASK, PAD, Modality, TokenSpace
 
 SPACE = TokenSpace(

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskgen.networks.transformer import MaskTransformer, TransformerConfig
-from maskgen.tokens.batch import pack
+from maskgen.tokens.packing import pack
 from maskgen.tokens.space import Modality, TokenSpace
 from maskgen.tokens.unpadding import folded
 

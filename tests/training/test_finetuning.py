@@ -16,7 +16,7 @@ from maskgen.cli.main import main
 from maskgen.data.corpora.recordings import fitted_frames, voiced_part
 from maskgen.data.shards.manifest import read_index
 from maskgen.io.audio import Waveform, write_sound
-from maskgen.io.bundle import load_bundle, read_record
+from maskgen.io.bundle import load_bundle, read_bundle_record
 from maskgen.io.limits import BadMedia
 from maskgen.networks.lora import load_adapter
 from maskgen.pipelines.base import Pipeline
@@ -42,7 +42,7 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def weights_of(folder: Path) -> str:
-    found: str = read_record(folder)["files"]["weights.safetensors"]
+    found: str = read_bundle_record(folder)["files"]["weights.safetensors"]
     return found
 
 

@@ -17,7 +17,7 @@ from maskgen.data.sources.handles import BadPart, MediaPart
 from maskgen.data.sources.items import Attribute, Item
 from maskgen.data.sources.media import decode_text
 from maskgen.io.audio import decode_audio, fit_audio
-from maskgen.io.bundle import read_record
+from maskgen.io.bundle import read_bundle_record
 from maskgen.io.limits import BadMedia, MediaLimits
 from maskgen.networks.durations import DurationPredictor, whole_frames
 from maskgen.tokenizers.phonemes import LONGEST_DURATION, PhonemeTokenizer
@@ -159,7 +159,7 @@ def timed(plan: Plan, timing: Timing, speaker: str) -> Plan:
         speaker: Name of the speaker.
     """
     shards = tuple(dataclasses.replace(shard, origin=_timed(shard.origin, timing, speaker)) for shard in plan.shards)
-    prints = {"phones": read_record(timing.phones)["fingerprint"], "durations": read_record(timing.durations)["fingerprint"]}
+    prints = {"phones": read_bundle_record(timing.phones)["fingerprint"], "durations": read_bundle_record(timing.durations)["fingerprint"]}
     return dataclasses.replace(plan, shards=shards, facts={**plan.facts, "timing": {**prints, SPEAKER: speaker}})
 
 

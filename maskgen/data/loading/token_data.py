@@ -15,7 +15,8 @@ from maskgen.data.loading.rows import training_order
 from maskgen.data.loading.samples import Joined, TokenRows, open_rows
 from maskgen.data.loading.token_spaces import merged_space, require_tokenizer_of, token_space
 from maskgen.data.shards.store import Check, Damage, ShardStore
-from maskgen.tokens.batch import Codes, TokenBatch, pack, pack_rows
+from maskgen.tokens.batch import Codes, TokenBatch
+from maskgen.tokens.packing import pack, pack_rows
 from maskgen.tokens.space import TokenSpace
 
 

@@ -8,7 +8,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from maskgen.decoding.acceleration.slots import Slots
-from maskgen.networks.transformer import Block, MaskTransformer, nearby, visible
+from maskgen.networks.transformer import Block, MaskTransformer
+from maskgen.networks.visibility import nearby, visible
 from maskgen.tokens.batch import TokenBatch
 from maskgen.tokens.space import MASK
 
@@ -85,7 +86,7 @@ class _Kept:
         return self.hidden
 
 
-def blank(
+def undecoded(
     ids: Int[Tensor, "batch length level"], cells: Bool[Tensor, "batch length"], groups: Sequence[Sequence[int]] | None = None
 ) -> Bool[Tensor, "batch length"]:
     """Cells that are MASK at the level that their row is decoding: the coarsest level at which one of `cells` is MASK.
@@ -154,7 +155,7 @@ class KVCacheModel:
 
     def _blank(self, ids: Int[Tensor, "batch length level"], cells: Bool[Tensor, "batch length"]) -> Bool[Tensor, "batch length"]:
         """Cells that the decode has still to write at the levels it is at."""
-        return blank(ids, cells, self.groups) if self.levels is None else (ids[..., list(self.levels)] == MASK).any(dim=2) & cells
+        return undecoded(ids, cells, self.groups) if self.levels is None else (ids[..., list(self.levels)] == MASK).any(dim=2) & cells
 
     def logits(self, hidden: Float[Tensor, "cells dim"], offset: int, size: int) -> Float[Tensor, "cells size"]:
         """The model's head."""

@@ -17,7 +17,7 @@ class LocalAttentionModel:
 
     Args:
         model: The transformer.
-        window: Steps of time, see `maskgen.networks.transformer.nearby`; 0 is the model as it is.
+        window: Steps of time, see `maskgen.networks.visibility.nearby`; 0 is the model as it is.
 
     Raises:
         ValueError: If window is negative.

@@ -9,12 +9,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from maskgen.decoding.acceleration.slots import Slots
-from maskgen.networks.transformer import Block, MaskTransformer, nearby, visible
+from maskgen.networks.transformer import Block, MaskTransformer
+from maskgen.networks.visibility import nearby, visible
 from maskgen.tokens.batch import TokenBatch
 
 
 @dataclass(frozen=True)
-class Pairs:
+class MergePairs:
     """Which cells are merged into which.
 
     Args:
@@ -35,7 +36,7 @@ class Pairs:
         return torch.take_along_dim(x, self.into[..., None], 1)
 
 
-def matched(x: Float[Tensor, "batch length dim"], kinds: Int[Tensor, "batch length"], share: float) -> Pairs:
+def matched(x: Float[Tensor, "batch length dim"], kinds: Int[Tensor, "batch length"], share: float) -> MergePairs:
     """Bipartite soft matching inside each row: every second open cell may join the most similar one of the others.
 
     Args:
@@ -52,7 +53,7 @@ def matched(x: Float[Tensor, "batch length dim"], kinds: Int[Tensor, "batch leng
     similarity, partner = (unit @ unit.transpose(1, 2)).masked_fill(~allowed, -torch.inf).max(dim=2)
     place = similarity.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
     merged = (place < (is_open.sum(dim=1) * share).floor()[:, None]) & similarity.isfinite()
-    return Pairs(merged, torch.where(merged, partner, torch.arange(x.shape[1], device=x.device)))
+    return MergePairs(merged, torch.where(merged, partner, torch.arange(x.shape[1], device=x.device)))
 
 
 class TokenMergingModel:

@@ -8,7 +8,8 @@ import torch
 from maskgen.data.loading.order import fixed_subset
 from maskgen.data.loading.samples import TokenRows, open_rows
 from maskgen.data.shards.store import ShardStore
-from maskgen.tokens.batch import Codes, TokenBatch, pack, until_end
+from maskgen.tokens.batch import Codes, TokenBatch
+from maskgen.tokens.packing import pack, until_end
 from maskgen.tokens.space import TokenSpace
 
 

@@ -12,7 +12,7 @@ from maskgen.decoding.settings import GenerationSettings
 from maskgen.evaluation.tuning.search import affordable, choose, front, survivors
 from maskgen.evaluation.tuning.tasks import TaskScorer
 from maskgen.evaluation.tuning.trials import Journal, Report, Trial, run_trial
-from maskgen.io.bundle import load_bundle, read_record, rewrite_config
+from maskgen.io.bundle import load_bundle, read_bundle_record, rewrite_config
 
 logger = logging.getLogger(__name__)
 
@@ -159,7 +159,7 @@ def rewrite_generation(folder: Path | str, target: str, settings: GenerationSett
     Raises:
         ValueError: If the folder is no whole bundle of a model, or the model does not generate the target.
     """
-    bundle = load_bundle(folder, str(read_record(folder)["kind"]))
+    bundle = load_bundle(folder, str(read_bundle_record(folder)["kind"]))
     generation = bundle.config.get("generation", {})
     if target not in generation:
         raise ValueError(f"{folder} generates {', '.join(sorted(generation)) or 'nothing'}, not {target}; give another target or model")

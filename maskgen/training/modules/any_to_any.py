@@ -8,10 +8,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from maskgen.data.loading.token_spaces import merged_space, named
-from maskgen.masking.tasks import Asked, Drawn, Target, Task, draw_tasks
-from maskgen.networks.auto import made
+from maskgen.masking.tasks import Asked, TargetObjective, Task, TaskBatch, draw_tasks
+from maskgen.networks.auto import new_network
 from maskgen.networks.pretrained import start_from
-from maskgen.networks.towers import TowersConfig, TowerTransformer, tower_spaces
+from maskgen.networks.tower_config import TowersConfig, tower_spaces
+from maskgen.networks.towers import TowerTransformer
 from maskgen.networks.transformer import MaskTransformer, TransformerConfig
 from maskgen.tokens.batch import TokenBatch
 from maskgen.tokens.unpadding import folded
@@ -58,7 +59,7 @@ class AnyToAnyModule(GeneratorModule[MaskTransformer | TowerTransformer]):
         shards: str | Sequence[str],
         transformer: TransformerConfig | TowersConfig,
         tasks: dict[str, Task],
-        targets: dict[str, Target] | None = None,
+        targets: dict[str, TargetObjective] | None = None,
         grids: dict[str, list[int]] | None = None,
         drop_condition: float = 0.1,
         baselines: dict[str, float] | None = None,
@@ -85,7 +86,7 @@ class AnyToAnyModule(GeneratorModule[MaskTransformer | TowerTransformer]):
                 )
         if not 0.0 <= drop_condition <= 1.0:
             raise ValueError(f"drop_condition is a share of the rows and lies in [0, 1], got {drop_condition}")
-        self.model = made(transformer, self.space)
+        self.model = new_network(transformer, self.space)
         if start is not None:
             self._start(start, named(shards))
         self.tasks, self.targets, self.grids = dict(tasks), dict(targets or {}), dict(grids or {})
@@ -126,7 +127,7 @@ class AnyToAnyModule(GeneratorModule[MaskTransformer | TowerTransformer]):
         drawn = draw_tasks(batch, self.space, self.tasks, self.targets, self.drop_condition, generator)
         by_modality = self.losses(drawn, self.label_smoothing)
         parts = {name: self.reduced(name, drawn.asked[name], losses) for name, losses in by_modality.items()}
-        weights = {name: self.targets.get(name, Target()).weight for name in parts}
+        weights = {name: self.targets.get(name, TargetObjective()).weight for name in parts}
         loss = torch.stack([weights[name] * part for name, part in parts.items()]).sum() / sum(weights.values())
         self.log("train/loss", loss, prog_bar=True)
         for name, part in parts.items():
@@ -152,7 +153,7 @@ class AnyToAnyModule(GeneratorModule[MaskTransformer | TowerTransformer]):
                     excess = losses["loss"][losses["level"] == 0] - self.baselines[modality]
                     self._log_mean(f"val/{name}/loss_{modality}_over_baseline", excess)
 
-    def losses(self, drawn: Drawn, label_smoothing: float) -> dict[str, dict[str, Tensor]]:
+    def losses(self, drawn: TaskBatch, label_smoothing: float) -> dict[str, dict[str, Tensor]]:
         """Of each modality: cross-entropy and correctness of every masked code, and its level and row among those asked."""
         batch, place = folded(drawn.batch, self.fold_length, self.fold_rows)
         hidden = self._forward[0](batch).flatten(0, 1)
@@ -163,7 +164,7 @@ class AnyToAnyModule(GeneratorModule[MaskTransformer | TowerTransformer]):
 
     def reduced(self, name: str, asked: Asked, losses: Mapping[str, Tensor]) -> Float[Tensor, ""]:
         """One number from the losses of a modality's codes, by the rule that its target names."""
-        return reduced(self.targets.get(name, Target()).loss, losses, asked.masked.total)
+        return reduced(self.targets.get(name, TargetObjective()).loss, losses, asked.masked.total)
 
     def _log_mean(self, name: str, values: Tensor) -> None:
         """Count values towards a mean over the whole validation: a task comes in several loaders."""

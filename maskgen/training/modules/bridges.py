@@ -10,11 +10,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from maskgen.io.bundle import WEIGHTS_FILE, find_model, load_bundle, read_record
+from maskgen.io.bundle import WEIGHTS_FILE, find_model, load_bundle, read_bundle_record
 from maskgen.masking.masks import Masked, draw_masks
 from maskgen.masking.schedule import Cosine
 from maskgen.networks.bridges import BRIDGE_KIND, Bridge
-from maskgen.networks.pretrained import BUNDLE_KIND, transformer_of
+from maskgen.networks.pretrained import PIPELINE_KIND, transformer_of
 from maskgen.networks.towers import TowerTransformer, bridged
 from maskgen.tokens.batch import TokenBatch
 from maskgen.tokens.space import Segment
@@ -77,14 +77,14 @@ class BridgeModule(L.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        bundle = load_bundle(find_model(model), BUNDLE_KIND)
+        bundle = load_bundle(find_model(model), PIPELINE_KIND)
         network, self.space = transformer_of(bundle)
         if not isinstance(network, TowerTransformer):
             raise ValueError(f"{model} has no towers between which a bridge could lead; join models first: maskgen export towers")
         if not 0.0 <= known_share <= 1.0 or ridge_batches < 0:
             raise ValueError(f"known_share lies in [0, 1] and ridge_batches is at least 0, got {known_share} and {ridge_batches}")
         self.fingerprints: dict[str, str] = dict(bundle.config["fingerprints"])
-        self.towers = read_record(find_model(model))["files"][WEIGHTS_FILE]
+        self.towers = read_bundle_record(find_model(model))["files"][WEIGHTS_FILE]
         self.network = bridged(network, self.space, reader, bridge)
         source = self.network.config.source_of(reader)
         self._check(reader, source, bridge, partner, beside, judged)

@@ -13,7 +13,7 @@ from torch.nn import functional
 from maskgen.data.loading.token_spaces import merged_space, named
 from maskgen.masking.masks import Masked, draw_masks
 from maskgen.masking.schedule import Cosine, MaskSchedule
-from maskgen.networks.critic import BUNDLE_KIND, TIED_HEAD, Critic, build_critic, hidden_states
+from maskgen.networks.critic import CRITIC_KIND, TIED_HEAD, Critic, build_critic, critic_states
 from maskgen.networks.pretrained import Pretrained, load_pretrained, require_space
 from maskgen.networks.transformer import MaskTransformer, TransformerConfig
 from maskgen.sampling.draw import draw
@@ -117,7 +117,7 @@ class CriticModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what `maskgen.networks.critic.export_critic` needs beside the weights."""
-        checkpoint["maskgen"] = {"kind": BUNDLE_KIND, **self.made}
+        checkpoint["maskgen"] = {"kind": CRITIC_KIND, **self.made}
 
     def training_step(self, batch: TokenBatch, batch_index: int) -> Tensor:
         """Binary cross-entropy over the cells of the target."""
@@ -158,7 +158,7 @@ class CriticModule(L.LightningModule):
     def filled(self, masked: Masked, generator: torch.Generator) -> tuple[TokenBatch, Tensor]:
         """The masked batch with one draw of the generator in the masked cells, and those codes [batch length level] (0 elsewhere)."""
         model, batch = self._generator[0].to(masked.batch.ids.device), masked.batch
-        hidden, ids, codes = hidden_states(model, batch, self.segments[0].index), batch.ids.clone(), torch.zeros_like(batch.ids)
+        hidden, ids, codes = critic_states(model, batch, self.segments[0].index), batch.ids.clone(), torch.zeros_like(batch.ids)
         for segment in self.segments:
             here = masked.cells[..., segment.level]
             if bool(here.any()):

@@ -16,7 +16,7 @@ from maskgen.decoding.acceleration.shortcut import predicted
 from maskgen.decoding.logits import guided_model, hide_condition
 from maskgen.decoding.settings import GenerationSettings
 from maskgen.networks.pretrained import load_pretrained, require_space
-from maskgen.networks.shortcut import BUNDLE_KIND, ShortcutBlock, ShortcutConfig
+from maskgen.networks.shortcut import SHORTCUT_KIND, ShortcutBlock, ShortcutConfig
 from maskgen.networks.transformer import MaskTransformer
 from maskgen.tokens.batch import TokenBatch, stack
 from maskgen.tokens.space import MASK
@@ -153,7 +153,7 @@ class ShortcutModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what `maskgen export` needs beside the weights."""
         config = dataclasses.asdict(self.block.config)
-        checkpoint["maskgen"] = {"kind": BUNDLE_KIND, "block": config, "generator": self.weights}
+        checkpoint["maskgen"] = {"kind": SHORTCUT_KIND, "block": config, "generator": self.weights}
 
     def training_step(self, batch: TokenBatch, batch_index: int) -> None:
         """One decode, and `updates` steps on its rows in random order."""

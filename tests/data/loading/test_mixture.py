@@ -12,7 +12,7 @@ from builders.mixed_shards import AUDIO, END, IMAGE, SPEAKER, TEXT, TRANSCRIPT, 
 from maskgen.data.loading.mixture import Part
 from maskgen.data.loading.token_data import TokenData
 from maskgen.data.loading.token_spaces import merged_space
-from maskgen.tokens.batch import unpack
+from maskgen.tokens.packing import unpack
 from maskgen.tokens.space import TokenSpace
 
 

@@ -23,7 +23,7 @@ from maskgen.data.shards.manifest import read_index
 from maskgen.data.shards.store import ShardStore
 from maskgen.tokenizers.base import Tokenizer
 from maskgen.tokenizers.text import TextTokenizer, train_bpe
-from maskgen.tokens.batch import unpack
+from maskgen.tokens.packing import unpack
 from maskgen.tokens.space import Kind
 
 ROOT = Path(__file__).parents[3]

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from maskgen.decoding.acceleration.compiled import CompiledModel, rounded_up
 from maskgen.networks.transformer import MaskTransformer, TransformerConfig
-from maskgen.tokens.batch import TokenBatch, pack
+from maskgen.tokens.batch import TokenBatch
+from maskgen.tokens.packing import pack
 from maskgen.tokens.space import Modality, TokenSpace
 
 SPACE = TokenSpace(

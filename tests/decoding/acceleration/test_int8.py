@@ -6,7 +6,7 @@ from builders.networks import randomised
 
 from maskgen.decoding.acceleration.int8 import int8
 from maskgen.networks.transformer import MaskTransformer, TransformerConfig
-from maskgen.tokens.batch import pack
+from maskgen.tokens.packing import pack
 from maskgen.tokens.space import Modality, TokenSpace
 
 SPACE = TokenSpace(

@@ -5,13 +5,14 @@ import torch
 from builders.networks import randomised
 from torch import Tensor
 
-from maskgen.decoding.acceleration.kv_cache import KVCacheModel, PrefixCacheModel, blank
+from maskgen.decoding.acceleration.kv_cache import KVCacheModel, PrefixCacheModel, undecoded
 from maskgen.decoding.acceleration.slots import Slots
 from maskgen.decoding.guidance import ConstantGuidance
 from maskgen.decoding.logits import guided_model, hide_condition, model_logits
 from maskgen.networks.transformer import MaskTransformer, TransformerConfig, explicit_attention, rope_frequencies, rotate
 from maskgen.sampling.confidence import ConfidenceSampler
-from maskgen.tokens.batch import TokenBatch, pack, pack_rows, stack
+from maskgen.tokens.batch import TokenBatch, stack
+from maskgen.tokens.packing import pack, pack_rows
 from maskgen.tokens.space import MASK, Modality, TokenSpace
 
 SPACE = TokenSpace(
@@ -198,9 +199,9 @@ def test_blank_cells_are_those_of_the_level_or_group_being_decoded() -> None:
     M = MASK
     ids = torch.tensor([[[9, 0, 0], [M, M, M], [3, M, M], [3, 4, M]], [[9, M, 0], [3, 4, M], [3, M, 5], [3, 4, 5]]])
     cells = torch.tensor([[False, True, True, True]] * 2)
-    assert blank(ids, cells).tolist() == [[False, True, False, False], [False, False, True, False]]
-    assert blank(ids, cells, [[0], [1, 2]]).tolist() == [[False, True, False, False], [False, True, True, False]]
-    assert blank(ids, cells, [[0, 1], [2]]).tolist() == [[False, True, True, False], [False, False, True, False]]
+    assert undecoded(ids, cells).tolist() == [[False, True, False, False], [False, False, True, False]]
+    assert undecoded(ids, cells, [[0], [1, 2]]).tolist() == [[False, True, False, False], [False, True, True, False]]
+    assert undecoded(ids, cells, [[0, 1], [2]]).tolist() == [[False, True, True, False], [False, False, True, False]]
 
 
 def test_slots_take_what_they_put() -> None:

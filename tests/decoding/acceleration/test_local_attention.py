@@ -14,9 +14,12 @@ from maskgen.decoding.guidance import ConstantGuidance
 from maskgen.decoding.logits import TokenModel, guided_model, hide_condition, model_logits
 from maskgen.decoding.settings import GenerationSettings
 from maskgen.masking.masks import draw_masks, level_windows
-from maskgen.networks.transformer import MaskTransformer, TransformerConfig, nearby, visible
-from maskgen.scoring.likelihood import Scorer, ScoreSettings
-from maskgen.tokens.batch import TokenBatch, pack, pack_rows
+from maskgen.networks.transformer import MaskTransformer, TransformerConfig
+from maskgen.networks.visibility import nearby, visible
+from maskgen.scoring.estimators import ScoreSettings
+from maskgen.scoring.likelihood import Scorer
+from maskgen.tokens.batch import TokenBatch
+from maskgen.tokens.packing import pack, pack_rows
 from maskgen.tokens.space import Modality, TokenSpace
 from maskgen.training.modules.masked import MaskedTokenModule
 

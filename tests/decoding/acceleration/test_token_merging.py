@@ -7,7 +7,8 @@ from torch import Tensor
 
 from maskgen.decoding.acceleration.token_merging import TokenMergingModel, matched
 from maskgen.networks.transformer import MaskTransformer, TransformerConfig
-from maskgen.tokens.batch import TokenBatch, pack, pack_rows, stack
+from maskgen.tokens.batch import TokenBatch, stack
+from maskgen.tokens.packing import pack, pack_rows
 from maskgen.tokens.space import MASK, Modality, TokenSpace
 
 SPACE = TokenSpace(

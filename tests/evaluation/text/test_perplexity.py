@@ -20,7 +20,8 @@ from maskgen.evaluation.text.perplexity import (
     text_bound,
 )
 from maskgen.masking.schedule import Arccos, Cosine, Linear, MaskSchedule, Power
-from maskgen.tokens.batch import TokenBatch, pack
+from maskgen.tokens.batch import TokenBatch
+from maskgen.tokens.packing import pack
 from maskgen.tokens.space import MASK, Modality, Segment, TokenSpace
 
 SIZE, LENGTH = 3, 4

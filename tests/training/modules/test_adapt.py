@@ -12,7 +12,8 @@ from torch import Tensor
 from maskgen.io.checkpoint import read_checkpoint, weights
 from maskgen.networks.auto import network_of
 from maskgen.tokenizers.text import train_bpe
-from maskgen.tokens.batch import TokenBatch, pack
+from maskgen.tokens.batch import TokenBatch
+from maskgen.tokens.packing import pack
 from maskgen.tokens.space import Modality, TokenSpace
 from maskgen.training.modules.adapt import AdaptedTokenModule
 

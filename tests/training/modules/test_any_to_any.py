@@ -16,9 +16,10 @@ from maskgen.decoding.settings import GenerationSettings
 from maskgen.io.bundle import load_bundle
 from maskgen.io.checkpoint import read_checkpoint
 from maskgen.masking.schedule import Linear
-from maskgen.masking.tasks import Target, Task, draw_tasks
+from maskgen.masking.tasks import TargetObjective, Task, draw_tasks
 from maskgen.networks.pretrained import transformer_of
-from maskgen.networks.towers import Tower, TowersConfig, TowerTransformer
+from maskgen.networks.tower_config import Tower, TowersConfig
+from maskgen.networks.towers import TowerTransformer
 from maskgen.networks.transformer import TransformerConfig
 from maskgen.pipelines.base import Pipeline
 from maskgen.tokens.batch import UNKNOWN
@@ -42,7 +43,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 def module(folders: tuple[str, str], **options: Any) -> AnyToAnyModule:
     torch.manual_seed(0)
-    targets = {"text": Target(schedule=Linear(), loss="elbo")}
+    targets = {"text": TargetObjective(schedule=Linear(), loss="elbo")}
     given = {"max_steps": 300, "warmup_steps": 2, "lr": 1e-2, "fold_length": 32, "tasks": TASKS, "targets": targets, **options}
     return AnyToAnyModule(list(folders), TINY, **given)
 
@@ -185,7 +186,7 @@ def test_data_in_another_order_than_the_models_shards_are_refused(folders: tuple
     ("options", "message"),
     [
         ({"drop_condition": 10.0}, r"drop_condition .* lies in \[0, 1\], got 10.0"),
-        ({"targets": {"image": Target(level_weights=[1.0])}}, "image has 2 levels, level_weights are"),
+        ({"targets": {"image": TargetObjective(level_weights=[1.0])}}, "image has 2 levels, level_weights are"),
         ({"baselines": {"video": 1.0}}, "no modality 'video'"),
     ],
 )

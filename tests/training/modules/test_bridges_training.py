@@ -24,7 +24,8 @@ from maskgen.pipelines.any_to_any import AnyToAnyPipeline
 from maskgen.pipelines.base import Pipeline
 from maskgen.tokenizers.image import ImageTokenizer
 from maskgen.tokenizers.text import TextTokenizer
-from maskgen.tokens.batch import TokenBatch, pack
+from maskgen.tokens.batch import TokenBatch
+from maskgen.tokens.packing import pack
 from maskgen.tokens.space import MASK, TokenSpace
 from maskgen.training.modules.base import mixed_seed
 from maskgen.training.modules.bridges import BridgeModule

@@ -12,10 +12,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from maskgen.io.bundle import save_bundle
 from maskgen.masking.masks import draw_masks
-from maskgen.networks.critic import SelfCritic, TokenCritic, critic_scores, export_critic, hidden_states, load_critic
+from maskgen.networks.critic import SelfCritic, TokenCritic, critic_scores, critic_states, export_critic, load_critic
 from maskgen.networks.pretrained import load_pretrained
 from maskgen.networks.transformer import MaskTransformer, TransformerConfig
-from maskgen.tokens.batch import TokenBatch, pack
+from maskgen.tokens.batch import TokenBatch
+from maskgen.tokens.packing import pack
 from maskgen.tokens.space import Modality, TokenSpace
 from maskgen.training.modules.critic import CriticModule, area_under_curve
 
@@ -82,12 +83,12 @@ def test_a_token_critic_learns_to_find_wrong_codes(generator: str, shards: str) 
 def test_a_critic_may_start_from_the_generator_s_weights(generator: str, shards: str) -> None:
     critic = module(generator, shards, start="generator")
     made, batch = critic._generator[0], plain(4)
-    assert torch.equal(hidden_states(critic.critic.get_submodule("trunk"), batch, 2), hidden_states(made, batch, 2))
+    assert torch.equal(critic_states(critic.critic.get_submodule("trunk"), batch, 2), critic_states(made, batch, 2))
     scores, _ = critic.judged(batch, critic.level_weights, 0.0, 0)
     scores.sum().backward()
     assert all(parameter.grad is None for parameter in made.parameters())
     elsewhere = module(generator, shards)
-    assert not torch.allclose(hidden_states(elsewhere.critic.get_submodule("trunk"), batch, 2), hidden_states(made, batch, 2))
+    assert not torch.allclose(critic_states(elsewhere.critic.get_submodule("trunk"), batch, 2), critic_states(made, batch, 2))
 
 
 @pytest.mark.parametrize("kind", ["token", "self"])

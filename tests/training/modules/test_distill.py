@@ -19,7 +19,8 @@ from maskgen.networks.transformer import MaskTransformer
 from maskgen.pipelines.base import Pipeline
 from maskgen.sampling.confidence import ConfidenceSampler
 from maskgen.tokenizers.text import TextTokenizer
-from maskgen.tokens.batch import TokenBatch, pack
+from maskgen.tokens.batch import TokenBatch
+from maskgen.tokens.packing import pack
 from maskgen.tokens.space import MASK, TokenSpace
 from maskgen.training.modules.distill import AtSteps, DistillModule, divergence, require_seeing, said_while_decoding
 

@@ -17,7 +17,8 @@ from maskgen.masking.masks import Masked
 from maskgen.masking.noise import HybridNoise, UniformNoise, draw_noise
 from maskgen.networks.transformer import TransformerConfig
 from maskgen.sampling.self_correction import SelfCorrectionSampler
-from maskgen.tokens.batch import TokenBatch, pack
+from maskgen.tokens.batch import TokenBatch
+from maskgen.tokens.packing import pack
 from maskgen.tokens.space import MASK, Modality, TokenSpace
 from maskgen.training.modules.hybrid_noise import HybridNoiseModule
 from maskgen.training.modules.masked import MaskedTokenModule

@@ -16,11 +16,12 @@ from maskgen.decoding.logits import TokenModel, guided_model, hide_condition, mo
 from maskgen.decoding.settings import GenerationSettings
 from maskgen.io.checkpoint import read_checkpoint, weights
 from maskgen.networks.pretrained import load_pretrained
-from maskgen.networks.shortcut import BUNDLE_KIND, ShortcutBlock, ShortcutConfig
+from maskgen.networks.shortcut import SHORTCUT_KIND, ShortcutBlock, ShortcutConfig
 from maskgen.pipelines.base import Pipeline
 from maskgen.sampling.confidence import ConfidenceSampler
 from maskgen.tokenizers.text import TextTokenizer
-from maskgen.tokens.batch import TokenBatch, pack
+from maskgen.tokens.batch import TokenBatch
+from maskgen.tokens.packing import pack
 from maskgen.tokens.space import MASK, TokenSpace
 from maskgen.training.modules.shortcut import ShortcutModule
 
@@ -185,7 +186,7 @@ def test_training_beats_reuse_and_leaves_the_model_alone(
     assert all(torch.equal(tensor, wanted[name]) for name, tensor in trained._generator[0].state_dict().items())
 
     run.save_checkpoint(tmp_path / "block.ckpt")
-    checkpoint = read_checkpoint(tmp_path / "block.ckpt", BUNDLE_KIND)
+    checkpoint = read_checkpoint(tmp_path / "block.ckpt", SHORTCUT_KIND)
     assert all(name.startswith("block.") for name in checkpoint["state_dict"])
     block = ShortcutBlock.of(checkpoint["maskgen"]["block"], weights(checkpoint, "block."))
     block.save(tmp_path / "bundle", checkpoint["maskgen"]["generator"])

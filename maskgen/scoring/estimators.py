@@ -1,0 +1,96 @@
+"""Estimators of a log-likelihood: which codes each mask hides, how masks are weighted, and how far the sum may be off."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreSettings:
+    """How a log-likelihood is estimated.
+
+    Args:
+        estimator: "elbo", a bound from random masks of every size; or "pseudo", each fold of the codes from all the others.
+        samples: Masks a level of "elbo", an even number: they come as pairs that together cover every code.
+        folds: Parts of the codes that "pseudo" masks one after the other; None leaves one code out at a time.
+        levels: Levels that are scored; None scores all.
+        seed: Decides the masks. Rows with as many scored codes get the same ones, so candidates are compared on equal terms.
+        batch_size: Masks of one row that go through the model at once. Another one rounds differently in the last bits.
+    """
+
+    estimator: Literal["elbo", "pseudo"] = "elbo"
+    samples: int = 16
+    folds: int | None = None
+    levels: Sequence[int] | None = None
+    seed: int = 0
+    batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        if self.estimator not in ("elbo", "pseudo"):
+            raise ValueError(f'estimator must be "elbo" or "pseudo", got {self.estimator!r}')
+        if self.samples < 2 or self.samples % 2:
+            raise ValueError(f"samples must be an even number of at least 2, for masks come in pairs, got {self.samples}")
+        if self.folds is not None and self.folds < 1:
+            raise ValueError(f"folds must be at least 1, or None to leave one code out at a time, got {self.folds}")
+        if self.folds is not None and self.estimator == "elbo":
+            raise ValueError('folds belong to estimator="pseudo"; "elbo" takes samples')
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed must lie in [0, 2**63), got {self.seed}")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Masks of one group of levels, and what the log-probabilities under each are multiplied by.
+
+    Args:
+        hidden: Scored codes that each mask hides.
+        weights: One a mask; the estimate is the weighted sum.
+    """
+
+    hidden: Bool[Tensor, "masks codes"]
+    weights: Float[Tensor, " masks"]
+
+
+def elbo_masks(codes: int, samples: int, generator: torch.Generator) -> Masks:
+    """Random masks of 1 to `codes` codes, every size equally often: the mean of (codes / size) x log-probability is the bound.
+
+    The bound integrates (1 / r) E[log-probability of what is masked at rate r] over r from 0 to 1. At rate r exactly k of n codes are
+    masked with binomial probability, whose integral over dr / r is 1 / k: so sizes may be drawn uniformly and no rate is left to chance.
+    Half of the sizes are stratified; each mask has a partner that hides the other end of the same random order, one code in both.
+
+    Source: schedule-free bound of MD4, arXiv:2406.04329, and RADD, arXiv:2406.03736; sizes instead of rates as in LLaDA,
+    arXiv:2502.09992. The strata and the partner are ours.
+    """
+    pairs = samples // 2
+    strata = (torch.arange(pairs) + torch.rand(pairs, dtype=torch.float64, generator=generator)) / samples
+    size = (strata * codes).long().clamp(max=codes - 1)[:, None] + 1
+    order = torch.rand(pairs, codes, generator=generator).argsort(dim=1).argsort(dim=1)
+    hidden = torch.stack([order < size, order >= size - 1], dim=1).flatten(0, 1)
+    return Masks(hidden, codes / hidden.sum(dim=1).double() / samples)
+
+
+def fold_masks(codes: int, folds: int | None, generator: torch.Generator) -> Masks:
+    """Masks that hide every code exactly once, in random folds of nearly equal size; None hides one at a time.
+
+    Source: pseudo-log-likelihood of masked language models, arXiv:1902.04094 and arXiv:1910.14659 (one at a time).
+    """
+    number = codes if folds is None else min(folds, codes)
+    fold = torch.randperm(codes, generator=generator) % number
+    return Masks(fold[None] == torch.arange(number)[:, None], torch.ones(number, dtype=torch.float64))
+
+
+def pair_variance(values: Float[Tensor, " masks"]) -> float:
+    """Variance of the sum of stratified pairs, from differences of neighbours in a ring: in the mean too large rather than too small.
+
+    Source: estimators of successive differences for one draw a stratum (Wolter, Introduction to Variance Estimation, 2007). In a ring,
+    for otherwise the first pair, which holds the largest weight, would count half.
+    """
+    pairs = values.reshape(-1, 2).sum(dim=1)
+    return math.nan if len(pairs) < 2 else float((pairs - pairs.roll(1)).square().sum()) / 2
