@@ -1,4 +1,4 @@
-"""A decode as its settings want it: the model's passes, guidance, tricks and the order of each level, put together in one place."""
+"""The decoder: runs a decode by its settings, from acceleration, guidance and logits processors to the sampler of each level."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -49,7 +49,7 @@ class Helpers:
     """Trained networks beside a generator that some settings ask for.
 
     Args:
-        critic: Judge of drawn codes, for the order `critic`.
+        critic: Judge of drawn codes, for the sampler `critic`.
         shortcut: Predictor of hidden states, for the setting `shortcut`.
         compiled: The model behind torch.compile, which takes its place where all cells are computed.
     """
@@ -61,13 +61,13 @@ class Helpers:
 
 @dataclass(frozen=True)
 class Decoded:
-    """What a decode made.
+    """The result of a decode.
 
     Args:
         batch: The filled batch.
         trajectories: What each step did, one entry a level or group of levels.
         model_calls: Calls of the model for each row: a guided step counts twice, a call that computes a part of the cells as its share.
-        logprobs: Log-probability of each code at the step that wrote it for good, in the logits that the order ranks by; 0 elsewhere.
+        logprobs: Log-probability of each code at the step that wrote it for good, in the logits that the sampler ranks by; 0 elsewhere.
     """
 
     batch: TokenBatch
@@ -161,7 +161,7 @@ class Decoder:
         return batch.valid & ~unknown
 
     def _tools(self, plain: LogitsFn) -> Mapping[str, Callable[[], Any]]:
-        """What orders may need, made when they do."""
+        """What samplers may need, each made on demand."""
         tools: dict[str, Callable[[], Any]] = {"inverse": lambda: plain, "grouping": lambda: low_attention(self._own())}
         critic = self.helpers.critic
         if critic is None or critic.target != self.segments[0].modality:
@@ -169,9 +169,9 @@ class Decoder:
         return {**tools, "critic": lambda: critic_scores(critic)}
 
     def _own(self) -> MaskTransformer | TowerTransformer:
-        """The model, where it is maskgen's own; an order that looks into its blocks asks for it."""
+        """The model, where it is maskgen's own; for samplers that read its attention."""
         if not isinstance(self.model, MaskTransformer | TowerTransformer):
-            raise ValueError("this order groups cells by attention, which an adapted backbone does not show; give it another order")
+            raise ValueError("this sampler groups cells by attention, which an adapted backbone does not expose; choose another sampler")
         return self.model
 
 
@@ -227,7 +227,7 @@ class _Run:
         self.reused = _cheaper(decoder)
 
     def logits(self, group: Sequence[int], steps: int) -> tuple[LogitsFn, LogitsFn]:
-        """Guided logits of the levels that are decoded now with all tricks, and plain ones."""
+        """Guided logits of the levels that are decoded now with all logits processors, and plain ones."""
         settings, window = self.settings, self.settings.window_at(group[0])
         prefix = self.reused if isinstance(self.reused, PrefixCacheModel) else None
         model = LocalAttentionModel(prefix or self.model, window) if window else self.reused or self.compiled or self.model
@@ -264,7 +264,7 @@ def _cheaper(decoder: Decoder) -> PrefixCacheModel | KVCacheModel | TokenMerging
 
 
 def equipped(sampler: Sampler, tools: Mapping[str, Callable[[], Any]]) -> Sampler:
-    """The sampler, and any order inside it, with the tools that it needs or takes and does not have."""
+    """The sampler, and any sampler inside it, with the tools that it needs or takes and does not have."""
     found = {name: tools[name]() for name in (*sampler.needs, *sampler.takes) if name in tools and getattr(sampler, name) is None}
     inner = getattr(sampler, "inner", None)
     if isinstance(inner, Sampler):

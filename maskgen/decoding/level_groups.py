@@ -65,7 +65,7 @@ def sample_group(
 def _unrolled(batch: TokenBatch, segments: Sequence[Segment]) -> TokenBatch:
     """Every level of a target cell as a cell of its own, codes counted from FIRST; all other cells are hidden.
 
-    A target that runs along time alone (text, audio) gets the number of the level in the group as its row coordinate, so an order over
+    A target that runs along time alone (text, audio) gets the number of the level in the group as its row coordinate, so a sampler over
     places sees depth x time. In a picture the levels of a cell share its place: its rows are taken.
     """
     ours = batch.cells(segments[0].index)

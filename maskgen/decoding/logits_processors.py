@@ -1,4 +1,4 @@
-"""Tricks of inference that need no training: functions around any LogitsFn, guided or not, in any order."""
+"""Logits processors: functions around any LogitsFn, guided or not, in any order. None needs training."""
 
 import math
 from collections.abc import Sequence
@@ -64,7 +64,7 @@ def differential(logits_fn: LogitsFn, share: float = 0.75) -> LogitsFn:
     """Draws the cells that changed least since the last step from what changed: max(p - p_last, 1e-6), normalised.
 
     Of the cells that were asked for at the last step too, each row's `share` with the smallest KL(p_last || p) is replaced; all others
-    keep their logits to the bit. So an order that asks for every cell once only (halton, random_order) is not touched, and a cell whose
+    keep their logits to the bit. So a sampler that asks for every cell once only (halton, random_order) is not touched, and a cell whose
     probabilities did not change at all draws any code: wrap what a step changes, and give a decode at least a few cells a step.
 
     Args:

@@ -21,7 +21,7 @@ WORDS = ("sampler", "schedule", "guidance_schedule", "null", "sampler_options")
 WHOLE = ("steps", "top_k", "window", "refresh", "shortcut", "groups")
 """Settings that are whole numbers."""
 CHEAPER = {"refresh": 1, "shortcut": 1, "merge": 0.0}
-"""Settings that make passes cheaper, one at a time, to their value when off; they need one transformer without towers."""
+"""Acceleration settings, one at a time, to their value when off; they need one transformer without towers."""
 RANGES = (
     ("min_p", 0.0, 1.0),
     ("guidance_rescale", 0.0, 1.0),
@@ -38,17 +38,17 @@ class GenerationSettings:
     """How one modality is decoded. A value with one entry a level counts for that level; its last entry serves all finer ones.
 
     Args:
-        sampler: Name of the decoding order, a file of `maskgen/sampling`.
-        sampler_options: Options of that order alone, such as `{"eta": 0.02}`. An order around another one takes its name as `inner` and
+        sampler: Name of the sampler, a file of `maskgen/sampling`.
+        sampler_options: Options of that sampler alone, such as `{"eta": 0.02}`. A sampler around another one takes its name as `inner` and
             its options as `inner_options`.
         steps: Passes of the model, per level.
         temperature: Divides the logits, per level; 0 takes the likeliest code.
-        choice_temperature: Noise of the order, per level, in its own units; None takes the order's own.
+        choice_temperature: Scale of the noise of the sampler's ranking, per level; None takes the sampler's own.
         top_k: Codes that may be drawn; 0 for all.
         top_p: Share of probability that may be drawn; 1 for all.
         min_p: Least probability that may be drawn, as a share of the largest; 0 for all.
         typical_p: Share of probability of the most typical codes that may be drawn; 1 for all.
-        schedule: Mask law of the decode; None takes the order's own.
+        schedule: Mask schedule of the decode; None takes the sampler's own.
         guidance_scale: 1 is off.
         guidance_schedule: constant, linear, cosine, mask_rate or interval.
         guidance_interval: First progress that is guided and first that is not, for `interval`.
@@ -58,8 +58,8 @@ class GenerationSettings:
         noise_regularization: Scale of the noise on the logits at both ends of a decode; 0 is off.
         differential: Share of the cells whose logits changed least that draw from the change alone; 0 is off.
         window: Steps of time that a cell sees of its own modality, per level; 0 is all. For a model trained so.
-        refresh: Every so many passes all cells are computed anew, in between only those that are open or changed; 1 is exact.
-        shortcut: Every so many passes the model runs, in between a trained shortcut takes its place; 1 is exact.
+        refresh: Every so many model calls all cells are computed, in between only those that are masked or changed; 1 is exact.
+        shortcut: The model runs at every so many calls, a trained shortcut in between; 1 is exact.
         merge: Share of the target's cells that are merged with the most similar other one inside each block; 0 is exact.
         groups: Levels that are decoded together, as they were learned; their steps and temperatures are those of their first level. None
             decodes each level alone.
@@ -108,8 +108,8 @@ class GenerationSettings:
             self.at(level)
         if any(len(group) > 1 for group in self.groups or ()) and (needed := needs_of(self.at(0))):
             raise ValueError(
-                f"the order {self.sampler} needs its own look at a single level ({', '.join(sorted(needed))}), so it cannot rank the codes "
-                "of several levels together; leave groups out or take another order"
+                f"the sampler {self.sampler} needs its own look at a single level ({', '.join(sorted(needed))}), so it cannot "
+                "rank the codes of several levels together; leave groups out or choose another sampler"
             )
 
     @classmethod
@@ -142,7 +142,7 @@ class GenerationSettings:
     def changed(self, **changes: Any) -> "GenerationSettings":
         """The same settings but for what is given and not None; a bare `steps` or temperature changes the coarsest level alone.
 
-        Another order brings its own options, choice temperature and mask law, for they were chosen for the one before.
+        Another sampler brings its own options, choice temperature and schedule: those of the old one were chosen for it.
         """
         merged = self.to_dict()
         if changes.get("sampler") not in (None, self.sampler):
@@ -183,19 +183,19 @@ class GenerationSettings:
 
 
 def _sampler(name: str, common: Mapping[str, Any], own: Mapping[str, Any]) -> Sampler:
-    """The sampler of that name, from what all orders may take and what it alone takes."""
+    """The sampler of that name, from what all samplers may take and what it alone takes."""
     kind, own = by_name(name), dict(own)
     known = {one.name for one in dataclasses.fields(kind)}
     if "inner" in known:
         own["inner"] = _sampler(own.get("inner", "confidence"), common, own.pop("inner_options", {}))
     if unknown := sorted(set(own) - known):
         theirs = sorted(known - {one.name for one in dataclasses.fields(Sampler)})
-        raise ValueError(f"the order {name} has no options {', '.join(unknown)}; it has {', '.join(theirs) or 'none of its own'}")
+        raise ValueError(f"the sampler {name} has no options {', '.join(unknown)}; it has {', '.join(theirs) or 'none of its own'}")
     return kind(**{option: value for option, value in {**common, **own}.items() if option in known})
 
 
 def needs_of(sampler: Sampler) -> set[str]:
-    """What an order, and the one inside it, must be given beside the logits."""
+    """What a sampler, and the one inside it, must be given in addition to the logits."""
     inner = getattr(sampler, "inner", None)
     return set(sampler.needs) | (needs_of(inner) if isinstance(inner, Sampler) else set())
 

@@ -13,7 +13,8 @@ class Budget:
     Args:
         seen: Fewest and most cells that are seen.
         asked: Fewest and most cells that are asked.
-        alphas: Concentrations of the symmetric Dirichlet laws that are drawn from, each alike: small ones give all to one modality.
+        alphas: Concentrations of the symmetric Dirichlet distributions, one chosen at random, each alike: small ones give all to one
+            modality.
 
     Raises:
         ValueError: If a range is empty or a concentration is not positive.

@@ -102,10 +102,10 @@ def _run_on(starts: Bool[Tensor, "batch length"], target: Bool[Tensor, "batch le
 def draw_spans(
     target: Bool[Tensor, "batch length"], prompt_share: float, infill_share: float, generator: torch.Generator
 ) -> Bool[Tensor, "batch length"]:
-    """The part of each row's target that is made anew; the rest is context, clean at every level.
+    """The part of each row's target that is regenerated; the rest is context, clean at every level.
 
     A share of the rows keeps a prompt, the first 10 to 50 % of its cells; another keeps both ends of a gap of 20 to 70 %; all others keep
-    nothing. At least one cell is always made anew.
+    nothing. At least one cell is always regenerated.
 
     Args:
         target: Cells of the target modality, in the order of time.
@@ -161,7 +161,7 @@ def mask_group(
         segments: Segments of the target modality, coarse to fine.
         last: Finest level of each row's group.
         cells: Cells and levels that are hidden inside the groups.
-        target: Cells that are made anew; all others stay clean at every level.
+        target: Cells that are regenerated; all others stay clean at every level.
 
     Returns:
         The masked batch, and the true codes where something is to be guessed (UNKNOWN elsewhere).
@@ -202,6 +202,16 @@ def level_windows(windows: Sequence[int] | None, groups: Sequence[Sequence[int]]
     return [window for window, group in zip(windows, groups, strict=True) for _ in group]
 
 
+def _random_pairs(
+    pairs: Bool[Tensor, "batch length level"], rate: Float[Tensor, " batch"], generator: torch.Generator, span: int
+) -> Bool[Tensor, "batch length level"]:
+    """Random pairs of cell and level; spans run along the cells of one level."""
+    if span == 1:
+        return random_cells(pairs.flatten(1), rate, generator).view_as(pairs)
+    by_level = random_cells(rearrange(pairs, "b l k -> b (k l)"), rate, generator, span)
+    return rearrange(by_level, "b (k l) -> b l k", l=pairs.shape[1])
+
+
 def draw_masks(
     batch: TokenBatch,
     segments: Sequence[Segment],
@@ -217,12 +227,12 @@ def draw_masks(
 ) -> Masked:
     """Draw group of levels, rate, cells and condition dropout for every row of a batch.
 
-    A dropped condition is hidden, cell by cell: the very null condition that guidance uses.
+    A dropped condition is hidden, cell by cell: which is also the null condition of guidance.
 
     Args:
         batch: Clean rows.
         segments: Segments of the target modality, coarse to fine.
-        schedule: Mask law; the rate is its value at a uniform draw.
+        schedule: Mask schedule; the rate is its value at a uniform draw.
         level_weights: How often each level (each group, where there are groups) is learned, any scale.
         drop_condition: Probability that a row's condition is hidden.
         generator: CPU generator that decides everything.
@@ -251,11 +261,7 @@ def draw_masks(
         target = draw_spans(target, prompt_share, infill_share, generator)
     member = torch.tensor([[level in group for level in range(len(segments))] for group in together], device=device)[drawn]
     pairs = target[..., None] & member[:, None]
-    if span == 1:
-        cells = random_cells(pairs.flatten(1), rate, generator).view_as(pairs)
-    else:  # level after level, so that neighbours are those in time
-        by_level = random_cells(rearrange(pairs, "b l k -> b (k l)"), rate, generator, span)
-        cells = rearrange(by_level, "b (k l) -> b l k", l=pairs.shape[1])
+    cells = _random_pairs(pairs, rate, generator, span)
     dropped = (torch.rand(rows, generator=generator) < drop_condition).to(device)
     first, last = (torch.tensor([group[end] for group in together], device=device)[drawn] for end in (0, -1))
     seen, codes = mask_group(batch, segments, last, cells, target)

@@ -1,4 +1,4 @@
-"""Mask laws: the share of cells still masked as a function of progress, and exact counts from it."""
+"""Mask schedules: the share of cells still masked as a function of progress, and exact counts from it."""
 
 import math
 from abc import ABC, abstractmethod
@@ -11,18 +11,18 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 ROUNDING_SLACK = 1e-8
-"""Counts closer than this to a whole number are that number: float64 leaves 1.9999999999999998 where the law says 2."""
+"""Counts closer than this to a whole number are that number: float64 leaves 1.9999999999999998 where the schedule says 2."""
 
 
 class MaskSchedule(ABC):
-    """A mask law: one object gives the training rate of a random u and the decoding count at a step.
+    """A mask schedule: one object gives the training rate of a random u and the decoding count at a step.
 
-    Every law is 1 at progress 0, falls, and is 0 at progress 1.
+    Every schedule is 1 at progress 0, falls, and is 0 at progress 1.
     """
 
     @abstractmethod
     def ratio(self, progress: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """The law itself, on progress already checked; rounding outside [0, 1] is mended by the caller."""
+        """The schedule on checked progress; the caller clips what rounding leaves outside [0, 1]."""
 
     @overload
     def __call__(self, progress: float) -> float: ...
@@ -71,7 +71,7 @@ class Arccos(MaskSchedule):
 
 @dataclass(frozen=True)
 class Linear(MaskSchedule):
-    """1 - r: the same number of cells at every step; the law of masked diffusion language models."""
+    """1 - r: the same number of cells at every step; the schedule of masked diffusion language models."""
 
     def ratio(self, progress: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         return 1 - progress
@@ -107,7 +107,7 @@ class Log(MaskSchedule):
     """-log(r) / log(length): most cells are fixed at once. Everything stays masked until r = 1 / length.
 
     Args:
-        length: Cells for which the law is drawn, at least 2. It belongs to the law, not to the row at hand, so that one object
+        length: Cells for which the schedule is drawn, at least 2. It belongs to the schedule, not to the row at hand, so that one object
             means the same in training and decoding, for rows of any size.
 
     Source: MaskGIT's reference code. Differs: length is fixed here, there it is that of the batch at hand.
@@ -127,7 +127,7 @@ class Exp(MaskSchedule):
     """(1 - length ** (r - 1)) / (1 - 1 / length): nearly all cells are fixed in the last steps.
 
     Args:
-        length: Cells for which the law is drawn, at least 2; see `Log`.
+        length: Cells for which the schedule is drawn, at least 2; see `Log`.
 
     Source: MaskGIT's reference code. Differs: divided by 1 - 1 / length, so that progress 0 masks everything and not all but one cell.
     """
@@ -145,8 +145,9 @@ class Exp(MaskSchedule):
 class TruncatedGaussian(MaskSchedule):
     """The mask rates of a Gaussian between `low` and 1, the largest first: at progress p the rate above which a share p of it lies.
 
-    A law of training: a uniform draw gives a rate of the truncated Gaussian, never below `low`. Decoding by it leaves a share of `low` to
-    the last step, where it falls to 0 at once, for at progress 1 nothing may be masked; decode by another law, such as cosine.
+    A schedule for training: a uniform draw gives a rate of the truncated Gaussian, never below `low`. Decoding by it leaves a share of
+    `low` to the last step, where it falls to 0 at once, for at progress 1 nothing may be masked; decode by another schedule, such as
+    cosine.
 
     Args:
         mean: Of the Gaussian before it is cut.
@@ -194,7 +195,7 @@ def masked_after(
     Every step takes at least one cell until the row has none, so a row with fewer cells than steps ends early.
 
     Args:
-        schedule: Mask law.
+        schedule: Mask schedule.
         step: Number of the step, from 0.
         steps: Steps in all.
         total: Cells of each row that were unknown at the start.
@@ -226,7 +227,7 @@ MASK_SCHEDULES: Laws = {
 
 
 def schedule_by_name(name: str) -> MaskSchedule:
-    """The mask law of that name with its default options, for the command line; a ValueError lists the names."""
+    """The mask schedule of that name with its default options, for the command line; a ValueError lists the names."""
     if name not in MASK_SCHEDULES:
         raise ValueError(f"no mask schedule is called {name!r}; choose one of {', '.join(MASK_SCHEDULES)}")
     return MASK_SCHEDULES[name]()

@@ -22,7 +22,7 @@ class Task:
     Args:
         asked: Modalities whose codes are masked and guessed; several are masked each at a rate of its own.
         given: Modalities that are seen whole; of a text the cells behind its end are not.
-        partly: Modalities of which a random share is seen, drawn anew for each row.
+        partly: Modalities of which a random share is seen, drawn for each row.
         weight: How often the task is drawn, any scale, among those whose modalities a row has.
         budget: Share cells out among the asked modalities that a row has; then `given` and `partly` are empty.
 
@@ -61,7 +61,7 @@ class TargetObjective:
     """How a modality is masked and what its guesses cost.
 
     Args:
-        schedule: Mask law; the rate is its value at a uniform draw.
+        schedule: Mask schedule; the rate is its value at a uniform draw.
         loss: "maskgit" is the mean over masked codes; "elbo" the bound on the likelihood, which needs the linear schedule.
         weight: Of this modality's loss among all.
         level_weights: How often each level is learned; None weighs all alike.

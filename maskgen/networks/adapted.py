@@ -69,7 +69,7 @@ class AdaptedTransformer(nn.Module):
         config: What it is made of.
         vocab_size: Shared ids in all; id 0 is padding and embeds to zero.
         num_modalities: Modalities in the space.
-        trunk: The backbone's layers; None makes them anew, of random weights.
+        trunk: The backbone's layers; None creates them with random weights.
 
     Source: DiffuLLaMA, arXiv:2410.17891 (causal models). Differs: cells see each other inside one document only, and the shift is taken
     inside the document too.

@@ -106,7 +106,12 @@ def start_from(model: MaskTransformer, space: TokenSpace, fingerprints: Mapping[
     names = [one.name for one in space.modalities]
     for modality, fingerprint in found.fingerprints.items():
         if modality in names and fingerprints.get(modality) != fingerprint:
-            logger.warning("%s was trained with another %s tokenizer than made %s: its codes start as strangers", name, modality, shards)
+            logger.warning(
+                "%s was trained with another %s tokenizer than made %s: its embeddings do not match these codes yet",
+                name,
+                modality,
+                shards,
+            )
     model.load_state_dict(grown(with_heads(found.model, model), model.state_dict()))
 
 

@@ -16,7 +16,7 @@ LONGEST_WORD = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class LetterConfig:
+class G2PConfig:
     """Size and alphabets of the network.
 
     Args:
@@ -36,14 +36,14 @@ class LetterConfig:
     sounds: str = STRESS + VOWELS + CONSONANTS
 
 
-class LetterNet(nn.Module):
+class G2PNetwork(nn.Module):
     """Log-probabilities of sounds, `slots` places a letter, trained with CTC.
 
     Args:
         config: Size and alphabets.
     """
 
-    def __init__(self, config: LetterConfig) -> None:
+    def __init__(self, config: G2PConfig) -> None:
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(len(config.letters), config.dim)
@@ -58,12 +58,12 @@ class LetterNet(nn.Module):
         return logprob
 
 
-def letters_of(word: str, config: LetterConfig) -> list[int]:
+def letter_ids(word: str, config: G2PConfig) -> list[int]:
     """Ids of a word's letters, lower-cased; anything else is passed over."""
     return [config.letters.index(letter) for letter in word.lower() if letter in config.letters]
 
 
-def collapse(best: Sequence[int], config: LetterConfig) -> str:
+def collapse(best: Sequence[int], config: G2PConfig) -> str:
     """Sounds of a CTC path: repeats are one, blanks fall away."""
     kept = [code for code, before in zip(best, [CTC_BLANK, *best], strict=False) if code not in (before, CTC_BLANK)]
     return "".join(config.sounds[code - 1] for code in kept)
@@ -81,9 +81,9 @@ def stressed(sounds: str) -> str:
 
 
 @torch.no_grad()
-def sound_out(network: LetterNet, word: str) -> str:
+def sound_out(network: G2PNetwork, word: str) -> str:
     """Phonemes of a word by the most probable path; "" if it has no letters. Words over 64 letters are read in pieces."""
-    letters = letters_of(word, network.config)
+    letters = letter_ids(word, network.config)
     pieces = [letters[start : start + LONGEST_WORD] for start in range(0, len(letters), LONGEST_WORD)]
     paths = [network(torch.tensor([piece]))[0].argmax(dim=-1).tolist() for piece in pieces]
     return stressed("".join(collapse(path, network.config) for path in paths))

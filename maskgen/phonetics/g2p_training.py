@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from maskgen.phonetics.g2p import CTC_BLANK, LetterConfig, LetterNet, letters_of, sound_out
+from maskgen.phonetics.g2p import CTC_BLANK, G2PConfig, G2PNetwork, letter_ids, sound_out
 from maskgen.phonetics.symbols import STRESS
 
 logger = logging.getLogger(__name__)
@@ -17,7 +17,7 @@ Pair = tuple[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
-class LetterRecipe:
+class G2PRecipe:
     """How the network is trained.
 
     Args:
@@ -42,7 +42,7 @@ class LetterRecipe:
 
 
 @dataclass(frozen=True)
-class LetterScore:
+class G2PScore:
     """Measured on held-out words.
 
     Args:
@@ -60,7 +60,7 @@ class LetterScore:
     exact_plain: float
 
 
-def split_pairs(entries: Mapping[str, str], recipe: LetterRecipe, config: LetterConfig) -> tuple[list[Pair], list[Pair]]:
+def split_pairs(entries: Mapping[str, str], recipe: G2PRecipe, config: G2PConfig) -> tuple[list[Pair], list[Pair]]:
     """Words to learn from and words held out: those of two letters or more that fit the slots, in lower case."""
     pairs = {word.lower(): sounds for word, sounds in sorted(entries.items()) if _learnable(word, sounds, config)}
     order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(recipe.seed)).tolist()
@@ -68,7 +68,7 @@ def split_pairs(entries: Mapping[str, str], recipe: LetterRecipe, config: Letter
     return [words[place] for place in order[count:]], [words[place] for place in order[:count]]
 
 
-def _learnable(word: str, sounds: str, config: LetterConfig) -> bool:
+def _learnable(word: str, sounds: str, config: G2PConfig) -> bool:
     """Whether a word is letters only, is not all capitals and has room for its sounds."""
     repeats = sum(first == second for first, second in itertools.pairwise(sounds))
     plain = len(word) > 1 and not word.isupper() and all(letter in config.letters for letter in word.lower())
@@ -84,16 +84,16 @@ def batches(pairs: Sequence[Pair], size: int, generator: torch.Generator) -> Ite
     yield from (found[place] for place in torch.randperm(len(found), generator=generator).tolist())
 
 
-def ctc(network: LetterNet, batch: Sequence[Pair]) -> Tensor:
+def ctc(network: G2PNetwork, batch: Sequence[Pair]) -> Tensor:
     """Mean CTC loss of one batch of words of one length."""
     config = network.config
     targets = [torch.tensor([config.sounds.index(sound) + 1 for sound in sounds]) for _, sounds in batch]
-    places = network(torch.tensor([letters_of(word, config) for word, _ in batch])).transpose(0, 1)
+    places = network(torch.tensor([letter_ids(word, config) for word, _ in batch])).transpose(0, 1)
     lengths = torch.tensor([len(target) for target in targets])
     return nn.functional.ctc_loss(places, torch.cat(targets), torch.full_like(lengths, len(places)), lengths, blank=CTC_BLANK)
 
 
-def learn_letters(entries: Mapping[str, str], recipe: LetterRecipe) -> tuple[LetterNet, LetterScore]:
+def train_g2p(entries: Mapping[str, str], recipe: G2PRecipe) -> tuple[G2PNetwork, G2PScore]:
     """Trains the network on a lexicon; one thread and one seed give one result on one machine.
 
     Args:
@@ -103,11 +103,11 @@ def learn_letters(entries: Mapping[str, str], recipe: LetterRecipe) -> tuple[Let
     Returns:
         The network in half-precision values, and its score on the held-out words.
     """
-    config = LetterConfig(dim=recipe.dim, hidden=recipe.hidden, num_layers=recipe.num_layers)
+    config = G2PConfig(dim=recipe.dim, hidden=recipe.hidden, num_layers=recipe.num_layers)
     learned, held_out = split_pairs(entries, recipe, config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        network = LetterNet(config)
+        network = G2PNetwork(config)
     generator = torch.Generator().manual_seed(recipe.seed)
     optimizer = torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=0.01)
     rounds = [batch for _ in range(recipe.epochs) for batch in batches(learned, recipe.batch_size, generator)]
@@ -122,23 +122,23 @@ def learn_letters(entries: Mapping[str, str], recipe: LetterRecipe) -> tuple[Let
         schedule.step()
         if step % 200 == 0:
             logger.info("step %d of %d, loss %.3f", step, len(rounds), loss.item())
-    return rounded(network), score_letters(rounded(network), held_out)
+    return rounded(network), evaluate_g2p(rounded(network), held_out)
 
 
-def rounded(network: LetterNet) -> LetterNet:
+def rounded(network: G2PNetwork) -> G2PNetwork:
     """The network with weights as they will come back from a half-precision file."""
     network.load_state_dict({name: tensor.half().float() for name, tensor in network.state_dict().items()})
     return network.eval().requires_grad_(False)
 
 
-def score_letters(network: LetterNet, pairs: Sequence[Pair]) -> LetterScore:
+def evaluate_g2p(network: G2PNetwork, pairs: Sequence[Pair]) -> G2PScore:
     """Phoneme error rate and share of exact words, with and without stress marks."""
     drop = str.maketrans("", "", STRESS)
     found = [(sound_out(network, word), sounds) for word, sounds in pairs]
     plain = [(ours.translate(drop), sounds.translate(drop)) for ours, sounds in found]
     rates = [sum(edits(*pair) for pair in group) / max(1, sum(len(sounds) for _, sounds in group)) for group in (found, plain)]
     exact = [sum(ours == sounds for ours, sounds in group) / max(1, len(group)) for group in (found, plain)]
-    return LetterScore(len(pairs), rates[0], rates[1], exact[0], exact[1])
+    return G2PScore(len(pairs), rates[0], rates[1], exact[0], exact[1])
 
 
 def edits(first: str, second: str) -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from maskgen.phonetics.abbreviations import expand_abbreviations
 from maskgen.phonetics.symbols import PUNCTUATION
-from maskgen.phonetics.verbalise import expand_figures
+from maskgen.phonetics.verbalise import verbalise
 
 SPEAKABLE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ'- " + PUNCTUATION)
 BEFORE_FOLDING = {"²": " squared", "³": " cubed", "™": " trademark", "®": " registered", "©": " copyright ", "℃": " °C", "℉": " °F"}
@@ -64,7 +64,7 @@ def normalise(text: str) -> NormalisedText:
     Numbers to 10^15, ordinals, decimals, years, money, percent, times, dates, fractions, common units, abbreviations and signs
     become words; accents are dropped. Every other character is told in `left_out`, except separators such as "/" and "_".
     """
-    said = expand_figures(expand_abbreviations(_quoted(_folded(text))))
+    said = verbalise(expand_abbreviations(_quoted(_folded(text))))
     said = "".join(f" {SIGNS[sign]} " if sign in SIGNS else sign for sign in said)
     plain = "".join(mark for mark in unicodedata.normalize("NFD", said) if unicodedata.category(mark) != "Mn")
     left_out = [mark for mark in dict.fromkeys(plain) if mark not in SPEAKABLE and mark not in SEPARATORS and not mark.isspace()]

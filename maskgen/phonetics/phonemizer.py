@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from maskgen.phonetics.g2p import LetterConfig, LetterNet, sound_out
+from maskgen.phonetics.g2p import G2PConfig, G2PNetwork, sound_out
 from maskgen.phonetics.lexicon import Lexicon
 from maskgen.phonetics.normalise import normalise
 from maskgen.phonetics.postlexical import WORD, Forms, in_context, places, spread_stress
@@ -21,7 +21,7 @@ HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
 PLURAL_LETTERS = re.compile(r"[A-Z]{2,}(?='?s$)")
 
 
-class Speaker:
+class Phonemizer:
     """Pronounces English text.
 
     Args:
@@ -30,14 +30,14 @@ class Speaker:
         letters: Reads what the lexicon lacks.
     """
 
-    def __init__(self, lexicon: Lexicon, forms: Forms, letters: LetterNet) -> None:
+    def __init__(self, lexicon: Lexicon, forms: Forms, letters: G2PNetwork) -> None:
         self.lexicon, self.forms, self._letters = lexicon, forms, letters
         self._known: dict[str, str] = {}
 
     @classmethod
-    def from_parts(cls, packed: bytes, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "Speaker":
+    def from_parts(cls, packed: bytes, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "Phonemizer":
         """Rebuild from a bundle's parts."""
-        network = LetterNet(LetterConfig(**config["letters"]))
+        network = G2PNetwork(G2PConfig(**config["letters"]))
         network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
         return cls(Lexicon(packed), config["forms"], network.eval().requires_grad_(False))
 

@@ -26,7 +26,7 @@ UNITS = {
 UNIT = "|".join(sorted(map(re.escape, UNITS), key=len, reverse=True))
 
 
-def expand_figures(text: str) -> str:
+def verbalise(text: str) -> str:
     """The text with every figure in words; a figure that touches letters becomes a word of its own."""
     for pattern, say in RULES:
         text = pattern.sub(lambda found, say=say: f" {say(found)} ", text)  # type: ignore[misc]

@@ -17,7 +17,7 @@ from maskgen.processors.image import fitted
 from maskgen.processors.media import as_audio
 from maskgen.processors.speech import SpeechProcessor, SpeechRequest
 from maskgen.processors.text import HOLE, prompt_codes, with_holes
-from maskgen.scoring.forced_alignment import Listener
+from maskgen.scoring.forced_alignment import ForcedAligner
 from maskgen.scoring.ranking import Ranked
 from maskgen.tokenizers.transcript import TranscriptTokenizer
 from maskgen.tokens.batch import UNKNOWN, Codes
@@ -121,7 +121,7 @@ class AnyToAnyPipeline(Pipeline):
             ValueError: If the audio cannot be used, there is no text, one has no word, or none fits into the recording.
         """
         codes = self.speech.codes_of(as_audio(audio))
-        return Listener(self.model, self.space, self.scribe)(codes, as_prompts(texts, "texts") if texts else [])
+        return ForcedAligner(self.model, self.space, self.scribe)(codes, as_prompts(texts, "texts") if texts else [])
 
     @property
     def crosses(self) -> bool:

@@ -1,4 +1,4 @@
-"""Decoding orders, one file each; this folder's listing is the catalogue."""
+"""Samplers, one file each; the listing of this folder is the catalogue."""
 
 import importlib
 import inspect

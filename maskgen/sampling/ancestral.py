@@ -14,12 +14,12 @@ class AncestralSampler(Sampler):
     """Unmasks each masked cell with probability (alpha_s - alpha_t) / (1 - alpha_t), alone of all others; the last step takes the rest.
 
     alpha is the share that is visible, 1 - schedule. Cells are chosen before codes, so logits are asked for at the cells of the step only.
-    At most `steps` passes, one a step; a step that chooses nothing costs none. Nothing is revoked.
+    At most `steps` model calls, one per step; a step that chooses nothing costs none. Nothing is revoked.
 
     Args:
-        schedule: Share masked over time. The default is the linear law of MDLM and MD4.
-        grid: Times of the steps. "uniform": k / N. "cosine": 1 - cos(pi k / 2N), so that fewer cells are fixed early; with the linear law
-            that is the cosine law on the uniform grid.
+        schedule: Share masked over time. The default is the linear schedule of MDLM and MD4.
+        grid: Times of the steps. "uniform": k / N. "cosine": 1 - cos(pi k / 2N), so that fewer cells are fixed early; with the linear
+            schedule that is the cosine schedule on the uniform grid.
 
     Source: MDLM, arXiv:2406.07524; MD4, arXiv:2406.04329 (its cosine grid). Differs: times end at exactly 0 masked, without their epsilon.
     """
@@ -48,5 +48,5 @@ class AncestralSampler(Sampler):
         return 1 - after / before
 
     def _time(self, done: float) -> float:
-        """Progress of the law after that share of the steps."""
+        """Progress of the schedule after that share of the steps."""
         return done if self.grid == "uniform" else 1 - math.cos(0.5 * math.pi * done)

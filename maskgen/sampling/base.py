@@ -1,4 +1,4 @@
-"""The one decode loop. A file beside this one says which cells to keep."""
+"""The decode loop that all samplers share. Each sampler file decides which cells a step keeps."""
 
 import dataclasses
 from abc import ABC, abstractmethod
@@ -135,7 +135,7 @@ def keep_surest(state: State, drawn: Drawn, scores: Float[Tensor, "batch length"
 
 
 def in_order(scores: Float[Tensor, "batch length"], schedule: MaskSchedule, rounding: Callable[[Tensor], Tensor] = whole_floor) -> StepFn:
-    """The step function of an order fixed beforehand: low scores first, logits at the cells of the step only.
+    """The step function of a sampler whose order is fixed beforehand: low scores first, logits at the cells of the step only.
 
     Args:
         scores: Any numbers; only their order inside a row's target counts.
@@ -278,7 +278,7 @@ class Sampler(ABC):
         """Codes for the chosen cells, with the one check of the logits."""
         state = other or own
         segment, rows = state.segment, cells.nonzero()[:, 0]
-        if not len(rows):  # a step may leave everything as it is; that costs no pass
+        if not len(rows):  # a step may leave everything as it is; that costs no model call
             return Drawn(
                 cells,
                 torch.full_like(state.codes, UNKNOWN),

@@ -1,4 +1,4 @@
-"""Block after block: a row's unknown cells in order of position, a few at a time, each block decoded by another order."""
+"""Block after block: a row's unknown cells in order of position, a few at a time, each block decoded by another sampler."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -36,15 +36,15 @@ class BlockSampler(Sampler):
 
     Blocks are counted over a row's own unknown cells in the order in which they stand in the row (time for text and audio, reading order
     for images), and its steps are divided over its own blocks, so a row's result is the same alone and in any batch. A block that is full
-    before its steps are over waits, without a pass. Rows with different numbers of blocks ask for their logits one after the other; a
+    before its steps are over waits, without a model call. Rows with different numbers of blocks ask for their logits one after the other; a
     LogitsFn that remembers its last pass, as those of a model do, computes it once a step.
 
     Args:
-        steps: Passes over all blocks: steps // blocks each, one more for the first steps % blocks of them.
+        steps: Steps over all blocks: steps // blocks each, one more for the first steps % blocks of them.
         block_size: Cells of a block; the last one of a row may have fewer.
-        inner: Order inside a block. Its `steps` are set to those of the block, and it may revoke inside its block. How codes are drawn
+        inner: Sampler inside a block. Its `steps` are set to those of the block, and it may revoke inside its block. How codes are drawn
             (temperature and cuts) is said here, not there. None keeps the surest codes, without noise.
-        schedule: Law inside a block where no `inner` is given; linear is the same number of cells at every step.
+        schedule: Schedule inside a block where no `inner` is given; linear is the same number of cells at every step.
 
     Raises:
         ValueError: If block_size is below 1 or `inner` draws otherwise; when sampling, if a row has more blocks than there are steps.
@@ -68,7 +68,7 @@ class BlockSampler(Sampler):
 
     @property
     def revokes(self) -> bool:  # type: ignore[override]
-        """Whether the order inside the blocks takes cells back."""
+        """Whether the sampler inside the blocks takes cells back."""
         return self.inner is not None and self.inner.revokes
 
     def start(self, state: State) -> StepFn:
@@ -108,9 +108,9 @@ class BlockSampler(Sampler):
         return step
 
     def _begin_block(self, state: State) -> StepFn:
-        """The order inside a block that begins now."""
+        """The step function of a block that begins now."""
         if self.inner is not None:
-            drawing = {name: getattr(self, name) for name in DRAWING}  # an order that draws codes itself draws as the loop does
+            drawing = {name: getattr(self, name) for name in DRAWING}  # a sampler that draws codes itself draws as the loop does
             return dataclasses.replace(self.inner, steps=state.steps, **drawing).start(state)
 
         def surest(now: State, draw_cells: DrawFn) -> Decision:

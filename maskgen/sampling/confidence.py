@@ -1,4 +1,4 @@
-"""MaskGIT's order: draw every masked cell, keep those the model is surest of."""
+"""MaskGIT's sampler: draw every masked cell, keep those with the most confident codes."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -13,10 +13,10 @@ AMUSED_END = 0.01
 class ConfidenceSampler(Sampler):
     """Keeps the cells with the largest log p(code) + scale * Gumbel noise; the scale falls over the steps.
 
-    One pass a step, at most `steps`; nothing is revoked.
+    One model call per step, at most `steps`; nothing is revoked.
 
     Args:
-        choice_temperature: Randomness of the order at the start. 0 is greedy, but for "amused", which then rises to its end of 0.01.
+        choice_temperature: Scale of the ranking's noise at the start. 0 is greedy, but for "amused", which then rises to its end of 0.01.
         annealing: Scale of the noise at step k of N. "exact": choice_temperature (1 - (k + 1) / N). "linear": a straight line from
             choice_temperature at the first step to 0 at the last. "amused": such a line to 0.01, as AmusedScheduler given one number.
 

@@ -1,4 +1,4 @@
-"""Token-Critic's order: draw everything, and let a trained critic say which cells stay, those accepted earlier among them."""
+"""Token-Critic's sampler: draw every masked cell, then a trained critic decides which cells stay, earlier ones included."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -18,14 +18,14 @@ class CriticSampler(Sampler):
 
     A cell's rank is -critic + choice_temperature (1 - r) Gumbel noise, r = (step + 1) / steps.
 
-    Cost: `steps` passes of the generator and, but for the last step, one of the critic beside each. May revoke: every cell of the target,
+    Cost: `steps` calls of the generator and, at every step but the last, one of the critic. May revoke: every cell of the target,
     at any step but the last.
 
     Args:
         critic: Judge of a filled batch, as `maskgen.networks.critic.critic_scores` gives it; without one the decode does not start.
-        choice_temperature: Noise of the order at the start, in units of the critic's logit; it anneals to 0 at the last step.
+        choice_temperature: Scale of the ranking's noise at the start, in units of the critic's logit; it anneals to 0 at the last step.
 
-    Source: Token-Critic, arXiv:2209.04439. Differs: Gumbel noise, as in our confidence order; a public re-implementation adds uniform
+    Source: Token-Critic, arXiv:2209.04439. Differs: Gumbel noise, as in our confidence sampler; a public re-implementation adds uniform
     noise, (U - 0.5) times a scale times the share of steps left. The last step keeps everything and so asks no critic.
     """
 
@@ -41,7 +41,7 @@ class CriticSampler(Sampler):
     def start(self, state: State) -> StepFn:
         if self.critic is None:
             raise ValueError(
-                "the critic order needs a trained critic; put one into the folder critic of the model "
+                "the critic sampler needs a trained critic; put one into the folder critic of the model "
                 "(configs/critic_emoji64.yaml trains one), or give critic=critic_scores(load_critic(FOLDER))"
             )
         return partial(self._step, self.critic)

@@ -12,13 +12,14 @@ from maskgen.sampling.draw import scattered
 class EntropySampler(Sampler):
     """Keeps the cells with the lowest entropy of softmax(logits), in nats, as many as the schedule says.
 
-    One pass a step, at most `steps`; nothing is revoked.
+    One model call per step, at most `steps`; nothing is revoked.
 
     Args:
         choice_temperature: Scale of the Gumbel noise on minus the entropy at the start; it anneals as choice_temperature (1 - r),
             r = (step + 1) / steps. 0 is greedy.
 
-    Source: Dream's `entropy` order, arXiv:2508.15487. Differs: the entropy is taken before temperature and cut; its `alg_temp` is constant.
+    Source: Dream's `entropy` ranking, arXiv:2508.15487. Differs: the entropy is taken before temperature and cut; its `alg_temp` is
+    constant.
     """
 
     choice_temperature: float = 0.0

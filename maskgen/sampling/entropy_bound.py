@@ -27,7 +27,7 @@ def entropy_before(entropies: Float[Tensor, "batch length"]) -> Float[Tensor, "b
 class EntropyBoundSampler(Sampler):
     """Keeps the k cells of lowest entropy, k the largest with (sum of their entropies) - (largest of them) <= bound: at least one.
 
-    As many passes as it takes, from 1 to `steps`; the last step keeps all that is left. `schedule` is not read. Nothing is revoked.
+    As many model calls as it takes, from 1 to `steps`; the last step keeps all that is left. `schedule` is not read. Nothing is revoked.
 
     Args:
         bound: In nats, at least 0. 0 keeps one cell a step, and all that are certain; the larger, the fewer steps.

@@ -1,4 +1,4 @@
-"""The first-hitting sampler of masked diffusion: go from event to event, one cell a pass."""
+"""The first-hitting sampler of masked diffusion: one cell of a row per model call, in random order."""
 
 from dataclasses import dataclass
 
@@ -10,12 +10,13 @@ from maskgen.sampling.draw import gumbel, row_noise
 
 @dataclass(frozen=True, kw_only=True)
 class FirstHittingSampler(Sampler):
-    """Unmasks one uniformly random cell of each row a pass; the law of masked diffusion in continuous time, without discretization.
+    """Unmasks one uniformly random cell of each row per model call; the distribution of masked diffusion in continuous time, without
+    discretization.
 
     Of n masked cells the next to unmask is any of them with the same chance, at a mask ratio that falls from r to r u^(1 / n). A model
     without time input does not see the ratio, so only the order is drawn, a permutation a row.
-    One pass a cell and none for nothing: a row with no more cells than `steps` ends after as many passes as it has cells, whatever
-    the other rows do. A row with more takes ceil(cells / steps) a pass, which share logits: that is the parallel form, an approximation.
+    One call per cell: a row with no more cells than `steps` ends after as many calls as it has cells, whatever
+    the other rows do. A row with more takes ceil(cells / steps) per call, which share logits: that is the parallel form, an approximation.
     `schedule` is not read. Nothing is revoked.
 
     Source: first-hitting sampler, arXiv:2409.02908. Differs: rows of any counts in one batch.

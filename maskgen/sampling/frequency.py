@@ -22,14 +22,14 @@ class FrequencySampler(Sampler):
     They are ranked by the critic where there is one, else by the log-probability of their code when it was drawn, plus
     choice_temperature (1 - r) Gumbel noise, r = (step + 1) / steps.
 
-    Cost: `steps` passes of the generator; beside each but the last one pass of the grouping (attention maps) and, if given, one of the
+    Cost: `steps` calls of the generator; at every step but the last one call of the grouping (attention maps) and, if given, one of the
     critic. May revoke: cells that were accepted outside the persistent group, at any step but the last.
 
     Args:
         grouping: Which cells are persistent, as `networks.attention_maps.low_attention` gives it; without one the decode does not start.
         critic: Judge of a filled batch, as `networks.critic.critic_scores` gives it; a pipeline gives that in the model's folder `critic`.
             None ranks by the model's confidence.
-        choice_temperature: Noise of the order at the start; it anneals to 0 at the last step.
+        choice_temperature: Scale of the ranking's noise at the start; it anneals to 0 at the last step.
 
     Source: FAS of arXiv:2304.01515, our reading of its abstract ("to each group of tokens divided according to the self-attention maps"):
     the paper's body was not at hand beyond the opening of its method section, which sets fixed against revocable selection. Which group is
@@ -50,7 +50,7 @@ class FrequencySampler(Sampler):
     def start(self, state: State) -> StepFn:
         if self.grouping is None:
             raise ValueError(
-                "the frequency order needs groups of cells; give grouping=low_attention(MODEL), see maskgen.networks.attention_maps"
+                "the frequency sampler needs groups of cells; give grouping=low_attention(MODEL), see maskgen.networks.attention_maps"
             )
         grouping, settled = self.grouping, torch.zeros_like(state.target)
 

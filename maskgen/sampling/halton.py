@@ -1,4 +1,4 @@
-"""Halton's order: cells spread evenly over the grid, whatever the model says."""
+"""The Halton sampler: cells spread evenly over the grid, independent of the logits."""
 
 from dataclasses import dataclass
 from functools import lru_cache

@@ -12,7 +12,8 @@ from maskgen.sampling.draw import scattered
 class MarginSampler(Sampler):
     """Keeps the cells with the largest gap between the probabilities of their two likeliest codes, as many as the schedule says.
 
-    A cell torn between two codes waits, however small the probability of all others. One pass a step, at most `steps`; nothing is revoked.
+    A cell torn between two codes waits, however small the probability of all others. One model call per step, at most `steps`; nothing is
+    revoked.
 
     Args:
         choice_temperature: Scale of the Gumbel noise on the gap, which lies in [0, 1], at the start; it anneals as

@@ -1,4 +1,4 @@
-"""The moment order: choose the cells first, by what a draw there would be worth, then draw codes at those alone."""
+"""The moment sampler: choose the cells first, by what a draw there is worth, then draw codes at those alone."""
 
 from dataclasses import dataclass
 
@@ -15,16 +15,16 @@ from maskgen.tokens.batch import UNKNOWN
 class MomentSampler(Sampler):
     """Keeps the cells that come first by Gumbel-top-k on log sum_x p(x)^beta, then draws their codes from p^beta / sum.
 
-    beta = 1 / temperature + 1 / choice_temperature, so 1 + 1 / choice_temperature at temperature 1. It has in the limit the joint law of
-    cell and code of MaskGIT's order, whose ranking lowers the temperature of the codes without saying so; here it is said.
-    One pass a step, at most `steps`; nothing is revoked.
+    beta = 1 / temperature + 1 / choice_temperature, so 1 + 1 / choice_temperature at temperature 1. It has in the limit the joint
+    distribution of cell and code of MaskGIT's sampler, whose ranking lowers the temperature of the codes without saying so; here it is
+    said. One model call per step, at most `steps`; nothing is revoked.
 
     Args:
         choice_temperature: T above, the same at every step. 0 is greedy in both cells and codes; the larger, the nearer to cells at
             random with codes from p.
 
-    Source: moment sampler, arXiv:2510.04525. Differs: a temperature t other than 1 gives the limit of MaskGIT's order at that temperature,
-    whose weight of a cell is the sum of p^(1 / t) / sum(p^(1 / t)) * p^(1 / T); a cut of the codes counts for the codes alone.
+    Source: moment sampler, arXiv:2510.04525. Differs: a temperature t other than 1 gives the limit of MaskGIT's sampler at that
+    temperature, whose weight of a cell is the sum of p^(1 / t) / sum(p^(1 / t)) * p^(1 / T); a cut of the codes counts for the codes alone.
     """
 
     choice_temperature: float = 4.5

@@ -1,4 +1,4 @@
-"""A uniformly random order for each row, as in masked diffusion."""
+"""The sampler of masked diffusion: cells in a uniformly random order for each row."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""ReMDM's order: every cell flips its own coin, and a decoded cell may turn back to MASK."""
+"""ReMDM's sampler: every cell draws by itself whether it is set, and a decoded cell may turn back to MASK."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
@@ -23,8 +23,8 @@ class ReMDMSampler(Sampler):
     masks nothing and fills everything. At sigma = 0 (`eta` 0, but for "conf") this is the ancestral sampler of MDLM. Counts of a step are
     random; codes are drawn at the cells whose coin fell, and only there.
 
-    Cost: at most `steps` passes; a step in which no cell is drawn costs none. May revoke: every cell of the target, at any step but the
-    last.
+    Cost: at most `steps` model calls; a step in which no cell is drawn costs none. May revoke: every cell of the target, at any step but
+    the last.
 
     Args:
         strategy: sigma of a decoded cell. "cap": min(eta, sigma_max). "rescale": eta sigma_max. "conf": sigma_max times the softmax over
@@ -36,7 +36,8 @@ class ReMDMSampler(Sampler):
         alpha_on: Share of the target that is kept during it.
 
     Source: ReMDM, arXiv:2503.00307; linear schedule and eta as in its image runs, times of the loop as in its text runs. Differs: any mask
-    law serves as the clock; a step that crosses `t_on` or `t_off` ends on the law of the next phase instead of overshooting the old one.
+    schedule serves as the clock; a step that crosses `t_on` or `t_off` ends on the schedule of the next phase instead of overshooting the
+    old one.
     """
 
     schedule: MaskSchedule = Linear()  # noqa: RUF009 (frozen)

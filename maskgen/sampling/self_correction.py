@@ -24,12 +24,12 @@ class SelfCorrectionSampler(Sampler):
     The model sees the code that it judges. One that was trained on masks alone has never learned what to say there, so expect
     little of self-correction in such models; it is meant for those that also learned from wrong codes.
 
-    Cost: at most `steps` passes, the corrections among them. May revoke: never to MASK, but it may replace every code of the target.
+    Cost: at most `steps` model calls, the corrections among them. May revoke: never to MASK, but it may replace every code of the target.
 
     Args:
         fill: Order of the first steps: "confidence" (MaskGIT) or "random".
         fill_share: Share of the steps, rounded, that fill; at least one step. 1 leaves none for corrections.
-        choice_temperature: Randomness of the confidence order at its start.
+        choice_temperature: Scale of the ranking's noise in the confidence sampler, at the start.
         cells_per_step: Codes that one correction may replace, at least 1; with more than one they may disagree with each other.
         correction_temperature: Divides the logits of the corrections; 0 takes the likeliest code.
 

@@ -1,4 +1,4 @@
-"""MAGNeT's order: neighbouring cells are kept together, the spans first that the model is surest of."""
+"""MAGNeT's sampler: neighbouring cells are kept together, the most confident spans first."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -58,7 +58,7 @@ class SpanSampler(Sampler):
     Args:
         span: Cells of a span; a stretch of unknown cells that it does not divide ends with a shorter one.
         score: "max" takes the surest code of a span, "prod" all of its codes (by which a shorter span is surer).
-        choice_temperature: Randomness of the order at the start; it anneals to 0 at the last step. 0, as in MAGNeT, is greedy.
+        choice_temperature: Scale of the ranking's noise at the start; it anneals to 0 at the last step. 0, as in MAGNeT, is greedy.
 
     Raises:
         ValueError: If span is below 1, score has another name or choice_temperature is negative or not finite.

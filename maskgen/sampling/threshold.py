@@ -12,7 +12,7 @@ from maskgen.sampling.draw import scattered
 class ThresholdSampler(Sampler):
     """Keeps every cell whose likeliest code has more than a given probability, and at least the surest cell of each row.
 
-    As many passes as it takes, from 1 to `steps`; the last step keeps all that is left. `schedule` is not read. Nothing is revoked.
+    As many model calls as it takes, from 1 to `steps`; the last step keeps all that is left. `schedule` is not read. Nothing is revoked.
 
     Args:
         threshold: Probability under softmax(logits), in [0, 1]. 0 keeps all at once, 1 one cell a step.

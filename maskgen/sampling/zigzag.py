@@ -18,13 +18,13 @@ from maskgen.tokens.functions import LogitsFn
 
 @dataclass(frozen=True, kw_only=True)
 class ZigzagSampler(Sampler):
-    """Takes each step of another order twice; between, it masks as many cells as the first try kept, those that the inverse logits doubt.
+    """Takes each step of another sampler twice; between, it masks as many cells as the first try kept, those that the inverse logits doubt.
 
-    Cost: three passes a step, one of them of `inverse`. May revoke: every cell of the target, though a step ends with as many masked as a
-    step of the inner order.
+    Cost: three model calls per step, one of them of `inverse`. May revoke: every cell of the target, though a step ends with as many masked
+    as a step of the inner sampler.
 
     Args:
-        inner: Order of the steps; its own steps, temperature and cuts are not read. None keeps the surest cells, without noise.
+        inner: Sampler of the steps; its own steps, temperature and cuts are not read. None keeps the surest cells, without noise.
         inverse: Logits of the step back: the same model at low guidance. It is asked for cells that are known; without it the decode
             does not start.
 
@@ -38,7 +38,7 @@ class ZigzagSampler(Sampler):
 
     def start(self, state: State) -> StepFn:
         if self.inverse is None:
-            raise ValueError("the zigzag order needs logits for its step back; give inverse=guided_model(...) at low guidance")
+            raise ValueError("the zigzag sampler needs logits for its step back; give inverse=guided_model(...) at low guidance")
         forth = self._surest if self.inner is None else self.inner.start(state)
         return partial(_zigzag, forth, self.inverse)
 

@@ -1,4 +1,4 @@
-"""A text laid along a sound: the likelihood of all ways to place its codes in slots, and the likeliest way."""
+"""CTC alignment: the likelihood of all ways to place a text's codes in slots, and the likeliest way."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ def place_codes(log_probs: Float[Tensor, "slots codes"], codes: Sequence[int], e
     slot; masked models that are trained by such sums: Imputer, arXiv:2002.08926.
     """
     if len(codes) > len(log_probs):
-        raise ValueError(f"{len(codes)} codes do not fit into {len(log_probs)} slots; leave the text out, or give a longer sound")
+        raise ValueError(f"{len(codes)} codes do not fit into {len(log_probs)} slots; leave the text out, or give longer audio")
     table = log_probs.double().cpu()
     nothing, written = table[:, empty], table[:, list(codes)]
     together = torch.full((len(codes) + 1,), IMPOSSIBLE, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Which of some texts is said in a sound, and when: candidates of a recogniser rescored, spoken commands told apart, words aligned."""
+"""Forced alignment: score candidate transcripts against an audio clip and time their words."""
 
 import math
 from collections.abc import Sequence
@@ -18,11 +18,11 @@ from maskgen.tokens.packing import pack
 from maskgen.tokens.space import TokenSpace
 
 
-class Listener:
-    """Judges texts by a sound, in one pass of the model however many there are.
+class ForcedAligner:
+    """Scores candidate transcripts against an audio clip in one model call, however many there are.
 
-    The pass has all slots of the transcript masked; a text's likelihood sums over every way to lay its codes along the slots. The slots
-    are taken as independent given the sound, so what is likely as English does not count: give texts that could be said.
+    All slots of the transcript are masked in that call; a text's likelihood sums over every way to place its codes in the slots. The slots
+    are treated as independent given the audio, so how likely a text is as English does not count: give texts that could be said.
 
     Args:
         model: The masked transformer.
@@ -36,36 +36,36 @@ class Listener:
     def __init__(self, model: Network, space: TokenSpace, scribe: TranscriptTokenizer) -> None:
         names = [modality.name for modality in space.modalities]
         if missing := [name for name in ("audio", "transcript") if name not in names]:
-            raise ValueError(f"this model hears no words: it has {', '.join(names)} and lacks {', '.join(missing)}; try any-64")
+            raise ValueError(f"this model cannot align words: it has {', '.join(names)} and lacks {', '.join(missing)}; try any-64")
         self.model, self.space, self.scribe = model, space, scribe
 
     @torch.no_grad()
-    def __call__(self, sound: Codes, texts: Sequence[str]) -> list[Ranked]:
+    def __call__(self, audio: Codes, texts: Sequence[str]) -> list[Ranked]:
         """Texts, likeliest first.
 
         Args:
-            sound: Codes of the sound [levels, frames].
+            audio: Codes of the clip [levels, frames].
             texts: What may be said. Case does not count where the vocabulary has none; punctuation does.
 
         Returns:
             Each with its probability among the texts, and as `candidate` {"transcript": its words with the times at which they begin}. A
-            text with more codes than the sound has slots cannot be said in it: likelihood -inf, no transcript.
+            text with more codes than the clip has slots cannot be said in it: likelihood -inf, no transcript.
 
         Raises:
-            ValueError: If there is no text, one has no word, or none fits into the sound.
+            ValueError: If there is no text, one has no word, or none fits into the clip.
         """
         spelled = [[code for word in text.split() for code in self.scribe.spelled(word)] for text in texts]
-        count = self.scribe.slots(sound.shape[1])
+        count = self.scribe.slots(audio.shape[1])
         if not all(spelled) or not any(len(codes) <= count for codes in spelled):
             found = (
                 "no text" if not texts else "a text without a word" if not all(spelled) else f"{len(min(spelled, key=len))} codes or more"
             )
             raise ValueError(
                 f"found {found}, wanted texts that may be said, one at least of no more than the {count} codes that fit into the "
-                f"{sound.shape[1] / self.scribe.frames_per_s:.2f} s of the sound"
+                f"{audio.shape[1] / self.scribe.frames_per_s:.2f} s of the clip"
             )
         slots = torch.full((1, count), UNKNOWN)
-        batch = pack([{"audio": sound, "transcript": slots}], self.space).to(self.model.embed.weight.device)
+        batch = pack([{"audio": audio, "transcript": slots}], self.space).to(self.model.embed.weight.device)
         cells = batch.cells(self.space.index("transcript"))
         logits = model_logits(self.model)(batch, cells, self.space.segment("transcript", 0), 0.0)
         table = logits.float().log_softmax(dim=-1)

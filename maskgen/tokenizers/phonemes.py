@@ -9,7 +9,7 @@ from torch import Tensor
 
 from maskgen.io.bundle import fingerprint_of, load_bundle, save_bundle
 from maskgen.io.files import read_text, write_text
-from maskgen.phonetics.phonemizer import Speaker
+from maskgen.phonetics.phonemizer import Phonemizer
 from maskgen.phonetics.symbols import PAUSE, SYMBOLS
 from maskgen.tokenizers.base import Tokenizer
 from maskgen.tokens.batch import UNKNOWN, Codes
@@ -38,7 +38,7 @@ class PhonemeTokenizer(Tokenizer):
 
     kind: ClassVar[Kind] = "phones"
 
-    def __init__(self, speaker: Speaker, symbols: Sequence[str] = SYMBOLS) -> None:
+    def __init__(self, speaker: Phonemizer, symbols: Sequence[str] = SYMBOLS) -> None:
         if len(symbols) > CODEBOOK_SIZE or symbols[0] != PAUSE:
             raise ValueError(f"the table has {len(symbols)} symbols from {symbols[0]!r} on, wanted at most {CODEBOOK_SIZE} from {PAUSE!r}")
         self.num_levels, self.codebook_size = 2, CODEBOOK_SIZE
@@ -55,7 +55,7 @@ class PhonemeTokenizer(Tokenizer):
         """
         bundle = load_bundle(folder, _BUNDLE_KIND)
         lexicon = (bundle.folder / LEXICON_FILE).read_bytes()
-        return cls(Speaker.from_parts(lexicon, bundle.config["speaker"], bundle.tensors), bundle.config["symbols"])
+        return cls(Phonemizer.from_parts(lexicon, bundle.config["speaker"], bundle.tensors), bundle.config["symbols"])
 
     @property
     def _config(self) -> dict[str, Any]:

@@ -33,9 +33,9 @@ DEFAULT_DURATION = 3
 
 
 def placed_in_time(codes: Codes) -> Int[Tensor, "cells 3"]:
-    """(time, 0, 0) of the cells of timed phonemes: the middle of each on the time axis of the sound that they describe.
+    """(time, 0, 0) of the cells of timed phonemes: the middle of each on the time axis of the audio that they describe.
 
-    So a frame of sound and the phoneme spoken in it stand at the same place, and rotary attention finds one from the other.
+    A frame of audio and the phoneme spoken in it get the same position, so rotary attention relates them.
 
     Args:
         codes: [2, n]: phonemes, and the frames that each lasts (UNKNOWN counts as DEFAULT_DURATION).

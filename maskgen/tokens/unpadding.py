@@ -1,4 +1,4 @@
-"""Rows with hidden cells folded into fewer, fuller rows whose documents never see each other."""
+"""Unpadding: rows without their hidden cells, packed into fewer rows whose documents never see each other."""
 
 from dataclasses import fields
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from torch import Tensor
 from maskgen.tokens.batch import TokenBatch
 
 
-class Folded(NamedTuple):
+class Unpadded(NamedTuple):
     """A batch without its hidden cells.
 
     Args:
@@ -22,7 +22,7 @@ class Folded(NamedTuple):
     place: Int[Tensor, "batch length"]
 
 
-def folded(batch: TokenBatch, length: int, rows: int = 1) -> Folded:
+def unpad(batch: TokenBatch, length: int, rows: int = 1) -> Unpadded:
     """Leave hidden cells out and lay what is left of the rows behind each other.
 
     Longest first, each into the first row with room for it.
@@ -36,7 +36,7 @@ def folded(batch: TokenBatch, length: int, rows: int = 1) -> Folded:
         ValueError: If a number is not positive.
     """
     if min(length, rows) < 1:
-        raise ValueError(f"folding needs a positive length and number of rows, got {length} and {rows}")
+        raise ValueError(f"unpad needs a positive length and number of rows, got {length} and {rows}")
     counts = batch.valid.sum(dim=1).tolist()
     length *= max(1, -(-max(counts, default=0) // length))
     fill: list[int] = []
@@ -53,7 +53,7 @@ def folded(batch: TokenBatch, length: int, rows: int = 1) -> Folded:
     return _laid_out(batch, torch.tensor(start, device=batch.ids.device).view(-1, 3), height, length)
 
 
-def _laid_out(batch: TokenBatch, start: Int[Tensor, "batch 3"], height: int, length: int) -> Folded:
+def _laid_out(batch: TokenBatch, start: Int[Tensor, "batch 3"], height: int, length: int) -> Unpadded:
     """The new rows, from the row, the first cell and the document that each old row gets."""
     rank = batch.valid.long().cumsum(dim=1) - 1
     place = torch.where(batch.valid, (start[:, 0] * length + start[:, 1])[:, None] + rank, -1)
@@ -64,4 +64,4 @@ def _laid_out(batch: TokenBatch, start: Int[Tensor, "batch 3"], height: int, len
         new = old.new_zeros(height * length, *old.shape[2:])
         new[to] = start[:, 2:].expand_as(batch.valid)[batch.valid] if part.name == "document" else old[batch.valid]
         parts[part.name] = new.view(height, length, *old.shape[2:])
-    return Folded(TokenBatch(**parts), place)
+    return Unpadded(TokenBatch(**parts), place)

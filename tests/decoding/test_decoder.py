@@ -191,7 +191,7 @@ def test_a_critic_judges_its_own_modality_alone(tiny_pipeline: TextToImagePipeli
     pipeline, known = equipped_pipeline(tiny_pipeline), [{"text": torch.tensor([[5, -1, -1, 7]])}]
     written = pipeline.generate(known, "text", [0], PLAIN.changed(sampler="frequency", steps=3))
     assert bool((written.codes[0] >= 0).all())
-    with pytest.raises(ValueError, match="the critic order needs a trained critic"):
+    with pytest.raises(ValueError, match="the critic sampler needs a trained critic"):
         pipeline.generate(known, "text", [0], PLAIN.changed(sampler="critic", steps=3))
 
 
@@ -201,7 +201,7 @@ def test_another_order_brings_its_own_options_noise_and_law() -> None:
     remdm = own.changed(sampler="remdm", sampler_options={"eta": 0.3})
     assert (remdm.choice_temperature, remdm.schedule, remdm.sampler_options) == (None, None, {"eta": 0.3})
     assert remdm.changed(sampler="margin").sampler_options == {}
-    with pytest.raises(ValueError, match="the order remdm has no options beta; it has alpha_on, eta"):
+    with pytest.raises(ValueError, match="the sampler remdm has no options beta; it has alpha_on, eta"):
         own.changed(sampler="remdm", sampler_options={"beta": 1})
 
 

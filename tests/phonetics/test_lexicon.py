@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maskgen.phonetics.g2p import LETTERS, LetterConfig, LetterNet, collapse, sound_out, stressed
-from maskgen.phonetics.g2p_training import LetterRecipe, edits, learn_letters
+from maskgen.phonetics.g2p import LETTERS, G2PConfig, G2PNetwork, collapse, sound_out, stressed
+from maskgen.phonetics.g2p_training import G2PRecipe, edits, train_g2p
 from maskgen.phonetics.lexicon import Lexicon, pack_lexicon
 from maskgen.phonetics.postlexical import AT_END, contexts, in_context, learn_forms, places, spread_stress
 from maskgen.phonetics.symbols import SYMBOLS, VOWELS
@@ -133,7 +133,7 @@ def test_compounds_keep_one_main_stress() -> None:
 
 
 def test_a_path_collapses_as_ctc_says() -> None:
-    config = LetterConfig(sounds="ab")
+    config = G2PConfig(sounds="ab")
     assert collapse([0, 1, 1, 0, 1, 2, 2, 0], config) == "aab"
 
 
@@ -145,7 +145,7 @@ def test_a_word_bears_one_main_stress(sounds: str, wanted: str) -> None:
 @given(st.text(min_size=1, max_size=90))
 def test_any_word_is_sounded_out_in_the_alphabet(word: str) -> None:
     torch.manual_seed(0)
-    network = LetterNet(LetterConfig(dim=4, hidden=4, num_layers=1))
+    network = G2PNetwork(G2PConfig(dim=4, hidden=4, num_layers=1))
     assert set(sound_out(network, word)) <= set(SYMBOLS)
 
 
@@ -158,9 +158,9 @@ def test_the_network_learns_a_regular_spelling_and_repeats_itself() -> None:
     sound = dict(zip("aioukmnpst", "AIOUKMNPST".translate(str.maketrans("UKMNPST", "ukmnpst")), strict=True))
     words = {"".join("kmnpst"[a] + "aiou"[b] for a, b in pairs.tolist()) for pairs in torch.randint(0, 4, (300, 3, 2), generator=generator)}
     entries = {word: stressed("".join(sound[letter] for letter in word)) for word in sorted(words)}
-    recipe = LetterRecipe(dim=24, hidden=24, num_layers=1, epochs=60, batch_size=64, learning_rate=2e-2, held_out=0.1)
+    recipe = G2PRecipe(dim=24, hidden=24, num_layers=1, epochs=60, batch_size=64, learning_rate=2e-2, held_out=0.1)
     before = torch.get_rng_state()
-    network, score = learn_letters(entries, recipe)
+    network, score = train_g2p(entries, recipe)
     assert torch.equal(torch.get_rng_state(), before), "the global generator is left alone"
     assert score.exact > 0.9
     assert sound_out(network, "kanopi") == "kˈAnOpI"

@@ -239,9 +239,9 @@ def test_counts_of_critic_and_frequency_are_the_schedule_s(kind: str) -> None:
 
 def test_missing_critic_and_grouping_say_what_to_give() -> None:
     batch = pack([blank(2, 2)], SPACE)
-    with pytest.raises(ValueError, match="the critic order needs a trained critic; put one into the folder critic"):
+    with pytest.raises(ValueError, match="the critic sampler needs a trained critic; put one into the folder critic"):
         CriticSampler().sample(contextual, batch, IMAGE, seeded(0))
-    with pytest.raises(ValueError, match="the frequency order needs groups of cells; give grouping="):
+    with pytest.raises(ValueError, match="the frequency sampler needs groups of cells; give grouping="):
         FrequencySampler().sample(contextual, batch, IMAGE, seeded(0))
     with pytest.raises(FloatingPointError, match="scores of the critic are not finite at step 0 of 12"):
         CriticSampler(critic=lambda rows, _: torch.full(rows.valid.shape, math.nan)).sample(contextual, batch, IMAGE, seeded(0))

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from maskgen.io.bundle import save_bundle
 from maskgen.io.shipped import shipped
-from maskgen.phonetics.g2p import LetterConfig, LetterNet
+from maskgen.phonetics.g2p import G2PConfig, G2PNetwork
 from maskgen.phonetics.lexicon import Lexicon, pack_lexicon
-from maskgen.phonetics.phonemizer import Speaker
+from maskgen.phonetics.phonemizer import Phonemizer
 from maskgen.phonetics.symbols import SYMBOLS
 from maskgen.tokenizers.auto import load_tokenizer
 from maskgen.tokenizers.phonemes import LEXICON_FILE, PhonemeTokenizer
@@ -30,9 +30,9 @@ FORMS = {"the": {"any": "ðə", "vowel": "ði"}}
 def tiny(change: float = 0.0, forms: dict[str, dict[str, str]] = FORMS) -> PhonemeTokenizer:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = LetterNet(LetterConfig(dim=4, hidden=4, num_layers=1)).half().float().requires_grad_(False)
+        network = G2PNetwork(G2PConfig(dim=4, hidden=4, num_layers=1)).half().float().requires_grad_(False)
     network.head.bias[0] += change
-    return PhonemeTokenizer(Speaker(Lexicon(pack_lexicon(ENTRIES)), forms, network))
+    return PhonemeTokenizer(Phonemizer(Lexicon(pack_lexicon(ENTRIES)), forms, network))
 
 
 @pytest.fixture(scope="module")

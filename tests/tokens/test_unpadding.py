@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from maskgen.networks.transformer import MaskTransformer, TransformerConfig
 from maskgen.tokens.packing import pack
 from maskgen.tokens.space import Modality, TokenSpace
-from maskgen.tokens.unpadding import folded
+from maskgen.tokens.unpadding import unpad
 
 SPACE = TokenSpace(
     [
@@ -27,7 +27,7 @@ def rows(lengths: list[tuple[int, int]]) -> list[dict[str, torch.Tensor]]:
 def test_every_visible_cell_comes_once_with_all_that_it_holds(lengths: list[tuple[int, int]], length: int, multiple: int) -> None:
     batch = pack(rows(lengths), SPACE)
     batch = batch.hide((batch.modality == 1) & (torch.arange(len(batch)) % 2 == 0)[:, None])
-    new, place = folded(batch, length, multiple)
+    new, place = unpad(batch, length, multiple)
     to = place[batch.valid]
     assert (place >= 0).equal(batch.valid)
     assert len(to.unique()) == len(to) == int(new.valid.sum())
@@ -42,7 +42,7 @@ def test_the_model_says_the_same_of_a_cell_folded_or_not() -> None:
     model = MaskTransformer(TransformerConfig(dim=32, num_layers=2, num_heads=2), SPACE.size, 2).eval()
     batch = pack(rows([(3, 7), (5, 2), (1, 9), (4, 4)]), SPACE)
     batch = batch.hide((batch.modality == 2) & (torch.arange(4) == 1)[:, None])
-    new, place = folded(batch, 16, 4)
+    new, place = unpad(batch, 16, 4)
     assert len(new) == 4
     before = model(batch)[batch.valid]
     after = model(new).flatten(0, 1)[place[batch.valid]]
@@ -51,9 +51,9 @@ def test_the_model_says_the_same_of_a_cell_folded_or_not() -> None:
 
 def test_nothing_to_fold_and_bad_sizes() -> None:
     batch = pack(rows([(2, 2)]), SPACE)
-    hidden, place = folded(batch.hide(batch.valid), 8, 2)
+    hidden, place = unpad(batch.hide(batch.valid), 8, 2)
     assert hidden.valid.shape == (2, 8)
     assert not bool(hidden.valid.any())
     assert bool((place == -1).all())
     with pytest.raises(ValueError, match="positive length"):
-        folded(batch, 0)
+        unpad(batch, 0)

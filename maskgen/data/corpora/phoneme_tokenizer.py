@@ -15,11 +15,11 @@ from typing import Any
 import yaml
 
 from maskgen.data.corpora.text_tokenizer import further_texts
-from maskgen.phonetics.g2p import LetterNet
-from maskgen.phonetics.g2p_training import LetterRecipe, learn_letters
+from maskgen.phonetics.g2p import G2PNetwork
+from maskgen.phonetics.g2p_training import G2PRecipe, train_g2p
 from maskgen.phonetics.lexicon import Lexicon, pack_lexicon
 from maskgen.phonetics.normalise import normalise
-from maskgen.phonetics.phonemizer import Speaker
+from maskgen.phonetics.phonemizer import Phonemizer
 from maskgen.phonetics.postlexical import Sighting, learn_forms, places
 from maskgen.phonetics.symbols import PUNCTUATION
 from maskgen.tokenizers.phonemes import PhonemeTokenizer
@@ -109,7 +109,7 @@ def example_sentences(lines: Iterable[str]) -> Iterator[str]:
                 yield text.strip()
 
 
-def sightings(speaker: Speaker, voice: Any, texts: Iterable[str]) -> Iterator[Sighting]:
+def sightings(speaker: Phonemizer, voice: Any, texts: Iterable[str]) -> Iterator[Sighting]:
     """Words of texts with our and the teacher's phonemes; texts that the two split into different words are skipped."""
     for text in texts:
         ours, theirs = places(normalise(text).text), plain_words(" ".join(voice.phonemize(text)))
@@ -137,11 +137,11 @@ def agreement(tokenizer: PhonemeTokenizer, voice: Any, texts: Sequence[str]) -> 
     return Agreement(alike / max(1, total), whole / max(1, len(texts)))
 
 
-def with_forms(lexicon: Lexicon, network: LetterNet, voice: Any, texts: Sequence[str], least: int) -> PhonemeTokenizer:
+def with_forms(lexicon: Lexicon, network: G2PNetwork, voice: Any, texts: Sequence[str], least: int) -> PhonemeTokenizer:
     """The tokenizer of a lexicon and a network, with a table of word forms learned from the teacher."""
-    forms = learn_forms(sightings(Speaker(lexicon, {}, network), voice, texts), least)
+    forms = learn_forms(sightings(Phonemizer(lexicon, {}, network), voice, texts), least)
     logger.info("%d words have forms of their own in running text", len(forms))
-    return PhonemeTokenizer(Speaker(lexicon, forms, network))
+    return PhonemeTokenizer(Phonemizer(lexicon, forms, network))
 
 
 def build_phoneme_tokenizer(recipe_path: Path) -> PhonemeTokenizer:
@@ -163,7 +163,7 @@ def build_phoneme_tokenizer(recipe_path: Path) -> PhonemeTokenizer:
     wanted = recipe.held_out + recipe.sentences
     if len(texts) < wanted:
         raise ValueError(f"{recipe_path}: the texts give {len(texts)} sentences, wanted {wanted}; check texts or ask for fewer sentences")
-    network, score = learn_letters(entries, LetterRecipe(**recipe.letters))
+    network, score = train_g2p(entries, G2PRecipe(**recipe.letters))
     logger.info("letters to sound: %s", score)
     learned = texts[recipe.held_out : wanted]
     tokenizer = with_forms(Lexicon(pack_lexicon(entries)), network, voice, learned, recipe.least)

@@ -1,1 +1,1 @@
-"""The model run in other ways: parts of it anew, cells merged, compiled, in 8 bits, with a window, with a learned shortcut."""
+"""Acceleration: models that compute less per call (KV cache, token merging, shortcut, local attention), are compiled, or run in 8 bits."""

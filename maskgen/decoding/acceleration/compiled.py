@@ -1,4 +1,4 @@
-"""Static shapes: a model that is compiled once for each of a few shapes."""
+"""A model behind torch.compile, compiled once for each of a few static shapes."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -70,9 +70,7 @@ class CompiledModel:
         if multiple < 1 or (batches is not None and not batches):
             raise ValueError(f"multiple must be at least 1 and batches name a size or be None, got {multiple} and {batches}")
         if model.config.blind_condition:
-            raise ValueError(
-                "compiled passes do not serve a model with blind_condition; use maskgen.decoding.acceleration.kv_cache.PrefixCacheModel"
-            )
+            raise ValueError("a compiled model cannot have blind_condition; use maskgen.decoding.acceleration.kv_cache.PrefixCacheModel")
         self.model, self.multiple, self.batches = model, multiple, batches
         self.shapes: set[tuple[int, int]] = set()
         """(batch, length) of what was compiled so far."""

@@ -1,4 +1,4 @@
-"""Decoding passes that compute some cells only and take the rest from a pass before."""
+"""KV caches: model calls that compute some cells only and take the rest from an earlier call."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -106,7 +106,7 @@ def undecoded(
 
 
 class KVCacheModel:
-    """A model whose settled cells keep the keys, values and hidden states of the last full pass. Approximate; measured in docs.
+    """A model that keeps keys, values and hidden states of decoded cells from its last full call. Approximate; measured in docs.
 
     A full pass runs at the first call, every `refresh` calls, and when anything but the target's ids changes. In between, those cells
     of the target are computed that are MASK or have changed since the full pass; they attend to all cells, to the settled ones as

@@ -1,4 +1,4 @@
-"""Decoding with a shortcut: most passes of the transformer are replaced by a small block."""
+"""Shortcut: a small block replaces most calls of the transformer during a decode."""
 
 import torch
 from jaxtyping import Bool, Float, Int

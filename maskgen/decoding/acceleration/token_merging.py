@@ -80,7 +80,7 @@ class TokenMergingModel:
             raise ValueError(f"share must lie in [0, 0.5] (every second cell can be merged), got {share}")
         if model.config.blind_condition:
             raise ValueError(
-                "merging has no passes for a model with blind_condition; use maskgen.decoding.acceleration.kv_cache.PrefixCacheModel"
+                "token merging cannot run a model with blind_condition; use maskgen.decoding.acceleration.kv_cache.PrefixCacheModel"
             )
         self.model, self.share, self.targets = model, share, tuple(targets)
         self.blocks = [block for block in model.blocks if isinstance(block, Block)]

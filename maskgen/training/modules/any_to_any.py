@@ -15,7 +15,7 @@ from maskgen.networks.tower_config import TowersConfig, tower_spaces
 from maskgen.networks.towers import TowerTransformer
 from maskgen.networks.transformer import MaskTransformer, TransformerConfig
 from maskgen.tokens.batch import TokenBatch
-from maskgen.tokens.unpadding import folded
+from maskgen.tokens.unpadding import unpad
 from maskgen.training.modules.base import GeneratorModule, mixed_seed
 from maskgen.training.modules.objective import code_losses, reduced
 from maskgen.training.modules.running_means import RunningMeans
@@ -155,7 +155,7 @@ class AnyToAnyModule(GeneratorModule[MaskTransformer | TowerTransformer]):
 
     def losses(self, drawn: TaskBatch, label_smoothing: float) -> dict[str, dict[str, Tensor]]:
         """Of each modality: cross-entropy and correctness of every masked code, and its level and row among those asked."""
-        batch, place = folded(drawn.batch, self.fold_length, self.fold_rows)
+        batch, place = unpad(drawn.batch, self.fold_length, self.fold_rows)
         hidden = self._forward[0](batch).flatten(0, 1)
         return {
             name: code_losses(self.model.logits, self.space.of(name), asked.masked, hidden, place[asked.rows], label_smoothing)

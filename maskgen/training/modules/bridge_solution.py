@@ -13,7 +13,7 @@ from maskgen.networks.bridges import Bridge
 from maskgen.networks.towers import TowerTransformer
 from maskgen.tokens.batch import TokenBatch
 from maskgen.tokens.space import MASK, TokenSpace
-from maskgen.tokens.unpadding import Folded, folded
+from maskgen.tokens.unpadding import Unpadded, unpad
 from maskgen.training.modules.base import mixed_seed
 from maskgen.training.modules.pairs import CellPairs, pairs_of
 
@@ -157,6 +157,6 @@ def partners_in_time(batch: TokenBatch, pairs: CellPairs) -> tuple[Bool[Tensor, 
     return kept, dataclasses.replace(batch, coords=coords)
 
 
-def compact(batch: TokenBatch) -> Folded:
+def compact(batch: TokenBatch) -> Unpadded:
     """The batch without its hidden cells, each row alone where rows are about equally long."""
-    return folded(batch, max(1, int(batch.valid.sum(dim=1).max())))
+    return unpad(batch, max(1, int(batch.valid.sum(dim=1).max())))

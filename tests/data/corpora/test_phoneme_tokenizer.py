@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from maskgen.data.corpora.phoneme_tokenizer import agreement, example_sentences, plain_words, read_phone_recipe, sightings
-from maskgen.phonetics.g2p import LetterConfig, LetterNet
+from maskgen.phonetics.g2p import G2PConfig, G2PNetwork
 from maskgen.phonetics.lexicon import Lexicon, pack_lexicon
-from maskgen.phonetics.phonemizer import Speaker
+from maskgen.phonetics.phonemizer import Phonemizer
 from maskgen.tokenizers.phonemes import PhonemeTokenizer
 
 
@@ -19,9 +19,9 @@ class Voice:
 
 
 @pytest.fixture
-def speaker() -> Speaker:
-    network = LetterNet(LetterConfig(dim=4, hidden=4, num_layers=1))
-    return Speaker(Lexicon(pack_lexicon({"the": "ði", "dog": "dˈɔɡ", "see": "sˈi"})), {}, network)
+def speaker() -> Phonemizer:
+    network = G2PNetwork(G2PConfig(dim=4, hidden=4, num_layers=1))
+    return Phonemizer(Lexicon(pack_lexicon({"the": "ði", "dog": "dˈɔɡ", "see": "sˈi"})), {}, network)
 
 
 def test_examples_are_the_quoted_parts_of_three_words_or_more() -> None:
@@ -29,12 +29,12 @@ def test_examples_are_the_quoted_parts_of_three_words_or_more() -> None:
     assert list(example_sentences(lines)) == ["she is able to swim", "he was able to pay"]
 
 
-def test_sightings_pair_our_words_with_the_teachers_and_pass_over_what_does_not_align(speaker: Speaker) -> None:
+def test_sightings_pair_our_words_with_the_teachers_and_pass_over_what_does_not_align(speaker: Phonemizer) -> None:
     found = list(sightings(speaker, Voice(), ["See the dog.", "the dog, the dog"]))
     assert found == [("See", "sˈi", "sˈi", "", "ðə"), ("the", "ði", "ðə", "See", "dˈɔɡ"), ("dog", "dˈɔɡ", "dˈɔɡ", "the", "")]
 
 
-def test_agreement_counts_words_and_whole_sentences(speaker: Speaker) -> None:
+def test_agreement_counts_words_and_whole_sentences(speaker: Phonemizer) -> None:
     found = agreement(PhonemeTokenizer(speaker), Voice(), ["See the dog."])
     assert (found.words, found.sentences) == (2 / 3, 0.0)
     assert plain_words("“sˈi,” — (dˈɔɡ).") == ["sˈi", "dˈɔɡ"]
