@@ -404,7 +404,7 @@ def test_mimi_with_a_stated_frame_rate_survives_its_bundle(tmp_path: Path, monke
 
 def test_the_sizes_of_the_published_models_are_known() -> None:
     transformers = pytest.importorskip("transformers")
-    families = transformers_codec.FAMILIES
+    families = transformers_codec.CODEC_FAMILIES
     mimi, dac = transformers.MimiConfig(), transformers.DacConfig(sampling_rate=44_100)
     stereo = transformers.EncodecConfig(
         **{"sampling_rate": 48_000, "target_bandwidths": [3.0, 6.0, 12.0, 24.0], "chunk_length_s": 1.0, "overlap": 0.01},
