@@ -15,7 +15,6 @@ from maskgen.io.limits import BadMedia, MediaLimits, check_bytes
 BLOCK_FRAMES = 65_536
 LOUDEST = 8.0
 """Decoded peaks above 1 are clipped (lossy codecs overshoot); above this the samples are no sound in [-1, 1] at all."""
-SOUND_FORMATS = {"WAV", "WAVEX", "FLAC", "OGG", "MP3"}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
