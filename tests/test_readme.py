@@ -11,7 +11,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = [
-    line.strip() for block in re.findall(r"^```bash\n(.*?)^```$", README, re.S | re.M) for line in block.splitlines() if "maskgen " in line
+    line.strip()
+    for block in re.findall(r"^```bash\n(.*?)^```$", README, re.S | re.M)
+    for line in block.splitlines()
+    if line.startswith(("uv run maskgen ", "maskgen "))
 ]
 
 
