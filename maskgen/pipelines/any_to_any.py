@@ -9,6 +9,7 @@ import torch
 from maskgen.decoding.decoder import StepCallback
 from maskgen.decoding.settings import GenerationSettings
 from maskgen.networks.towers import TowerTransformer
+from maskgen.pipelines.any_request import DECODED, check_request
 from maskgen.pipelines.base import Pipeline
 from maskgen.pipelines.options import DECODE_NAMES, CallOptions, as_prompts, check_names, num_outputs, seeds_of, settings_from
 from maskgen.pipelines.outputs import AnyToAnyOutput, GenerationOutput
@@ -16,15 +17,11 @@ from maskgen.pipelines.text_to_speech import TextToSpeechPipeline, speech_of
 from maskgen.processors.image import fitted
 from maskgen.processors.media import as_audio
 from maskgen.processors.speech import SpeechProcessor, SpeechRequest
-from maskgen.processors.text import HOLE, prompt_codes, with_holes
+from maskgen.processors.text import prompt_codes, with_holes
 from maskgen.scoring.forced_alignment import ForcedAligner
 from maskgen.scoring.ranking import Ranked
 from maskgen.tokenizers.transcript import TranscriptTokenizer
 from maskgen.tokens.batch import UNKNOWN, Codes
-
-TARGETS = ("text", "image", "audio")
-DECODED = ("text", "transcript", "image", "audio")
-"""Modalities that a call may decode on the way."""
 
 
 class AnyToAnyPipeline(Pipeline):
@@ -94,7 +91,7 @@ class AnyToAnyPipeline(Pipeline):
         if source not in ("words", "audio"):
             raise ValueError(f'source must be "words" or "audio", got {source!r}')
         targets = as_prompts(target, "target")
-        _check(targets, prompt, image, audio, source)
+        check_request(targets, prompt, image, audio, source)
         settings = self._settings(options, targets, audio is not None, source)
         output = AnyToAnyOutput(seeds=seeds_of(options, [1], num_outputs(options))[0])
         picture = None if image is None else self.encoded({"image": fitted(image, self.tokenizers["image"])})["image"]
@@ -285,30 +282,3 @@ class _Chain:
     def _note(self, step: str, output: GenerationOutput) -> None:
         self.made.steps.append(step)
         self.made.generations.append(output)
-
-
-def _check(targets: Sequence[str], prompt: str | None, image: Any, audio: Any, source: str) -> None:
-    """Refuse calls that cannot be meant.
-
-    Raises:
-        ValueError: If media are given that don't go together, nothing or something unknown is asked for, or the given is asked for.
-    """
-    wrong = [name for name in targets if name not in TARGETS]
-    if wrong or len(set(targets)) != len(targets):
-        raise ValueError(f"target must be one or several of {', '.join(TARGETS)}, each once, got {', '.join(targets)}")
-    given = [name for name, medium in (("text", prompt), ("image", image), ("audio", audio)) if medium is not None]
-    fills = list(targets) == ["text"] and prompt is not None and audio is None
-    styled = given == ["text", "audio"] and list(targets) == ["image"]
-    if len(given) != 1 and not fills and not styled:
-        raise ValueError(
-            f"give exactly one of prompt, image and audio, got {' and '.join(given) or 'none'}; "
-            "for an image alone a prompt may add to audio, and a text with holes may stand with an image"
-        )
-    if given[0] in targets and given[0] != "audio" and not fills:
-        raise ValueError(
-            f"{given[0]} is given and asked for; a TextToImagePipeline edits images, and target text fills holes as in 'a [2] heart'"
-        )
-    if source == "audio" and (audio is None or "image" not in targets):
-        raise ValueError('source="audio" is for drawing a recording: give audio and ask for an image')
-    if fills and prompt is not None and not HOLE.search(prompt):
-        raise ValueError(f"{prompt[:80]!r} has no hole to fill; write [3] where three codes are wanted")

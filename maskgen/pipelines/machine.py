@@ -75,7 +75,7 @@ def _product_s(dtype: torch.dtype) -> float:
     return min(times[1:])
 
 
-def moved(parts: Sequence[Any], device: torch.device, precise: Sequence[Any], dtype: torch.dtype) -> None:
+def move_all(parts: Sequence[Any], device: torch.device, precise: Sequence[Any], dtype: torch.dtype) -> None:
     """Move parts to a device, and change the precision of some of them; all or none.
 
     Args:

@@ -11,7 +11,7 @@ from maskgen.decoding.acceleration.int8 import int8
 from maskgen.decoding.decoder import Helpers
 from maskgen.networks.packed_linear import is_packed, packed
 from maskgen.networks.towers import TowerTransformer
-from maskgen.pipelines.machine import as_device, as_dtype, moved
+from maskgen.pipelines.machine import as_device, as_dtype, move_all
 from maskgen.tokenizers.base import Tokenizer
 
 Moved = TypeVar("Moved", bound="Moving")
@@ -56,7 +56,7 @@ class Moving(ABC):
             one._require_plain("to()")
         parts = [part for one in every for part in (one.model, one.helpers.critic, one.helpers.shortcut, *one.tokenizers.values())]
         precise = [part for one in every for part in (one.model, one.helpers.shortcut)]
-        moved([part for part in parts if hasattr(part, "to")], target, [part for part in precise if part is not None], precision)
+        move_all([part for part in parts if hasattr(part, "to")], target, [part for part in precise if part is not None], precision)
         for one in every:
             one.device = target
         return self

@@ -47,7 +47,7 @@ def mask_cells(mask: Image.Image, pixels_per_cell: int, grow: int = 0) -> Bool[T
     return touched[0].bool()
 
 
-def blank(codes: Codes, cells: Bool[Tensor, "rows columns"]) -> Codes:
+def with_blanks(codes: Codes, cells: Bool[Tensor, "rows columns"]) -> Codes:
     """The same codes with the chosen cells unknown on all levels."""
     return torch.where(cells, UNKNOWN, codes)
 
@@ -118,7 +118,7 @@ class Edit:
         if cells is None:
             grid = (self.base.shape[1], self.base.shape[2])
             cells = strength_cells(grid, self.strength, torch.Generator().manual_seed(seed))
-        return blank(self.base, cells)
+        return with_blanks(self.base, cells)
 
     def finish(self, made: Image.Image) -> Image.Image:
         """The decoded picture with the known pixels put back."""

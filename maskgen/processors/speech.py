@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from maskgen.io.audio import Waveform, fit_audio
 from maskgen.networks.durations import DurationPredictor, whole_frames
 from maskgen.processors.base import Prepared, Processor
 from maskgen.processors.media import as_audio
+from maskgen.processors.timing import PhonemeTiming, pauses
 from maskgen.tokenizers.attribute import AttributeTokenizer
 from maskgen.tokenizers.audio_base import SoundTokenizer
 from maskgen.tokenizers.base import Tokenizer
@@ -24,10 +24,6 @@ logger = logging.getLogger(__name__)
 LONGEST_TEXT = 5_000
 """Characters of the longest text that is spoken in one call, about six minutes."""
 LONGEST_PROMPT_S = 30.0
-SHORTEST_SPEECH_S = 0.3
-"""A text whose phonemes would take less is spoken at this length."""
-PACES = (0.25, 4.0)
-"""Slowest and fastest pace, relative to the voice's own, at which phonemes can still be told apart."""
 FADE_S = 0.01
 """Cross-fade at each joint of an edit, inside the part that is regenerated."""
 SILENCE = 1e-4
@@ -75,7 +71,7 @@ class Lead:
 
 
 @dataclass(frozen=True)
-class Span:
+class EditedSpan:
     """Frames of a recording that an edit replaces.
 
     Args:
@@ -111,7 +107,7 @@ class PreparedSpeech(Prepared):
     seconds: float | None = None
     cut: int = 0
     before: np.ndarray | None = None
-    span: Span | None = None
+    span: EditedSpan | None = None
 
 
 class SpeechProcessor(Processor[SpeechRequest, PreparedSpeech]):
@@ -128,6 +124,7 @@ class SpeechProcessor(Processor[SpeechRequest, PreparedSpeech]):
         assert isinstance(speakers, AttributeTokenizer), "the modality speaker has an attribute tokenizer"
         assert isinstance(codec, SoundTokenizer), "the modality audio has a codec"
         self.phones, self.speakers, self.codec, self.durations = phones, speakers, codec, durations
+        self.timing = PhonemeTiming(phones, durations, codec.sample_rate_hz, codec.samples_per_frame)
 
     @property
     def frames_per_s(self) -> float:
@@ -145,7 +142,7 @@ class SpeechProcessor(Processor[SpeechRequest, PreparedSpeech]):
         wave = None if recording is None else as_audio(recording, what)
         lead = self._lead(wave, request.audio_text)
         speakers = self.speakers.encode([request.speaker or self.speakers.values[0]])[0]
-        spoken = self._timed(sentences, int(speakers), request.seconds, request.speed)
+        spoken = self.timing.timed(sentences, int(speakers), request.seconds, request.speed)
         who = None if lead is not None and request.speaker is None else speakers
         rows = [{**request.known, **self._row(phones, who, lead)} for phones in spoken]
         return PreparedSpeech(
@@ -189,17 +186,17 @@ class SpeechProcessor(Processor[SpeechRequest, PreparedSpeech]):
         sentences = self._sentences(request.prompt)
         start, stop = self._span(request.span_s, original.shape[1])
         codes = self.codec.encode([self._wave(original)])[0]
-        phones = torch.cat(self._timed(sentences, 0, request.seconds, request.speed, edges=False), dim=1)
+        phones = torch.cat(self.timing.timed(sentences, 0, request.seconds, request.speed, edges=False), dim=1)
         new = int(phones[1].sum())
         blank = torch.full((self.codec.num_levels, new), UNKNOWN)
-        row = {"phones": torch.cat([_pauses(start), phones], dim=1), "audio": torch.cat([codes[:, :start], blank, codes[:, stop:]], dim=1)}
+        row = {"phones": torch.cat([pauses(start), phones], dim=1), "audio": torch.cat([codes[:, :start], blank, codes[:, stop:]], dim=1)}
         return PreparedSpeech(
             rows=[{**request.known, **row}],
             seeds=[0],
             sentences=sentences,
             phonemes=[phones],
             left_out=self.phones.left_out(request.prompt),
-            span=Span(original, start, start + new, stop),
+            span=EditedSpan(original, start, start + new, stop),
         )
 
     def _sentences(self, text: str) -> list[str]:
@@ -216,49 +213,13 @@ class SpeechProcessor(Processor[SpeechRequest, PreparedSpeech]):
             logger.warning("not spoken: %s", " ".join(left_out[:20]))
         return [text] if text.startswith("/") else self.phones.sentences(text)
 
-    def _timed(self, sentences: Sequence[str], speaker: int, seconds: float | None, speed: float, edges: bool = True) -> list[Codes]:
-        """Phonemes of each sentence with the frames that each lasts.
-
-        Raises:
-            ValueError: If the length or pace is out of range.
-        """
-        if not PACES[0] <= speed <= PACES[1]:
-            raise ValueError(f"speed must lie in {PACES[0]:g} to {PACES[1]:g}, got {speed:g}")
-        if seconds is not None and speed != 1.0:
-            raise ValueError("seconds and speed both decide the pace; give one of them")
-        codes = [self.phones.encode([sentence])[0][:, 0 if edges else 1 : None if edges else -1] for sentence in sentences]
-        natural = [self.durations.frames(grid[0], speaker) * (self.frames_per_s / self.durations.config.frames_per_s) for grid in codes]
-        floor = SHORTEST_SPEECH_S * self.frames_per_s
-        natural = [frames * max(1.0, floor / float(frames.sum())) / speed for frames in natural]
-        totals = self._totals(natural, seconds)
-        return [torch.stack([grid[0], whole_frames(frames, total)]) for grid, frames, total in zip(codes, natural, totals, strict=True)]
-
-    def _totals(self, natural: Sequence[Float[Tensor, " _"]], seconds: float | None) -> list[int]:
-        """Frames of each sentence: as predicted, or sharing out the seconds asked for.
-
-        Raises:
-            ValueError: If so many seconds would be too fast or too slow to be understood.
-        """
-        lengths = [float(frames.sum()) for frames in natural]
-        if seconds is None:
-            return [max(1, round(length)) for length in lengths]
-        own = sum(lengths) / self.frames_per_s
-        if not own / PACES[1] <= seconds <= own / PACES[0]:
-            raise ValueError(
-                f"seconds is {seconds:g}; this text takes {own:.2f} s at the voice's own pace, "
-                f"and {own / PACES[1]:.2f} to {own / PACES[0]:.2f} s are possible"
-            )
-        wanted = -(-round(seconds * self.codec.sample_rate_hz) // self.codec.samples_per_frame)
-        ends = np.rint(np.cumsum(lengths) * wanted / sum(lengths)).astype(int)
-        return [max(1, int(frames)) for frames in np.diff(ends, prepend=0)]
-
     def _row(self, phones: Codes, speaker: Codes | None, lead: Lead | None) -> dict[str, Codes]:
         """Known and blank cells of one sentence."""
         blank = torch.full((self.codec.num_levels, int(phones[1].sum())), UNKNOWN)
         who = {} if speaker is None else {"speaker": speaker}
         if lead is None:
             return {"phones": phones, **who, "audio": blank}
-        before = lead.phones if lead.phones is not None else _pauses(lead.codes.shape[1])
+        before = lead.phones if lead.phones is not None else pauses(lead.codes.shape[1])
         return {"phones": torch.cat([before, phones], dim=1), **who, "audio": torch.cat([lead.codes, blank], dim=1)}
 
     def _lead(self, wave: Waveform | None, text: str | None) -> Lead | None:
@@ -322,7 +283,7 @@ class SpeechProcessor(Processor[SpeechRequest, PreparedSpeech]):
             samples = np.concatenate([before, samples], axis=1)
         return self._wave(samples)
 
-    def _pasted(self, span: Span, made: np.ndarray) -> Float[np.ndarray, "channels samples"]:
+    def _pasted(self, span: EditedSpan, made: np.ndarray) -> Float[np.ndarray, "channels samples"]:
         """The recording with frames `start` to `stop` replaced by the generated frames `start` to `end`, faded in and out inside them."""
         original, per_frame = span.original, self.codec.samples_per_frame
         new = made[:, span.start * per_frame : span.end * per_frame].copy()
@@ -334,9 +295,3 @@ class SpeechProcessor(Processor[SpeechRequest, PreparedSpeech]):
         if after < original.shape[1] and fade:
             new[:, -fade:] = new[:, -fade:] * ramp[::-1] + original[:, after - fade : after] * (1 - ramp[::-1])
         return np.concatenate([original[:, :before], new, original[:, after:]], axis=1)
-
-
-def _pauses(frames: int) -> Codes:
-    """So many frames as pauses of at most 127, which put what follows at its place in time."""
-    lengths = [127] * (frames // 127) + [frames % 127] * (frames % 127 > 0)
-    return torch.tensor([[0] * len(lengths), lengths], dtype=torch.long)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from maskgen.processors.image import blank, canvas, composite, make_edit, mask_cells, strength_cells
+from maskgen.processors.image import canvas, composite, make_edit, mask_cells, strength_cells, with_blanks
 from maskgen.tokenizers.image import ImageTokenizer
 from maskgen.tokens.batch import UNKNOWN
 
@@ -42,7 +42,7 @@ def test_growing_adds_rings_of_cells() -> None:
 
 def test_blank_hides_all_levels_of_the_cells_and_copies() -> None:
     codes = torch.arange(8).reshape(2, 2, 2)
-    assert blank(codes, torch.tensor([[True, False], [False, False]])).tolist() == [[[UNKNOWN, 1], [2, 3]], [[UNKNOWN, 5], [6, 7]]]
+    assert with_blanks(codes, torch.tensor([[True, False], [False, False]])).tolist() == [[[UNKNOWN, 1], [2, 3]], [[UNKNOWN, 5], [6, 7]]]
     assert codes[0, 0, 0] == 0
 
 
