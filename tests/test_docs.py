@@ -24,8 +24,6 @@ DOCUMENTS = [
 ]
 HISTORY = ("docs/log.md", "CHANGELOG.md")
 """They name what was there at its time."""
-REWRITTEN_NEXT = ("README.md",)
-"""Not checked until their new text is in; take a name out when it passes."""
 LONGEST_LINE = 160
 LINK = re.compile(r"\]\(([^)#:\s]*)(?:#([^)\s]*))?\)")
 NAMED = re.compile(r"`((?:configs|data|docs|models|maskgen|tests|tokenizers|benchmarks)/[\w./-]+)`")
@@ -61,7 +59,7 @@ def commands(text: str) -> list[list[str]]:
 WRITTEN = [
     path
     for path in DOCUMENTS
-    if name(path) not in REWRITTEN_NEXT and not {"reference", "build"} & set(path.relative_to(ROOT).parts)  # docs/reference is generated
+    if not {"reference", "build"} & set(path.relative_to(ROOT).parts)  # docs/reference is generated
 ]
 COMMANDS = [(name(path), call) for path in WRITTEN for block in blocks(path, "bash") for call in commands(block)]
 PYTHON = [(name(path), block) for path in WRITTEN if name(path) not in HISTORY for block in blocks(path, "python")]

@@ -58,3 +58,7 @@ def test_tidy_wraps_text_and_leaves_code(tool: ModuleType) -> None:
     assert first.startswith("- **a** (`Int[Tensor]`) – word")
     assert second.startswith("  word")
     assert (empty, code) == ("", ["```python", "x" * 200, "```"])
+
+
+def test_the_pages_are_fresh(tool: ModuleType) -> None:
+    assert tool.stale() == [], "run: uv run python docs/make_reference.py"
