@@ -148,7 +148,9 @@ def test_a_checkpoint_of_an_adapter_is_no_model(
     run(pictures, tiny_bundle, tmp_path / "mine", "--lora", "2")
     (last,) = work_folder(tmp_path / "mine").rglob("last.ckpt")
     parts = [f"--tokenizer={name}={tmp_path / 'mine/tokenizers' / name}" for name in ("text", "image")]
-    assert "holds a low-rank adapter that is still trained" in refused(capsys, "export", "model", last, *parts, "--out", tmp_path / "other")
+    assert "holds a low-rank adapter that is still being trained" in refused(
+        capsys, "export", "model", last, *parts, "--out", tmp_path / "other"
+    )
 
 
 def test_bad_adapters_are_refused(tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

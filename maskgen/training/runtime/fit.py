@@ -120,13 +120,18 @@ def _with_defaults(args: list[str]) -> list[str]:
 
 def _refusal(message: str, own: Sequence[str]) -> str | None:
     """The sentence for a class that is not allowed; None for other errors."""
-    found = re.search(r"Importing '([^']+)' is not allowed", " ".join(message.split()))
-    if found is None:
+    message = " ".join(message.split())
+    refused = re.search(r"Importing '([^']+)' is not allowed", message)
+    if refused is None:
         return None
-    package = found[1].split(".")[0]
+    given = re.findall(r"given class_path '([^']+)'", message[: refused.start()])
+    path = given[-1] if given else refused[1]
+    allowed = ", ".join([*ALLOWED_PATHS, *own])
+    if path != refused[1]:  # a name of another module, reached through an allowed one
+        return f"class_path {path} is not allowed: it is {refused[1]}; a configuration may name classes of {allowed}"
     return (
-        f"class_path {found[1]} is not allowed: a configuration may name classes of {', '.join([*ALLOWED_PATHS, *own])}; "
-        f"if the package is yours, add --allow {package} to the command"
+        f"class_path {path} is not allowed: a configuration may name classes of {allowed}; "
+        f"if the package is yours, add --allow {path.split('.')[0]} to the command"
     )
 
 
