@@ -10,8 +10,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-ALLOWED_PATHS = ["maskgen", "torch.optim", "torch.nn", "lightning.pytorch"]
-"""What a `class_path` in a configuration may name, and all below it. Everything else is refused before it is imported."""
+from maskgen.training.runtime.allowed import allowed_paths, described
+
 ALLOW_HELP = "--allow PACKAGE (several times): let class_path name classes of your package, installed or in the working directory"
 DEFAULT_CLASSES = {
     "model": "maskgen.training.modules.masked.MaskedTokenModule",
@@ -35,7 +35,7 @@ def class_paths(own: Sequence[str] = ()) -> Iterator[None]:
     for name in own:
         if not all(part.isidentifier() for part in name.split(".")) or name.split(".")[0] == "jsonargparse":
             raise ValueError(f"--allow takes the name of a package such as my_package, got {name!r}")
-    set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=[*ALLOWED_PATHS, *own])
+    set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=allowed_paths(own))
     here = str(Path.cwd())
     added = bool(own) and here not in sys.path
     if added:
@@ -43,7 +43,7 @@ def class_paths(own: Sequence[str] = ()) -> Iterator[None]:
     try:
         yield
     finally:
-        set_parsing_settings(import_path_denylist=[name for name in own if name not in ALLOWED_PATHS])
+        set_parsing_settings(import_path_denylist=[name for name in own if name not in allowed_paths()])
         if added:
             sys.path.remove(here)
 
@@ -126,9 +126,11 @@ def _refusal(message: str, own: Sequence[str]) -> str | None:
         return None
     given = re.findall(r"given class_path '([^']+)'", message[: refused.start()])
     path = given[-1] if given else refused[1]
-    allowed = ", ".join([*ALLOWED_PATHS, *own])
+    allowed = described(own)
     if path != refused[1]:  # a name of another module, reached through an allowed one
         return f"class_path {path} is not allowed: it is {refused[1]}; a configuration may name classes of {allowed}"
+    if path.partition(".")[0] == "lightning":
+        return f"class_path {path} is not allowed: a configuration may name classes of {allowed}"
     return (
         f"class_path {path} is not allowed: a configuration may name classes of {allowed}; "
         f"if the package is yours, add --allow {path.split('.')[0]} to the command"

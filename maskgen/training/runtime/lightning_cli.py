@@ -7,6 +7,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins.io import CheckpointIO
+from lightning.pytorch.strategies import Strategy
 
 from maskgen.training.runtime.checkpoint_io import AtomicCheckpointIO, first_intact
 from maskgen.training.runtime.finite import SkipNonFinite
@@ -15,9 +16,10 @@ from maskgen.training.runtime.survival import StopOnSignal, UnswapAverages
 
 
 class SurvivingCLI(LightningCLI):
-    """LightningCLI that adds our checkpoint writer and callbacks; one of the same class in the configuration replaces ours.
+    """LightningCLI that adds our checkpoint writer and callbacks; a callback of the same class in the configuration replaces ours.
 
-    The length of the learning-rate schedule and the model's folders of shards follow from the trainer and the data.
+    No checkpoint is read but by `AtomicCheckpointIO`, whatever the configuration says: Lightning's own readers can run code. The length of
+    the learning-rate schedule and the model's folders of shards follow from the trainer and the data.
     """
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -29,24 +31,60 @@ class SurvivingCLI(LightningCLI):
         """Parse, and replace a damaged checkpoint by the previous one, because Lightning opens it before our reader does.
 
         Raises:
-            ValueError: If a linked value is given and differs from what it follows from.
+            ValueError: If a linked value is given and differs from what it follows from, for `weights_only: false`, and for a checkpoint
+                that is not on this machine.
         """
         super().parse_arguments(parser, args)
         chosen = self.config[self.config.subcommand]
         require_equal(sys.argv[1:] if args is None else args, chosen)
         path = chosen.get("ckpt_path")
+        if chosen.get("weights_only") is False:
+            raise ValueError(
+                "weights_only is false, but checkpoints are read with weights_only=True only, which runs no code; leave it out"
+            )
+        if path and ("://" in str(path) or str(path).lower().startswith("registry")):
+            raise ValueError(f"ckpt_path {path} is not a local file; fetch the checkpoint yourself and give its path")
         if path and Path(path).is_file():
             chosen["ckpt_path"] = str(first_intact(Path(path))[0])
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        """The trainer of the configuration, with the checkpoint writer and callbacks of every run."""
+        """The trainer of the configuration, with the checkpoint writer and callbacks of every run.
+
+        Raises:
+            ValueError: If another checkpoint reader is configured, or a strategy that reads checkpoints on its own.
+        """
         configured = self.config_init[self.subcommand].trainer
         plugins, callbacks = _as_list(configured.plugins), _as_list(configured.callbacks)
-        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+        carried = configured.strategy._checkpoint_io if isinstance(configured.strategy, Strategy) else None
+        readers = [plugin for plugin in (*plugins, carried) if isinstance(plugin, CheckpointIO)]
+        for reader in readers:
+            _require_ours(reader)
+        if not readers:
             plugins.append(AtomicCheckpointIO())
         given = {type(callback) for callback in callbacks}
         callbacks += [kind() for kind in (SkipNonFinite, UnswapAverages, StopOnSignal) if kind not in given]
-        return super().instantiate_trainer(**{"plugins": plugins, "callbacks": callbacks, **kwargs})
+        trainer = super().instantiate_trainer(**{"plugins": plugins, "callbacks": callbacks, **kwargs})
+        _require_ours(trainer.strategy.checkpoint_io)
+        kind = type(trainer.strategy)
+        if kind.load_checkpoint is not Strategy.load_checkpoint:
+            raise ValueError(
+                f"strategy {kind.__name__} reads checkpoints on its own, which can run code in them; use one that leaves that to the "
+                "trainer, such as auto or ddp"
+            )
+        return trainer
+
+
+def _require_ours(reader: CheckpointIO) -> None:
+    """Refuse a checkpoint reader that is not `AtomicCheckpointIO` itself.
+
+    Raises:
+        ValueError: Names its class.
+    """
+    if type(reader) is not AtomicCheckpointIO:
+        raise ValueError(
+            f"{type(reader).__name__} is configured as the checkpoint reader, but AtomicCheckpointIO alone may read checkpoints, "
+            "because it runs no code in them; leave it out"
+        )
 
 
 def _as_list(value: Any) -> list[Any]:
