@@ -21,6 +21,7 @@ from maskgen.networks.transformer import MaskTransformer
 from maskgen.tokens.space import Segment, TokenSpace
 from maskgen.training.modules.masked import MaskedTokenModule
 from maskgen.training.runtime.checkpoint_io import AtomicCheckpointIO, first_intact
+from maskgen.training.runtime.epochs import ExactEpochs
 from maskgen.training.runtime.finite import SkipNonFinite
 from maskgen.training.runtime.survival import LAST, StopOnSignal
 
@@ -224,7 +225,7 @@ def _trainer(work: Path, settings: FinetuneSettings, training: bool = True) -> L
         enable_model_summary=False,
         enable_progress_bar=training,
         plugins=[AtomicCheckpointIO()],
-        callbacks=[keeper, SkipNonFinite(), StopOnSignal()] if training else [],
+        callbacks=[keeper, SkipNonFinite(), ExactEpochs(), StopOnSignal()] if training else [],
         default_root_dir=work,
     )
 

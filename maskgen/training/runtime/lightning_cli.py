@@ -10,6 +10,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.strategies import Strategy
 
 from maskgen.training.runtime.checkpoint_io import AtomicCheckpointIO, first_intact
+from maskgen.training.runtime.epochs import ExactEpochs
 from maskgen.training.runtime.finite import SkipNonFinite
 from maskgen.training.runtime.links import COMPUTED, SOURCES, require_equal
 from maskgen.training.runtime.survival import StopOnSignal, UnswapAverages
@@ -62,7 +63,7 @@ class SurvivingCLI(LightningCLI):
         if not readers:
             plugins.append(AtomicCheckpointIO())
         given = {type(callback) for callback in callbacks}
-        callbacks += [kind() for kind in (SkipNonFinite, UnswapAverages, StopOnSignal) if kind not in given]
+        callbacks += [kind() for kind in (SkipNonFinite, ExactEpochs, UnswapAverages, StopOnSignal) if kind not in given]
         trainer = super().instantiate_trainer(**{"plugins": plugins, "callbacks": callbacks, **kwargs})
         _require_ours(trainer.strategy.checkpoint_io)
         kind = type(trainer.strategy)

@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from maskgen.cli.main import main
 from maskgen.io.checkpoint import load_verified
 from maskgen.training.runtime.checkpoint_io import AtomicCheckpointIO
+from maskgen.training.runtime.epochs import ExactEpochs
 from maskgen.training.runtime.finite import SkipNonFinite
 from maskgen.training.runtime.survival import StopOnSignal, UnswapAverages
 
@@ -76,7 +77,7 @@ def test_every_fit_survives_and_a_configuration_can_replace_each_part(tmp_path: 
 
     made = run(["fit", "--config", str(configuration(tmp_path, 5))]).trainer
     assert isinstance(made.strategy.checkpoint_io, AtomicCheckpointIO)
-    for kind in (StopOnSignal, SkipNonFinite, UnswapAverages, ModelCheckpoint):
+    for kind in (StopOnSignal, SkipNonFinite, ExactEpochs, UnswapAverages, ModelCheckpoint):
         assert sum(isinstance(callback, kind) for callback in made.callbacks) == 1
     own = [{"class_path": "maskgen.training.runtime.finite.SkipNonFinite", "init_args": {"most_in_a_row": 3}}]
     plugins = [{"class_path": "maskgen.training.runtime.checkpoint_io.AtomicCheckpointIO"}]  # two would be refused
