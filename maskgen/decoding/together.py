@@ -28,8 +28,8 @@ def row_groups(batch: TokenBatch, model: nn.Module, batch_invariant: bool | None
     Args:
         batch: The rows.
         model: The transformer.
-        batch_invariant: True keeps the bits of every row, False ignores them; None keeps them where rows are of equal length and weights
-            are packed, whose products round alike in every batch, and ignores them elsewhere.
+        batch_invariant: True keeps the bits of every row, False ignores them; None keeps them with packed weights, whose products
+            round alike in every batch, so that it costs nothing, and ignores them elsewhere.
         plain: Whether the model's calls remember nothing between steps; rows whose calls do go alone where bits are kept.
     """
     every = list(range(len(batch)))
@@ -37,7 +37,7 @@ def row_groups(batch: TokenBatch, model: nn.Module, batch_invariant: bool | None
     if len(every) < 2 or weight.device.type != "cpu" or weight.dtype != torch.float32 or batch_invariant is False:
         return [every], False
     lengths = (batch.modality != 0).sum(dim=1).tolist()
-    if batch_invariant is None and not (plain and is_packed(model) and len(set(lengths)) == 1):
+    if batch_invariant is None and not (plain and is_packed(model)):
         return [every], False
     if not plain:
         return [[row] for row in every], True

@@ -64,8 +64,8 @@ class CallOptions(TypedDict, total=False):
             over all levels, `timestep` is how many steps of the level are left. Codes that it returns take the place of its own.
         callback_on_step_end_tensor_inputs: What `callback_kwargs` holds: "latents" (codes [batch, length] of the level), "state".
         batch_invariant: Keep every row bit-identical to the same row generated alone (float32 on a CPU). False decodes all rows together,
-            which is faster, and a row may round differently. None keeps it where that costs nothing: rows of equal length whose matrix
-            products don't depend on the batch on this machine (with packed weights).
+            which is faster, and a row may round differently. None keeps it where that costs nothing: with packed weights, whose
+            matrix products round alike in every batch.
         batch_size: Rows that are decoded at once, at most.
     """
 
