@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from maskgen.io.files import file_sha256, write_atomic
+from maskgen.io.names import file_name
 from maskgen.io.shipped import find_path, model_folder, model_names
 
 BUNDLE_FORMAT = 1
@@ -57,9 +58,14 @@ def save_bundle(
 
     Returns:
         The fingerprint.
+
+    Raises:
+        ValueError: If a file's name is not plain.
     """
     from safetensors.torch import save
 
+    for name in files or ():
+        file_name(name, "a bundle to write")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     contents = dict(files or {})
@@ -75,7 +81,7 @@ def read_bundle_record(folder: Path | str) -> dict[str, Any]:
     """The parsed `bundle.json` of a folder, or of what ships with maskgen under that relative name.
 
     Raises:
-        ValueError: If the folder is no bundle, or its `bundle.json` is damaged or of another format.
+        ValueError: If the folder is no bundle, or its `bundle.json` is damaged, of another format, or names a file outside of the folder.
     """
     path = find_path(folder) / CONFIG_FILE
     if not path.is_file():
@@ -91,6 +97,8 @@ def read_bundle_record(folder: Path | str) -> dict[str, Any]:
         raise ValueError(f"{path} has format {found_format}, this maskgen reads format {BUNDLE_FORMAT}; update maskgen")
     if set(record) != RECORD_KEYS or fingerprint_of(record["kind"], record["config"], record["files"]) != record["fingerprint"]:
         raise ValueError(f"{path} is damaged: its content does not give the fingerprint that stands in it; copy the bundle again")
+    for name in record["files"]:
+        file_name(name, str(path))
     return dict(record)
 
 

@@ -140,10 +140,14 @@ def load_adapter(folder: Path | str) -> Adapter:
     """Read what `save_adapter` wrote.
 
     Raises:
-        ValueError: If the bundle is missing, of another kind or damaged.
+        ValueError: If the bundle is missing, of another kind or damaged, or names no base that could be loaded.
     """
     bundle = load_bundle(folder, ADAPTER_KIND)
     config: Mapping[str, Any] = bundle.config
+    if not (isinstance(config["base"], str) and config["base"] and config["base"].isprintable()):
+        raise ValueError(
+            f"the adapter in {folder} names the base {str(config['base'])[:80]!r}, wanted the name or folder of a model; copy it again"
+        )
     settings = LoraSettings(rank=config["rank"], alpha=config["alpha"])
     return Adapter(settings, config["base"], config["base_weights"], dict(config["values"]), bundle.tensors)
 

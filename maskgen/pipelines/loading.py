@@ -15,6 +15,7 @@ from maskgen.decoding.decoder import Helpers
 from maskgen.decoding.settings import GenerationSettings
 from maskgen.io.bundle import CONFIG_FILE, WEIGHTS_FILE, load_bundle, read_bundle_record, require_fingerprint, save_bundle
 from maskgen.io.files import write_atomic
+from maskgen.io.names import file_name, relative_place
 from maskgen.networks.auto import Network, own_tensors
 from maskgen.networks.critic import load_critic, save_critic
 from maskgen.networks.durations import DurationPredictor
@@ -67,7 +68,8 @@ def load_parts(folder: Path) -> Parts:
     bundle = load_bundle(folder, PIPELINE_KIND)
     config, tokenizers = bundle.config, {}
     for modality in [one["name"] for one in config["space"]["modalities"] if one["name"] in config["tokenizers"]]:
-        tokenizers[modality] = load_tokenizer(folder / config["tokenizers"][modality])
+        place = relative_place(config["tokenizers"][file_name(modality, str(folder / CONFIG_FILE))], str(folder / CONFIG_FILE))
+        tokenizers[modality] = load_tokenizer(folder / place)
         require_fingerprint(modality, tokenizers[modality].fingerprint, config["fingerprints"][modality], str(folder))
     model, space = transformer_of(bundle)
     return Parts(
@@ -94,7 +96,8 @@ def save_parts(folder: Path, parts: Parts, half: bool | None, tokenizers: Mappin
     places = {}
     for name, tokenizer in parts.tokenizers.items():
         given = tokenizers.get(name)
-        places[name] = os.path.relpath(given, folder) if given else f"tokenizers/{name}"
+        inside = f"tokenizers/{file_name(name, 'the token space')}"
+        places[name] = relative_place(os.path.relpath(given, folder) if given else inside, f"the {name} tokenizer")
         if not given:
             tokenizer.save(folder / places[name])
     state = own_tensors(parts.model)
@@ -140,8 +143,8 @@ def _specialists(folder: Path) -> dict[str, Path | str]:
     if not path.is_file():
         return {}
     try:
-        names = {key: str(name) for key, name in json.loads(path.read_text(encoding="utf-8")).items()}
-    except (UnicodeDecodeError, json.JSONDecodeError, AttributeError) as error:
+        names = {key: relative_place(name, str(path)) for key, name in json.loads(path.read_text(encoding="utf-8")).items()}
+    except (UnicodeDecodeError, json.JSONDecodeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is no JSON that maps image and speech to names of models ({error}); mend or remove it") from error
     if unknown := sorted(set(names) - set(SPECIALIST_TARGETS)):
         raise ValueError(f"{path} names specialists for {', '.join(unknown)}; there can be some for image and speech")

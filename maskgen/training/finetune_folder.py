@@ -18,6 +18,7 @@ from maskgen.data.corpora.recordings import SPEAKER, Timing, timed
 from maskgen.data.sources.folder import FolderSource
 from maskgen.decoding.settings import GenerationSettings
 from maskgen.io.bundle import CONFIG_FILE, find_model, load_bundle, read_bundle_record, save_bundle
+from maskgen.io.names import relative_place
 from maskgen.networks.durations import DURATIONS_KIND
 from maskgen.networks.lora import apply_adapter, load_adapter, merge_lora, save_adapter
 from maskgen.networks.pretrained import load_pretrained
@@ -191,7 +192,7 @@ def _timing(model: Path, codec: SoundTokenizer) -> Timing:
     """Settings for timing the phonemes of recordings with the model's duration predictor."""
     places = read_bundle_record(model)["config"]["tokenizers"]
     return Timing(
-        phones=(model / places["phones"]).resolve(),
+        phones=(model / relative_place(places["phones"], str(model / CONFIG_FILE))).resolve(),
         durations=(model / DURATIONS_FOLDER).resolve(),
         sample_rate_hz=codec.sample_rate_hz,
         channels=codec.channels,

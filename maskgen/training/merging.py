@@ -11,6 +11,7 @@ from torch import Tensor
 from maskgen.decoding.settings import CHEAPER, GenerationSettings, needs_of
 from maskgen.io.bundle import WEIGHTS_FILE, find_model, load_bundle, read_bundle_record
 from maskgen.io.checkpoint import read_checkpoint, weights
+from maskgen.io.names import relative_place
 from maskgen.networks.auto import own_tensors
 from maskgen.networks.bridges import BRIDGE_KIND, Bridge
 from maskgen.networks.pretrained import PIPELINE_KIND
@@ -100,7 +101,8 @@ def tokenizer_folders(models: Mapping[str, Path | str]) -> dict[str, Path]:
     found = {}
     for model in models.values():
         bundle = load_bundle(find_model(model), PIPELINE_KIND)
-        found.update({name: (bundle.folder / place).resolve() for name, place in bundle.config["tokenizers"].items()})
+        places = {name: relative_place(place, str(bundle.folder)) for name, place in bundle.config["tokenizers"].items()}
+        found.update({name: (bundle.folder / place).resolve() for name, place in places.items()})
     return found
 
 

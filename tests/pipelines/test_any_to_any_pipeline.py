@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from itertools import combinations
@@ -153,7 +154,7 @@ def test_texts_are_judged_by_a_sound_over_every_way_to_lay_them_along_it(model: 
 
 def test_specialists_draw_and_speak_in_its_place(bundle: Path, tmp_path: Path, tiny_bundle: Path) -> None:
     folder = shutil.copytree(bundle, tmp_path / "with")
-    (folder / "specialists.json").write_text(json.dumps({"image": str(tiny_bundle)}))
+    (folder / "specialists.json").write_text(json.dumps({"image": os.path.relpath(tiny_bundle, folder)}))
     drawn, own = (AnyToAnyPipeline.from_pretrained(folder, specialists=some)("a red heart", target=["image"]) for some in (True, False))
     wanted = Pipeline.from_pretrained(tiny_bundle).generate([{"text": "a red heart"}], "image", [0])
     assert drawn.generations[0].codes[0].equal(wanted.codes[0])
@@ -166,7 +167,7 @@ def test_specialists_draw_and_speak_in_its_place(bundle: Path, tmp_path: Path, t
 
 def test_specialists_follow_the_machine_and_their_own_settings(bundle: Path, tmp_path: Path, tiny_bundle: Path) -> None:
     folder = shutil.copytree(bundle, tmp_path / "with")
-    (folder / "specialists.json").write_text(json.dumps({"image": str(tiny_bundle)}))
+    (folder / "specialists.json").write_text(json.dumps({"image": os.path.relpath(tiny_bundle, folder)}))
     args = argparse.Namespace(model=str(folder), device="cpu", dtype="bfloat16", int8=False, compile=False)
     model = pipeline_of(args, "AnyToAnyPipeline", specialists=True)
     assert {one.dtype for one in (model, model.specialists["image"])} == {torch.bfloat16}

@@ -20,6 +20,7 @@ from maskgen.data.build.recipe import DEFAULT_SPLIT, Recipe
 from maskgen.data.shards.manifest import read_index
 from maskgen.data.sources.folder import read_sources
 from maskgen.data.sources.items import Item
+from maskgen.io.names import file_name
 from maskgen.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,9 @@ class PlannedShard:
         origin: Origin of its samples.
         samples: Number of samples, including bad ones.
         identity: Changes when the input changes.
+
+    Raises:
+        ValueError: If the name, which begins with the split's, is not that of a plain file.
     """
 
     name: str
@@ -48,6 +52,9 @@ class PlannedShard:
     origin: Origin
     samples: int
     identity: str
+
+    def __post_init__(self) -> None:
+        file_name(self.name, f"the plan of split {self.split[:40]!r}")
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from maskgen.io.files import write_atomic
+from maskgen.io.names import file_name
 
 FORMAT = "maskgen-shards"
 VERSION = 1
@@ -30,6 +31,9 @@ class ShardEntry:
         bytes: Its size; None in an index of maskgen 0.1.
         tokens: Number of codes per modality, for token shards.
         sources: Number of samples per source of the recipe.
+
+    Raises:
+        ValueError: If the name is not that of a plain file.
     """
 
     name: str
@@ -39,6 +43,31 @@ class ShardEntry:
     bytes: int | None = None
     tokens: Mapping[str, int] = field(default_factory=dict)
     sources: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        file_name(self.name, "a shard's entry")
+
+
+def _entry(plain: Mapping[str, Any]) -> ShardEntry:
+    """An entry from JSON.
+
+    Raises:
+        TypeError: If a field is missing, unknown or of another type.
+    """
+    texts, counts = (plain.get("split"), plain.get("sha256")), (plain.get("count"), plain.get("bytes") or 0)
+    if not all(isinstance(text, str) for text in texts) or not all(map(_is_count, counts)):
+        raise TypeError(f"the entry of {plain.get('name')} has a split, count, sha256 or bytes of another type")
+    if not all(_are_counts(plain.get(name, {})) for name in ("tokens", "sources")):
+        raise TypeError(f"the entry of {plain.get('name')} has tokens or sources that are no counts")
+    return ShardEntry(**plain)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _are_counts(values: object) -> bool:
+    return isinstance(values, Mapping) and all(map(_is_count, values.values()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,10 +105,10 @@ class ManifestLine:
         """
         try:
             plain = json.loads(text)
-            entry = ShardEntry(**{name: plain.pop(name) for name in ShardEntry.__dataclass_fields__})
+            entry = _entry({name: plain.pop(name) for name in ShardEntry.__dataclass_fields__})
             rejects = tuple((row["key"], row["reason"]) for row in plain.pop("rejects"))
             return cls(entry=entry, rejects=rejects, **plain)
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        except (KeyError, TypeError, AttributeError, RecursionError, json.JSONDecodeError) as error:
             raise ValueError(f"no line of {MANIFEST_FILE}: {text[:60]!r}") from error
 
 
@@ -95,6 +124,9 @@ class Index:
         about: Free facts, such as the image size, the sources and their weights.
         plan: Hash of the plan that was built; empty if the shards were not written by the build engine.
         files: Further files of the folder (manifest, rejects, plan) with their sha256.
+
+    Raises:
+        ValueError: If a name is not that of a plain file.
     """
 
     kind: str
@@ -104,6 +136,10 @@ class Index:
     about: Mapping[str, Any] = field(default_factory=dict)
     plan: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in self.files:
+            file_name(name, "an index")
 
     def of(self, split: str) -> list[ShardEntry]:
         """Shards of one split.
@@ -148,7 +184,8 @@ def read_index(folder: Path) -> Index:
     """Read index.json of a folder of shards.
 
     Raises:
-        ValueError: If it is missing, not JSON, of another format or version, or does not match its hash.
+        ValueError: If it is missing, not JSON, of another format or version, does not match its hash, or names a file that is not in
+            the folder.
     """
     path = folder / INDEX_FILE
     if not path.is_file():
@@ -158,8 +195,12 @@ def read_index(folder: Path) -> Index:
         if (plain["format"], plain["version"]) != (FORMAT, VERSION):
             raise ValueError(f"{path} is {plain['format']} version {plain['version']}, wanted {FORMAT} version {VERSION}; build it again")
         _check_seal(path, plain)
+        if not isinstance(files := plain.get("files", {}), dict):
+            raise TypeError("files is no object")
+        for name in [*(entry["name"] for entry in plain["shards"]), *files]:
+            file_name(name, str(path))
         names = [name for name in Index.__dataclass_fields__ if name != "shards" and (name in plain or name not in LATE_KEYS)]
-        return Index(**{name: plain[name] for name in names}, shards=tuple(ShardEntry(**entry) for entry in plain["shards"]))
+        return Index(**{name: plain[name] for name in names}, shards=tuple(_entry(entry) for entry in plain["shards"]))
     except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}); build it again") from error
 

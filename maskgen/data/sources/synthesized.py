@@ -10,8 +10,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from maskgen.data.sources.handles import MediaPart, within
-from maskgen.data.sources.items import Attribute, Item, Source, identity_of, text_part
+from maskgen.data.sources.items import Attribute, Item, Source, checked_split, identity_of, text_part
 from maskgen.data.sources.teachers import TeacherSpeech, load_teacher
+from maskgen.io.files import write_atomic
 
 SPEEDS = (0.85, 1.0, 1.0, 1.0, 1.0, 1.2)
 """Speeds of training sentences, chosen by the hash of their key."""
@@ -97,7 +98,7 @@ class SpokenSource(Source):
                 key=str(row["key"]),
                 parts={"text": text_part([str(row["text"])]), "audio": part},
                 attributes={**facts, "speaker": self.speaker},
-                split=str(row["split"]),
+                split=checked_split(row["split"]),
                 identity=identity_of(self.teacher, row["text"], speed),
             )
 
@@ -120,4 +121,4 @@ def read_sentences(path: Path) -> list[dict[str, Attribute]]:
 def write_sentences(rows: Sequence[Mapping[str, Attribute]], path: Path) -> None:
     """Write rows as JSONL, compressed without a date if the name ends in .gz, so that the same rows give the same bytes."""
     content = "".join(json.dumps(dict(row), ensure_ascii=False) + "\n" for row in rows).encode()
-    path.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
+    write_atomic(path, gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)

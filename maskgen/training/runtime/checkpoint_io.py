@@ -13,6 +13,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 
 from maskgen.io.checkpoint import load_verified, previous_of, record_of, recorded_hashes
 from maskgen.io.files import atomic_file, file_sha256, write_atomic
+from maskgen.io.names import checkpoint_path
 
 logger = logging.getLogger(__name__)
 TEMPORARY = re.compile(r"\..+\.ckpt(\.sha256)?\.(\d{1,9})\.tmp")
@@ -77,8 +78,12 @@ class AtomicCheckpointIO(CheckpointIO):
         return first_intact(Path(path), "cpu" if map_location is None else map_location)[1]
 
     def remove_checkpoint(self, path: Path | str) -> None:
-        """Remove a checkpoint, the previous one, and the records of both; missing files are ignored."""
-        target = Path(path)
+        """Remove a checkpoint, the previous one, and the records of both; missing files are ignored.
+
+        Raises:
+            ValueError: If it is no local .ckpt file: a resumed training's state names what is removed, and may come from outside.
+        """
+        target = Path(checkpoint_path(path))
         self._ours.pop(target, None)
         for checkpoint in (target, previous_of(target)):
             checkpoint.unlink(missing_ok=True)
