@@ -15,9 +15,11 @@ from maskgen.data.build.engine import REJECTS_FILE
 from maskgen.data.loading.order import fixed_subset
 from maskgen.data.loading.rows import ShardRows
 from maskgen.data.loading.samples import caption_codes
+from maskgen.data.shards.codes import require_integers
 from maskgen.data.shards.manifest import Index, read_index
 from maskgen.evaluation.html import bars, figure, image, page, sound, table, text, waveform
 from maskgen.evaluation.image.tokenizer import code_usage
+from maskgen.io.files import write_atomic, write_text
 from maskgen.tokenizers.base import Tokenizer
 from maskgen.tokens.space import Kind, TokenSpace
 
@@ -77,8 +79,8 @@ def inspect_shards(
         parts += [f"<h2>{text(split)}: {count:,} samples</h2>", _census_html(report["splits"][split])]
         parts += [show(rows, row, index, tokenizers or {}) for row in some(rows, chosen, shown)]
     out.mkdir(parents=True, exist_ok=True)
-    (out / "inspect.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    (out / "inspect.html").write_text(page(f"{folder.name}: {index.kind} shards", "".join(parts)), encoding="utf-8")
+    write_text(json.dumps(report, indent=1), out / "inspect.json")
+    write_atomic(out / "inspect.html", page(f"{folder.name}: {index.kind} shards", "".join(parts)).encode())
     return report
 
 
@@ -107,7 +109,9 @@ def take_census(rows: ShardRows, chosen: Sequence[int], index: Index) -> Census:
         _count_json(census, rows.meta(row))
         for name, kind in kinds.items():
             if f"{name}.npy" in sizes:
-                _count_codes(census, name, kind, rows.field(row, f"{name}.npy"))
+                array = rows.field(row, f"{name}.npy")
+                require_integers(array, name, rows.key(row))
+                _count_codes(census, name, kind, array)
     return census
 
 
@@ -178,12 +182,19 @@ def _shards_html(index: Index) -> str:
 
 
 def _rejects_html(folder: Path) -> str:
-    """Samples that the build left out, by reason."""
+    """Samples that the build left out, by reason.
+
+    Raises:
+        ValueError: If the list of them is damaged.
+    """
     path = folder / REJECTS_FILE
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     if not lines:
         return "<p>No sample was rejected.</p>"
-    reasons = Counter(str(json.loads(line)["reason"]) for line in lines)
+    try:
+        reasons = Counter(str(json.loads(line)["reason"]) for line in lines)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({error}); build the shards again") from error
     return f"<h2>{len(lines)} samples were rejected</h2>{bars(dict(reasons.most_common(MOST_REASONS)))}"
 
 
@@ -210,7 +221,9 @@ def show(rows: ShardRows, row: int, index: Index, tokenizers: Mapping[str, Token
         parts.append(waveform(rows.field(row, "flac").mean(axis=0)) + sound(rows.content(row, "flac")))
     for modality in _modalities(index):
         if modality.kind == "image" and modality.name in tokenizers and f"{modality.name}.npy" in sizes:
-            codes = torch.from_numpy(rows.field(row, f"{modality.name}.npy").astype(np.int64))
+            array = rows.field(row, f"{modality.name}.npy")
+            require_integers(array, modality.name, rows.key(row))
+            codes = torch.from_numpy(array.astype(np.int64))
             parts.append(image(tokenizers[modality.name].decode([codes])[0], 128))
     captions = meta.get("captions", [])
     return figure("".join(parts), str(captions[0]) if captions else rows.key(row))

@@ -1,27 +1,21 @@
 """Samples of a split by number, read from memory-mapped shards without unpacking the others."""
 
-import ast
 import mmap
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from maskgen.data.loading.order import BalancedOrder, Order, ShuffledOrder, balanced_weights
 from maskgen.data.shards.format import decode_member, parse_member
 from maskgen.data.shards.manifest import ShardEntry
+from maskgen.data.shards.npy import npy_view
 from maskgen.data.shards.tar import members
 
 MOST_OPEN = 256
 """Shards mapped at a time; each costs a file descriptor and 20 bytes a member."""
-NPY_MAGIC = b"\x93NUMPY\x01\x00"
-NPY_HEADER_BYTES = 128
-"""numpy pads the header of an array of few axes to this."""
 Fields = dict[str, tuple[int, int]]
 """Field name to offset and size."""
 
@@ -163,34 +157,6 @@ def _decoded(content: memoryview, name: str, offset: int, size: int) -> Any:
     """Value of a member."""
     found = content[offset : offset + size]
     return npy_view(found) if name.endswith("npy") else decode_member(name, bytes(found))
-
-
-def npy_view(content: memoryview) -> np.ndarray:
-    """An array in npy format 1.0 without copying it.
-
-    Raises:
-        ValueError: If it is in another format, holds anything but plain numbers, or is cut short.
-    """
-    dtype, shape, count, start = _npy_header(bytes(content[:NPY_HEADER_BYTES]))
-    if len(content) != start + count * dtype.itemsize:
-        raise ValueError(f"npy array {shape} of {dtype} is not {len(content)} bytes long")
-    return np.frombuffer(content, dtype, count, start).reshape(shape)
-
-
-@lru_cache(maxsize=4096)
-def _npy_header(head: bytes) -> tuple[np.dtype[Any], tuple[int, ...], int, int]:
-    """Number type, shape, size and place of the numbers; arrays of few shapes have few headers, so most are known."""
-    start = 10 + int.from_bytes(head[8:10], "little")
-    if head[:8] != NPY_MAGIC or start > len(head):
-        raise ValueError("no npy array of format 1.0 with a short header")
-    try:
-        declared = ast.literal_eval(head[10:start].decode("latin1").strip())
-        dtype, shape = np.dtype(str(declared["descr"])), tuple(int(size) for size in declared["shape"])
-    except (SyntaxError, TypeError, KeyError, ValueError) as error:
-        raise ValueError(f"damaged npy header ({error})") from error
-    if dtype.kind not in "biuf" or declared["fortran_order"] or min(shape, default=0) < 0:
-        raise ValueError(f"an npy array of {dtype}; plain numbers in C order are read")
-    return dtype, shape, int(np.prod(shape, dtype=np.int64)), start
 
 
 def training_order(rows: ShardRows, balance: Sequence[str], window: int, seed: int) -> Order:

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from maskgen.data.loading.caption_templates import Phrases
 from maskgen.data.loading.order import Draw, chance
 from maskgen.data.loading.rows import ShardRows
+from maskgen.data.shards.codes import require_integers
 from maskgen.data.shards.manifest import Index
 from maskgen.data.shards.store import Check, Damage, ShardStore
 from maskgen.tokens.batch import Codes
@@ -94,9 +95,16 @@ class TokenRows(Dataset[dict[str, Codes]]):
         return {name: torch.from_numpy(array.astype(np.int64)) for name, array in self.arrays(draw).items()}
 
     def arrays(self, draw: Draw) -> dict[str, np.ndarray]:
-        """Codes of each modality that the sample has, as they lie in the shard; of the captions, the one that the draw takes."""
+        """Codes of each modality that the sample has, as they lie in the shard; of the captions, the one that the draw takes.
+
+        Raises:
+            ValueError: If an array holds other numbers than integers.
+        """
         row, number = draw
         members = self.rows.read(row, self.fields)
+        for field, name, _ in self.modalities:
+            if field in members and members[field].dtype.kind not in "iu":
+                require_integers(members[field], name, self.rows.key(row))
         return {
             name: self.caption(members[field], row, number) if kind == "text" else members[field]
             for field, name, kind in self.modalities

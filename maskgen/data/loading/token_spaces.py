@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from maskgen.data.loading.caption_templates import Phrases
+from maskgen.data.shards.codes import index_space
 from maskgen.data.shards.manifest import Index
 from maskgen.data.shards.store import ShardStore
 from maskgen.tokens.space import Modality, TokenSpace
@@ -50,12 +51,10 @@ def token_space(store: ShardStore) -> tuple[Index, TokenSpace]:
     """Index and token space of token shards.
 
     Raises:
-        ValueError: If there are none.
+        ValueError: If there are none, or the index holds no token space.
     """
     index = store.index()
-    if index.space is None:
-        raise ValueError(f"{store.place} holds {index.kind} shards, wanted tokens; build them: maskgen data tokenize")
-    return index, TokenSpace.from_dict(dict(index.space))
+    return index, index_space(index, store.place)
 
 
 def require_tokenizer_of(phrases: Phrases | None, store: ShardStore, index: Index) -> None:

@@ -8,9 +8,10 @@ import fsspec
 import numpy as np
 import pytest
 
-from maskgen.data.loading.rows import MOST_OPEN, ShardRows, npy_view
+from maskgen.data.loading.rows import MOST_OPEN, ShardRows
 from maskgen.data.shards.format import json_bytes, npy_bytes, png_bytes, read_shard, write_shard
 from maskgen.data.shards.manifest import Index, ShardEntry, write_index
+from maskgen.data.shards.npy import npy_view
 from maskgen.data.shards.store import ShardStore
 
 PICTURE = np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3)
