@@ -191,17 +191,18 @@ def _require_free(out: Path) -> None:
 
 def _write_merged(pipeline: "Pipeline", out: Path, first: Path | str, models: Mapping[str, Path | str]) -> None:
     """Write a merged model with references to tokenizers, and copy the other parts of the first model's folder."""
-    import shutil
-
     from maskgen.io.bundle import find_model
+    from maskgen.io.files import write_atomic
     from maskgen.training.merging import tokenizer_folders
 
     _require_free(out)
     fingerprint, folder = pipeline.save_pretrained(out, half=True, tokenizers=tokenizer_folders(models)), find_model(first)
     if (folder / "durations").is_dir():
-        shutil.copytree(folder / "durations", out / "durations", dirs_exist_ok=True)
+        (out / "durations").mkdir(exist_ok=True)
+        for file in sorted((folder / "durations").iterdir()):
+            write_atomic(out / "durations" / file.name, file.read_bytes())
     if (folder / "specialists.json").is_file():
-        shutil.copy(folder / "specialists.json", out)
+        write_atomic(out / "specialists.json", (folder / "specialists.json").read_bytes())
     print(f"wrote {out}, fingerprint {fingerprint[:12]}")
 
 

@@ -62,8 +62,10 @@ def generate_any(args: argparse.Namespace) -> None:
             write_atomic(path, f"{text}\n".encode())
             print(f"wrote {path}: {text}")
     if "image" in targets:
+        from maskgen.io.images import write_picture
+
         for path, image in zip(numbered(args.out.with_suffix(".png"), len(output.images)), output.images, strict=True):
-            image.save(path)
+            write_picture(image, path)
             print(f"wrote {path} ({image.width} x {image.height})")
     if "audio" in targets:
         for line, text in zip(write_audio(output.audio, args.out.with_suffix(".wav")), output.texts, strict=True):

@@ -114,9 +114,10 @@ def _draw_audio(args: argparse.Namespace) -> None:
 
 def _write_gif(args: argparse.Namespace, pipeline: "Pipeline", output: "GenerationOutput") -> None:
     """The decode of the first image, a frame a step."""
+    from maskgen.io.images import write_animation
     from maskgen.processors.animation import decode_frames
 
     shown = decode_frames(pipeline.tokenizers["image"], output.codes[0], output.trajectories, output.images[0])
     frames = [enlarged(frame, args.scale) for frame in shown]
-    frames[0].save(args.gif, save_all=True, append_images=frames[1:], duration=[120] * (len(frames) - 1) + [1500], loop=0)
+    write_animation(frames, args.gif, [120] * (len(frames) - 1) + [1500])
     print(f"wrote {args.gif} ({len(frames)} frames)")

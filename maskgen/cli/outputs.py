@@ -61,14 +61,14 @@ def numbered(path: Path, count: int) -> list[Path]:
 
 def write_images(images: "Sequence[Image.Image]", path: Path, columns: int) -> str:
     """Write one image, or a contact sheet with the single ones next to it, and return what was written."""
-    from maskgen.io.images import contact_sheet
+    from maskgen.io.images import contact_sheet, write_picture
 
     if len(images) == 1:
-        images[0].save(path)
+        write_picture(images[0], path)
         return f"wrote {path} ({images[0].width} x {images[0].height}"
     for name, image in zip(numbered(path, len(images)), images, strict=True):
-        image.save(name)
-    contact_sheet(images, columns).save(path)
+        write_picture(image, name)
+    write_picture(contact_sheet(images, columns), path)
     return f"wrote {path} and {len(images)} images next to it ("
 
 

@@ -2,14 +2,15 @@
 
 import hashlib
 import logging
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
+
+from maskgen.io.files import write_atomic
 
 logger = logging.getLogger(__name__)
 
@@ -88,8 +89,6 @@ def _known(folder: Path, name: str) -> dict[str, Tensor]:
 
 
 def _write(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write under a temporary name, then rename: a killed run leaves no half a file."""
+    """Write under a temporary name, then rename: a killed run or a full disk leaves no half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    save_file({key: value.contiguous() for key, value in tensors.items()}, unfinished)
-    unfinished.replace(path)
+    write_atomic(path, save({key: value.contiguous() for key, value in tensors.items()}))

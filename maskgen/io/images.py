@@ -1,5 +1,6 @@
 """Pictures as data: reading files safely, as numbers and back, laying them out."""
 
+import io
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from jaxtyping import Float
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from maskgen.io.files import write_atomic
 from maskgen.io.letterbox import on_white
 
 LARGEST_PICTURE_PIXELS = 50_000_000
@@ -60,8 +62,44 @@ def to_pictures(pixels: Float[Tensor, "batch 3 rows columns"]) -> list[Image.Ima
 
 
 def write_picture(picture: Image.Image, path: Path | str) -> None:
-    """Write a picture in the format of the file's ending."""
-    picture.save(path)
+    """Write a picture in the format of the file's ending; it is whole or absent, and an older file stays until it is whole.
+
+    Raises:
+        ValueError: If the ending names no format that can be written.
+        OSError: If it cannot be written, for example on a full disk.
+    """
+    kind, content = _format_of(Path(path)), io.BytesIO()
+    picture.save(content, format=kind)
+    write_atomic(Path(path), content.getvalue())
+
+
+def write_animation(frames: Sequence[Image.Image], path: Path | str, durations_ms: Sequence[int]) -> None:
+    """Write an animation that repeats without end, in the format of the file's ending (gif, webp, png); whole or absent as a picture.
+
+    Args:
+        frames: Pictures of one size.
+        path: The file.
+        durations_ms: Time that each is shown.
+
+    Raises:
+        ValueError: If the ending names no format that can be written.
+        OSError: If it cannot be written.
+    """
+    kind, content = _format_of(Path(path)), io.BytesIO()
+    frames[0].save(content, format=kind, save_all=True, append_images=list(frames[1:]), duration=list(durations_ms), loop=0)
+    write_atomic(Path(path), content.getvalue())
+
+
+def _format_of(path: Path) -> str:
+    """Pillow's name of the format of a file's ending.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    kind = Image.registered_extensions().get(path.suffix.lower())
+    if kind is None or kind not in Image.SAVE:
+        raise ValueError(f"cannot write {path}: {path.suffix or 'no ending'} names no format of pictures; end its name in .png")
+    return kind
 
 
 def contact_sheet(pictures: Sequence[Image.Image], columns: int, gap: int = 4) -> Image.Image:

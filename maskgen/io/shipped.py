@@ -1,10 +1,11 @@
 """Files that ship with maskgen: models, tokenizers, configurations and recipes, in a clone or in an installed wheel."""
 
 import logging
-import shutil
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path, PurePath
+
+from maskgen.io.files import write_atomic
 
 GROUPS = ("configs", "data", "models", "tokenizers")
 """Folders of the repository that ship, each under the same relative name in the wheel."""
@@ -65,7 +66,7 @@ def working_copy(name: Path | str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     for file in sorted(one for one in source.parent.iterdir() if one.is_file()):
         if not (path.parent / file.name).exists():
-            shutil.copyfile(file, path.parent / file.name)
+            write_atomic(path.parent / file.name, file.read_bytes())
     logger.info("copied the shipped recipe to %s", path.parent)
     return path
 

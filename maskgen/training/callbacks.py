@@ -11,7 +11,7 @@ from torch import Tensor
 
 from maskgen.decoding.logits import guided_model, hide_condition
 from maskgen.decoding.settings import GenerationSettings
-from maskgen.io.images import contact_sheet, to_pixels
+from maskgen.io.images import contact_sheet, to_pixels, write_picture
 from maskgen.tokenizers.image import ImageTokenizer
 from maskgen.tokenizers.text import TextTokenizer
 from maskgen.tokens.batch import UNKNOWN, Codes
@@ -79,7 +79,7 @@ class SampleSheet(L.Callback):
                 )
         sheet = contact_sheet(self.image.decode(codes), self.variants)
         self.folder.mkdir(parents=True, exist_ok=True)
-        sheet.save(self.folder / f"step-{trainer.global_step:06d}.png")
+        write_picture(sheet, self.folder / f"step-{trainer.global_step:06d}.png")
         writer = getattr(pl_module.logger, "experiment", None)
         if writer is not None and hasattr(writer, "add_image"):
             writer.add_image("samples", to_pixels([sheet])[0], trainer.global_step)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from maskgen.evaluation.image.corpus import Corpus, Row, read_corpus
 from maskgen.evaluation.image.pixels import from_rgb_bytes
 from maskgen.evaluation.image.retrieval import Standardise
+from maskgen.io.files import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -180,7 +181,7 @@ def evaluate_probe(
     report = {**(facts or {}), "split": split, "attributes": read_attributes(pairs, training.rows, testing.rows)}
     report["elapsed_s"] = time.perf_counter() - started_s
     out.mkdir(parents=True, exist_ok=True)
-    (out / "probe.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_text(json.dumps(report, indent=2), out / "probe.json")
     return report
 
 

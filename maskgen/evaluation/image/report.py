@@ -10,6 +10,7 @@ from PIL import Image
 
 from maskgen.evaluation.html import image, page, table, text
 from maskgen.evaluation.image.scores import MEASURES
+from maskgen.io.files import write_atomic, write_text
 
 TITLES = {
     "recall_at_1": "R@1",
@@ -62,8 +63,8 @@ def write_image_report(out: Path, report: Mapping[str, Any], shown: Mapping[str,
         shown: Split name to its lines of images.
     """
     out.mkdir(parents=True, exist_ok=True)
-    (out / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    (out / "report.html").write_text(render_image_report(report, shown), encoding="utf-8")
+    write_text(json.dumps(report, indent=2), out / "report.json")
+    write_atomic(out / "report.html", render_image_report(report, shown).encode())
 
 
 def render_image_report(report: Mapping[str, Any], shown: Mapping[str, Sequence[ReportRow]]) -> str:

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from maskgen.evaluation.image.corpus import read_corpus
 from maskgen.evaluation.image.pixels import from_rgb_bytes, to_rgb_bytes
+from maskgen.io.files import write_text
+from maskgen.io.images import write_picture
 from maskgen.tokenizers.base import Tokenizer
 from maskgen.tokens.batch import Codes
 
@@ -67,8 +69,8 @@ def evaluate_tokenizer(
     trip = round_trip(tokenizer, images, batch_size)
     report = {"format": 1, "fingerprint": tokenizer.fingerprint, "splits": list(splits), **tokenizer_scores(tokenizer, images, trip)}
     out.mkdir(parents=True, exist_ok=True)
-    (out / "tokenizer.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    comparison(images[:sheet], trip.decoded[:sheet]).save(out / "tokenizer.png")
+    write_text(json.dumps(report, indent=2), out / "tokenizer.json")
+    write_picture(comparison(images[:sheet], trip.decoded[:sheet]), out / "tokenizer.png")
     logger.info("wrote %s: PSNR %.2f dB over %d images", out / "tokenizer.json", report["psnr_db"], len(images))
     return report
 

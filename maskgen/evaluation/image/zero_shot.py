@@ -13,6 +13,7 @@ from PIL import Image
 from maskgen.data.corpora.emoji_captions import TONES
 from maskgen.evaluation.image.corpus import Corpus, Row, read_corpus
 from maskgen.evaluation.image.pixels import from_rgb_bytes
+from maskgen.io.files import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +104,7 @@ def evaluate_zero_shot(
         "rows": results,
     }
     out.mkdir(parents=True, exist_ok=True)
-    (out / "zeroshot.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_text(json.dumps(report, indent=2), out / "zeroshot.json")
     return report
 
 

@@ -16,6 +16,7 @@ from maskgen.data.loading.samples import open_rows
 from maskgen.data.shards.store import ShardStore
 from maskgen.evaluation.image.tokenizer import code_usage
 from maskgen.io.audio import Waveform
+from maskgen.io.files import write_text
 from maskgen.tokenizers.audio_base import SoundTokenizer
 
 WINDOWS = (256, 512, 1024, 2048)
@@ -91,7 +92,7 @@ def evaluate_codec(tokenizer: SoundTokenizer, raw: Path, out: Path, split: str =
     waves = [wave for _, wave in held_out_sounds(raw, split, tokenizer.sample_rate_hz, limit)]
     report = {"format": 1, "fingerprint": tokenizer.fingerprint, "split": split, **codec_report(tokenizer, waves)}
     out.mkdir(parents=True, exist_ok=True)
-    (out / "codec.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_text(json.dumps(report, indent=2), out / "codec.json")
     return report
 
 
