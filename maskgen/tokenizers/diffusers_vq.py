@@ -1,6 +1,9 @@
 """Pictures as codes of a VQModel of diffusers, the tokenizer of aMUSEd and Meissonic."""
 
 import hashlib
+import json
+import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,6 +20,26 @@ from maskgen.tokens.batch import Codes
 from maskgen.tokens.space import Kind
 
 _BUNDLE_KIND = "diffusers_vq_tokenizer"
+logger = logging.getLogger(__name__)
+
+ValueRange = tuple[float, float]
+"""What black and white are to a VQModel."""
+SIGNED: ValueRange = (-1.0, 1.0)
+"""VQModels of latent diffusion and VQ-Diffusion (diffusers: `LDMPipeline` and `VQDiffusionPipeline`, `image / 2 + 0.5`)."""
+UNSIGNED: ValueRange = (0.0, 1.0)
+"""aMUSEd's VQModel and those who took it over (diffusers: `AmusedPipeline`, `VaeImageProcessor(do_normalize=False)`)."""
+PIPELINE_RANGES: dict[str, ValueRange] = {
+    "AmusedPipeline": UNSIGNED,
+    "AmusedImg2ImgPipeline": UNSIGNED,
+    "AmusedInpaintPipeline": UNSIGNED,
+    "LuminaDiMOOPipeline": UNSIGNED,
+    "LDMPipeline": SIGNED,
+    "LDMSuperResolutionPipeline": SIGNED,
+    "VQDiffusionPipeline": SIGNED,
+}
+"""Pipelines, as `model_index.json` names them, to the range of their VQModel."""
+_PIPELINE_FILE = "model_index.json"
+_AMUSED_SCHEDULER = "AmusedScheduler"
 
 
 def _vq_model() -> Any:
@@ -38,19 +61,21 @@ class DiffusersVQTokenizer(Tokenizer):
     Args:
         model: The VQModel; it is frozen and put into evaluation mode.
         batch_size: Pictures encoded or decoded at once.
+        value_range: What black and white are to the model: (-1, 1), or (0, 1) for aMUSEd's.
 
     Raises:
-        ValueError: If the model is not for RGB pictures.
+        ValueError: If the model is not for RGB pictures, or the range is none.
     """
 
     kind: ClassVar[Kind] = "image"
     num_levels = 1
 
-    def __init__(self, model: Any, batch_size: int = 8) -> None:
+    def __init__(self, model: Any, batch_size: int = 8, value_range: Sequence[int | float] = SIGNED) -> None:
         if (model.config.in_channels, model.config.out_channels) != (3, 3):
             raise ValueError(
                 f"the VQModel has {model.config.in_channels} channels in and {model.config.out_channels} out, wanted 3 and 3 (RGB)"
             )
+        self.value_range = _checked_range(value_range)
         # Without this switch diffusers takes the ids that `decode` is given for latents.
         model.register_to_config(lookup_from_codebook=True)
         self.model = model.float().eval().requires_grad_(False).to(memory_format=torch.channels_last)
@@ -58,22 +83,28 @@ class DiffusersVQTokenizer(Tokenizer):
         self._fingerprint = ""
 
     @classmethod
-    def from_pretrained(cls, source: Path | str, subfolder: str = "", revision: str | None = None) -> "DiffusersVQTokenizer":
+    def from_pretrained(
+        cls, source: Path | str, subfolder: str = "", revision: str | None = None, value_range: Sequence[int | float] | None = None
+    ) -> "DiffusersVQTokenizer":
         """Read a model in the format of diffusers; only safetensors are read, and no code.
 
         Args:
             source: Folder with `config.json` and weights (never asks the network), or a hub id such as "amused/amused-256" (online).
             subfolder: Folder of the VQModel inside a whole pipeline, mostly "vqvae".
             revision: Branch, tag or commit of a hub id.
+            value_range: What black and white are to the model, for example (0, 1); None reads it from the `model_index.json` of the
+                pipeline around it, or from the two switches that aMUSEd's models alone set; a model that tells neither takes (-1, 1),
+                with a warning.
 
         Raises:
             ImportError: If diffusers is missing.
-            ValueError: If there is no such model, it is of another class, damaged or incomplete.
+            ValueError: If there is no such model, it is of another class, damaged or incomplete, or the range is none.
         """
         model_class = _vq_model()
         local = Path(source).is_dir()
         if not local and (isinstance(source, Path) or source.count("/") != 1 or source.startswith((".", "/", "~"))):
             raise ValueError(f"{source} is no folder; give a folder with a diffusers VQModel, or a hub id like owner/name")
+        wanted = None if value_range is None else _checked_range(value_range)
         place = {"subfolder": subfolder, "revision": revision, "local_files_only": local}
         try:
             found = model_class.load_config(str(source), **place).get("_class_name")
@@ -90,7 +121,7 @@ class DiffusersVQTokenizer(Tokenizer):
         # diffusers only warns here, and leaves those weights random.
         if lacking := [*info["missing_keys"], *info["mismatched_keys"]]:
             raise ValueError(f"the weights in {source} lack {len(lacking)} tensors, the first is {lacking[0]}; copy the model again")
-        return cls(model)
+        return cls(model, value_range=wanted or _found_range(source, subfolder, revision, model.config))
 
     @classmethod
     def from_bundle(cls, folder: Path | str) -> "DiffusersVQTokenizer":
@@ -102,9 +133,11 @@ class DiffusersVQTokenizer(Tokenizer):
         """
         model_class = _vq_model()
         bundle = load_bundle(folder, _BUNDLE_KIND)
-        model = model_class(**bundle.config)
+        config = dict(bundle.config)
+        value_range = _checked_range(config.pop("value_range", SIGNED))
+        model = model_class(**config)
         model.load_state_dict(bundle.tensors)
-        tokenizer = cls(model)
+        tokenizer = cls(model, value_range=value_range)
         tokenizer._fingerprint = bundle.fingerprint
         return tokenizer
 
@@ -129,8 +162,13 @@ class DiffusersVQTokenizer(Tokenizer):
         return self._fingerprint
 
     def _config(self) -> dict[str, Any]:
-        """Arguments of VQModel as plain data; diffusers' own notes (version, path) are left out, so that they move no fingerprint."""
+        """Arguments of VQModel as plain data, and a range other than (-1, 1).
+
+        Left out, so that they move no fingerprint: diffusers' own notes (version, path), and (-1, 1), which older bundles imply.
+        """
         config = {name: value for name, value in self.model.config.items() if not name.startswith("_")}
+        if self.value_range != SIGNED:
+            config["value_range"] = self.value_range
         return {name: list(value) if isinstance(value, tuple) else value for name, value in config.items()}
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -170,7 +208,8 @@ class DiffusersVQTokenizer(Tokenizer):
 
     @torch.no_grad()
     def _encode_batch(self, pictures: list[Image.Image]) -> list[Codes]:
-        latents = self.model.encode(to_pixels(pictures) * 2.0 - 1.0).latents
+        black, white = self.value_range
+        latents = self.model.encode(to_pixels(pictures) * (white - black) + black).latents
         _, _, (_, _, codes) = self.model.quantize(latents)
         return list(codes.reshape(len(pictures), 1, *latents.shape[-2:]))
 
@@ -178,4 +217,68 @@ class DiffusersVQTokenizer(Tokenizer):
     def _decode_batch(self, codes: list[Codes]) -> list[Image.Image]:
         stacked = torch.cat(codes).long()
         shape = (*stacked.shape, self.model.quantize.vq_embed_dim)
-        return to_pictures(self.model.decode(stacked, force_not_quantize=True, shape=shape).sample * 0.5 + 0.5)
+        black, white = self.value_range
+        shown = self.model.decode(stacked, force_not_quantize=True, shape=shape).sample
+        return to_pictures(shown * (1.0 / (white - black)) - black / (white - black))
+
+
+def _checked_range(value_range: Any) -> ValueRange:
+    """The range as two floats.
+
+    Raises:
+        ValueError: If it is no pair of finite numbers, the lower one first.
+    """
+    numbers = isinstance(value_range, Sequence) and all(isinstance(value, int | float) and math.isfinite(value) for value in value_range)
+    if not numbers or len(value_range) != 2 or not value_range[0] < value_range[1]:
+        raise ValueError(f"value_range is {value_range!r}, wanted two numbers, black then white, such as (-1, 1) or (0, 1)")
+    return float(value_range[0]), float(value_range[1])
+
+
+def _found_range(source: Path | str, subfolder: str, revision: str | None, config: Any) -> ValueRange:
+    """What the pipeline around a VQModel says of its range, or else the model's own configuration."""
+    if found := _range_of_pipeline(_pipeline_record(source, subfolder, revision)):
+        return found
+    if config.lookup_from_codebook and not config.mid_block_add_attention:  # switches that diffusers got for aMUSEd
+        return UNSIGNED
+    logger.warning("nothing in %s says which values its VQModel works on, so (-1, 1) is taken; give value_range if it is another", source)
+    return SIGNED
+
+
+def _pipeline_record(source: Path | str, subfolder: str, revision: str | None) -> Any:
+    """The parsed `model_index.json` of the pipeline that a VQModel belongs to; None without one.
+
+    Raises:
+        ValueError: If there is one that is no JSON.
+    """
+    if Path(source).is_dir():
+        folder = Path(source).resolve()
+        path = next((place / _PIPELINE_FILE for place in (folder, folder.parent) if (place / _PIPELINE_FILE).is_file()), None)
+    else:
+        path = _hub_file(str(source), revision) if subfolder else None
+    try:
+        return None if path is None else json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: it is no JSON; copy the pipeline again, or give value_range and the folder alone") from error
+
+
+def _hub_file(name: str, revision: str | None) -> Path | None:
+    """The `model_index.json` of a hub id; None where the repository has none."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(name, _PIPELINE_FILE, revision=revision))
+    except EntryNotFoundError:
+        return None
+
+
+def _range_of_pipeline(record: Any) -> ValueRange | None:
+    """Range that a pipeline's class or scheduler implies; None for a pipeline that is not known.
+
+    Meissonic, Monetico and Muddit have classes of their own but aMUSEd's scheduler and VQModel.
+    """
+    if not isinstance(record, dict):
+        return None
+    parts = [part for value in record.values() if isinstance(value, list) for part in value]
+    known = PIPELINE_RANGES.get(str(record.get("_class_name")))
+    return known or (UNSIGNED if _AMUSED_SCHEDULER in parts else None)

@@ -15,6 +15,9 @@ from maskgen.tokenizers.diffusers_vq import DiffusersVQTokenizer
 
 pytest.importorskip("diffusers", reason="needs diffusers: pip install maskgen[diffusers]")
 
+OLD_FINGERPRINT = "b5a251e04444f065eb26c13a0d21269dc42079e635f036f03cc44f1bc4e952b6"
+"""Of `vq_model()` before bundles had a value range; diffusers' defaults are in it: remake it if they grow."""
+
 
 def vq_model(**settings: Any) -> Any:
     """A small VQModel with random weights."""
@@ -162,3 +165,81 @@ def test_without_diffusers_the_extra_is_named(folder: Path, monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "diffusers", None)
     with pytest.raises(ImportError, match=r"pip install maskgen\[diffusers\]"):
         DiffusersVQTokenizer.from_pretrained(folder)
+
+
+def amused_model() -> Any:
+    """A small VQModel with aMUSEd's two switches, scaled so that pictures use most of [0, 1]."""
+    made = vq_model(lookup_from_codebook=True, mid_block_add_attention=False, vq_embed_dim=5)
+    nn.init.normal_(made.quantize.embedding.weight, std=0.5)
+    nn.init.constant_(made.decoder.conv_out.bias, 0.5)
+    return made
+
+
+def amused_pipeline(model: Any) -> Any:
+    """An AmusedPipeline around a VQModel; its other parts do not matter to the path of the pixels."""
+    from diffusers import AmusedPipeline, AmusedScheduler
+
+    return AmusedPipeline(vqvae=model, tokenizer=None, text_encoder=None, transformer=None, scheduler=AmusedScheduler(mask_token_id=40))
+
+
+@pytest.fixture
+def amused_folder(tmp_path: Path) -> Path:
+    amused_pipeline(amused_model()).save_pretrained(tmp_path / "amused")
+    return tmp_path / "amused"
+
+
+def test_codes_and_pixels_are_those_of_the_amused_pipeline(amused_folder: Path) -> None:
+    model = amused_model()
+    processor = amused_pipeline(model).image_processor
+    tokenizer = DiffusersVQTokenizer.from_pretrained(amused_folder, subfolder="vqvae")
+    seen = picture(48, 32)
+    with torch.no_grad():
+        latents = model.encode(processor.preprocess(seen)).latents
+        codes = model.quantize(latents)[2][2].reshape(1, 16, 24)
+        shown = model.decode(codes, force_not_quantize=True, shape=(1, 16, 24, 5)).sample.clip(0, 1)
+    [wanted] = processor.postprocess(shown, "pil")
+    assert float(np.asarray(wanted).std()) > 1
+    assert torch.equal(tokenizer.encode([seen])[0], codes)
+    difference = np.asarray(tokenizer.decode([codes])[0], dtype=int) - np.asarray(wanted, dtype=int)
+    assert np.abs(difference).max() <= 1
+    assert tokenizer.value_range == (0.0, 1.0)
+
+
+def test_the_range_comes_from_the_pipeline_around_the_model(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def found(record: dict[str, Any], source: Path, subfolder: str) -> tuple[float, float]:
+        (folder.parent / "model_index.json").write_text(json.dumps(record))
+        return DiffusersVQTokenizer.from_pretrained(source, subfolder).value_range
+
+    for source, subfolder in [(folder.parent, "vqvae"), (folder, "")]:
+        assert found({"_class_name": "AmusedPipeline"}, source, subfolder) == (0.0, 1.0)
+        assert found({"_class_name": "Pipeline", "scheduler": ["diffusers", "AmusedScheduler"]}, source, subfolder) == (0.0, 1.0)
+        assert found({"_class_name": "LuminaDiMOOPipeline"}, source, subfolder) == (0.0, 1.0)
+        assert found({"_class_name": "LDMPipeline"}, source, subfolder) == (-1.0, 1.0)
+    assert not caplog.records
+    assert found({"_class_name": "AnotherPipeline"}, folder, "") == (-1.0, 1.0)
+    assert "give value_range if it is another" in caplog.text
+    (folder.parent / "model_index.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"model_index\.json is damaged"):
+        DiffusersVQTokenizer.from_pretrained(folder)
+
+
+def test_a_model_alone_is_known_by_the_switches_of_amused_or_told_its_range(folder: Path, tmp_path: Path) -> None:
+    amused_model().save_pretrained(tmp_path / "alone")
+    assert DiffusersVQTokenizer.from_pretrained(tmp_path / "alone").value_range == (0.0, 1.0)
+    assert DiffusersVQTokenizer.from_pretrained(tmp_path / "alone", value_range=(-1, 1)).value_range == (-1.0, 1.0)
+    assert DiffusersVQTokenizer.from_pretrained(folder, value_range=[0, 1]).value_range == (0.0, 1.0)
+    for wrong in [(1, 0), (0, 0), (0,), (0, 1, 2), (0, float("nan")), (0, float("inf"))]:
+        with pytest.raises(ValueError, match="wanted two numbers, black then white"):
+            DiffusersVQTokenizer.from_pretrained(folder, value_range=wrong)
+
+
+def test_the_range_is_saved_and_older_bundles_keep_what_they_had(model: Any, tmp_path: Path) -> None:
+    signed, unsigned = DiffusersVQTokenizer(vq_model()), DiffusersVQTokenizer(vq_model(), value_range=(0, 1))
+    assert signed.fingerprint == OLD_FINGERPRINT != unsigned.fingerprint
+    for name, tokenizer in [("signed", signed), ("unsigned", unsigned)]:
+        assert tokenizer.save(tmp_path / name) == tokenizer.fingerprint
+        read = DiffusersVQTokenizer.from_bundle(tmp_path / name)
+        assert (read.value_range, read.fingerprint) == (tokenizer.value_range, tokenizer.fingerprint)
+        assert "value_range" not in read.model.config
+        assert torch.equal(read.encode([picture()])[0], tokenizer.encode([picture()])[0])
+    assert "value_range" not in json.loads((tmp_path / "signed" / "bundle.json").read_text())["config"]
