@@ -12,8 +12,12 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from maskgen.autoencoders.losses import FeatureLoss
 from maskgen.io.bundle import load_bundle, save_bundle
+from maskgen.io.fitting import fitted
+from maskgen.io.schema import Items, Record, Table, Text, Whole
 
 KIND = "image_features"
+FEATURES_SCHEMA = Record({"channels": Items(Whole(1, 65_536), least=1, most=32)})
+CHECKPOINT_SCHEMA = Record({"kind": Text(), "network": Record({**FEATURES_SCHEMA.needed, "classes": Table(Whole(1, 65_536))})})
 
 
 class FeatureNet(nn.Module):
@@ -91,8 +95,9 @@ class LearnedFeatures(FeatureLoss):
     """
 
     def __init__(self, bundle: str) -> None:
-        found = load_bundle(bundle, KIND)
-        stages = nn.ModuleList(_stage(*plan) for plan in _plan(found.config["channels"])).eval()
+        found = load_bundle(bundle, KIND, FEATURES_SCHEMA)
+        plans = list(_plan(found.config["channels"]))
+        stages = fitted(lambda: nn.ModuleList(_stage(*plan) for plan in plans), found.tensors, bundle).eval()
         stages.load_state_dict(found.tensors)  # copies into the network's own precision
         folded = [_folded(stage) for stage in stages]
         super().__init__([nn.Sequential(*folded[:2]), *folded[2:]])

@@ -91,10 +91,13 @@ def export_audio_tokenizer(args: argparse.Namespace) -> None:
 def export_durations(args: argparse.Namespace) -> None:
     """Write the bundle of a duration predictor."""
     from maskgen.io.checkpoint import read_checkpoint, weights
-    from maskgen.networks.durations import DURATIONS_KIND, DurationPredictor
+    from maskgen.io.schema import Record, Text
+    from maskgen.networks.durations import DURATIONS_KIND, DURATIONS_SCHEMA, DurationPredictor
 
     checkpoint = read_checkpoint(args.checkpoint, DURATIONS_KIND)
-    predictor = DurationPredictor.of(checkpoint["maskgen"]["predictor"], weights(checkpoint, "network."))
+    made = checkpoint["maskgen"]
+    Record({"kind": Text(), "predictor": DURATIONS_SCHEMA}).check(made, f"checkpoint {args.checkpoint}")
+    predictor = DurationPredictor.of(made["predictor"], weights(checkpoint, "network."), args.checkpoint)
     print(f"wrote {args.out}, fingerprint {predictor.save(args.out)[:12]}")
 
 
@@ -108,21 +111,27 @@ def export_token_critic(args: argparse.Namespace) -> None:
 def export_shortcut(args: argparse.Namespace) -> None:
     """Write the bundle of a shortcut block."""
     from maskgen.io.checkpoint import read_checkpoint, weights
-    from maskgen.networks.shortcut import SHORTCUT_KIND, ShortcutBlock
+    from maskgen.io.schema import Record, Text
+    from maskgen.networks.shortcut import SHORTCUT_KIND, SHORTCUT_SCHEMA, ShortcutBlock
 
     checkpoint = read_checkpoint(args.checkpoint, SHORTCUT_KIND)
-    block = ShortcutBlock.of(checkpoint["maskgen"]["block"], weights(checkpoint, "block."))
-    print(f"wrote {args.out}, fingerprint {block.save(args.out, checkpoint['maskgen']['generator'])[:12]}")
+    made = checkpoint["maskgen"]
+    Record({"kind": Text(), "block": SHORTCUT_SCHEMA, "generator": Text()}).check(made, f"checkpoint {args.checkpoint}")
+    block = ShortcutBlock.of(made["block"], weights(checkpoint, "block."), args.checkpoint)
+    print(f"wrote {args.out}, fingerprint {block.save(args.out, made['generator'])[:12]}")
 
 
 def export_image_features(args: argparse.Namespace) -> None:
     """Write the network of a perceptual loss."""
-    from maskgen.autoencoders.perceptual import KIND, FeatureNet, save_features
+    from maskgen.autoencoders.perceptual import CHECKPOINT_SCHEMA, KIND, FeatureNet, save_features
     from maskgen.io.checkpoint import read_checkpoint, weights
+    from maskgen.io.fitting import fitted
 
     checkpoint = read_checkpoint(args.checkpoint, KIND)
-    network = FeatureNet(**checkpoint["maskgen"]["network"])
-    network.load_state_dict(weights(checkpoint, "network."))
+    made, tensors = checkpoint["maskgen"], weights(checkpoint, "network.")
+    CHECKPOINT_SCHEMA.check(made, f"checkpoint {args.checkpoint}")
+    network = fitted(lambda: FeatureNet(**made["network"]), tensors, args.checkpoint)
+    network.load_state_dict(tensors)
     print(f"wrote {args.out}, fingerprint {save_features(network, args.out)[:12]}")
 
 

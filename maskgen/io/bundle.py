@@ -11,12 +11,14 @@ from torch import Tensor
 
 from maskgen.io.files import file_sha256, write_atomic
 from maskgen.io.names import file_name
+from maskgen.io.schema import Plain, Record, Schema, Table, Text
 from maskgen.io.shipped import find_path, model_folder, model_names
 
 BUNDLE_FORMAT = 1
 CONFIG_FILE = "bundle.json"
 WEIGHTS_FILE = "weights.safetensors"
 RECORD_KEYS = {"format", "kind", "config", "files", "fingerprint"}
+RECORD = Record({"format": Plain(), "kind": Text(), "config": Table(Plain()), "files": Table(Text()), "fingerprint": Text()})
 
 
 @dataclass(frozen=True)
@@ -95,29 +97,35 @@ def read_bundle_record(folder: Path | str) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged: it is not the JSON that maskgen writes; copy the bundle again") from error
     if found_format != BUNDLE_FORMAT:
         raise ValueError(f"{path} has format {found_format}, this maskgen reads format {BUNDLE_FORMAT}; update maskgen")
-    if set(record) != RECORD_KEYS or fingerprint_of(record["kind"], record["config"], record["files"]) != record["fingerprint"]:
+    if set(record) != RECORD_KEYS:
+        raise ValueError(f"{path} is damaged: its entries are not those that maskgen writes; copy the bundle again")
+    RECORD.check(record, f"{path}: content")
+    if fingerprint_of(record["kind"], record["config"], record["files"]) != record["fingerprint"]:
         raise ValueError(f"{path} is damaged: its content does not give the fingerprint that stands in it; copy the bundle again")
     for name in record["files"]:
         file_name(name, str(path))
     return dict(record)
 
 
-def load_bundle(folder: Path | str, kind: str) -> Bundle:
+def load_bundle(folder: Path | str, kind: str, schema: Schema | None = None) -> Bundle:
     """Read a bundle and check every byte of it.
 
     Args:
         folder: Folder with `bundle.json`, or the relative name of a shipped one, for example "tokenizers/text-bpe/bundle".
         kind: What is expected in it.
+        schema: What its configuration may hold, checked before any other file of it is read; None takes any plain data of bounded size.
 
     Raises:
-        ValueError: If the bundle is missing, of another kind, incomplete or damaged.
+        ValueError: If the bundle is missing, of another kind, incomplete or damaged, or its configuration holds something else.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load
 
     folder = find_path(folder)
     record = read_bundle_record(folder)
     if record["kind"] != kind:
         raise ValueError(f"{folder} holds a bundle of kind {record['kind']!r}, wanted {kind!r}")
+    (schema or Plain()).check(record["config"], f"{folder}: config")
     for name, wanted in record["files"].items():
         path = folder / name
         if not path.is_file():
@@ -125,7 +133,10 @@ def load_bundle(folder: Path | str, kind: str) -> Bundle:
         found = file_sha256(path)
         if found != wanted:
             raise ValueError(f"{path} is damaged: sha256 {found[:12]}…, {CONFIG_FILE} says {wanted[:12]}…; copy the bundle again")
-    tensors = load((folder / WEIGHTS_FILE).read_bytes()) if WEIGHTS_FILE in record["files"] else {}
+    try:
+        tensors = load((folder / WEIGHTS_FILE).read_bytes()) if WEIGHTS_FILE in record["files"] else {}
+    except (SafetensorError, KeyError) as error:  # KeyError: a type of numbers that this torch has not
+        raise ValueError(f"{folder / WEIGHTS_FILE} is no safetensors file ({error}); copy the bundle again, or export it anew") from error
     return Bundle(kind, record["config"], tensors, record["fingerprint"], folder)
 
 

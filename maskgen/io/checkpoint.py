@@ -79,9 +79,13 @@ def read_checkpoint(path: Path | str, kind: str) -> dict[str, Any]:
         ValueError: If the file is missing, damaged or of another kind.
     """
     checkpoint = load_verified(Path(path))
-    found = checkpoint.get("maskgen", {}).get("kind", "none of maskgen's modules")
+    made = checkpoint.get("maskgen")
+    found = made.get("kind") if isinstance(made, dict) else "none of maskgen's modules"
     if found != kind:
         raise ValueError(f"checkpoint {path} holds {found}, wanted {kind}; give the checkpoint of that training")
+    state = checkpoint.get("state_dict")
+    if not isinstance(state, dict) or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()):
+        raise ValueError(f"checkpoint {path} has no weights (state_dict); give the .ckpt file that `maskgen fit` wrote")
     return checkpoint
 
 

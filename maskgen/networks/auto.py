@@ -5,15 +5,32 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from maskgen.io.schema import Items, Plain, Record, Schema, Table, Text, record_of
 from maskgen.networks.adapted import AdaptedConfig, AdaptedTransformer
 from maskgen.networks.bridges import Bridge
 from maskgen.networks.tower_config import Tower, TowersConfig
 from maskgen.networks.towers import TowerTransformer
-from maskgen.networks.transformer import MaskTransformer, TransformerConfig
+from maskgen.networks.transformer import TRANSFORMER_SCHEMA, MaskTransformer, TransformerConfig
 from maskgen.tokens.space import TokenSpace
 
 Network = MaskTransformer | AdaptedTransformer | TowerTransformer
 """What a training makes and a model bundle holds."""
+
+
+class NetworkSchema(Schema):
+    """The plain data of one of the networks: a transformer, an adapted backbone or towers."""
+
+    def check(self, value: Any, where: str) -> None:
+        """See `Schema.check`."""
+        Table(Plain()).check(value, where)
+        towers = Table(Record({"modalities": Items(Text(), least=1), "transformer": TRANSFORMER_SCHEMA}))
+        bridges = Table(record_of(Bridge))
+        if "backbone" in value:
+            record_of(AdaptedConfig, backbone=Table(Plain())).check(value, where)
+        elif "towers" in value:
+            Record({"towers": towers}, {"bridges": bridges}).check(value, where)
+        else:
+            TRANSFORMER_SCHEMA.check(value, where)
 
 
 def new_network(config: TransformerConfig | TowersConfig, space: TokenSpace) -> MaskTransformer | TowerTransformer:

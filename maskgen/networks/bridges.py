@@ -9,6 +9,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from maskgen.io.schema import Items, Record, Text, Whole
+
 BRIDGE_KIND = "bridge"
 """Kind of a checkpoint that holds one."""
 UNSEEN = -1e4
@@ -37,6 +39,17 @@ class Bridge:
                 f"a bridge carries cells of at least one modality and has a positive hidden_dim, got modalities={list(self.modalities)}, "
                 f"hidden_dim={self.hidden_dim}; leave the bridge out if nothing is to cross"
             )
+
+
+BRIDGE_SCHEMA = Record(
+    {
+        "kind": Text(),
+        "reader": Text(),
+        "towers": Text(),
+        "bridge": Record({"modalities": Items(Text(), least=1), "hidden_dim": Whole(1, 65_536)}),
+    }
+)
+"""What a checkpoint says of its bridge."""
 
 
 class Translation(nn.Module):

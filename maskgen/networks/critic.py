@@ -11,13 +11,26 @@ from torch import Tensor, nn
 
 from maskgen.io.bundle import load_bundle, save_bundle
 from maskgen.io.checkpoint import read_checkpoint, weights
+from maskgen.io.fitting import fitted
+from maskgen.io.schema import Flag, Maybe, Record, Table, Text
 from maskgen.networks.row_by_row import row_by_row
-from maskgen.networks.transformer import MaskTransformer, TransformerConfig
+from maskgen.networks.transformer import TRANSFORMER_SCHEMA, MaskTransformer, TransformerConfig
 from maskgen.tokens.batch import TokenBatch, condition_cells
 from maskgen.tokens.functions import ScoreFn
-from maskgen.tokens.space import Segment, TokenSpace
+from maskgen.tokens.space import SPACE_SCHEMA, Segment, TokenSpace
 
 CRITIC_KIND = "critic"
+CRITIC_SCHEMA = Record(
+    {
+        "critic": Text(("token", "self")),
+        "generator": Text(),
+        "space": SPACE_SCHEMA,
+        "target": Text(),
+        "see_condition": Flag(),
+        "transformer": Maybe(TRANSFORMER_SCHEMA),
+    },
+    {"labels": Text(), "fingerprints": Table(Text())},
+)
 TIED_HEAD = "trunk.head.weight"
 """The trunk's head is its embedding table and is never used, so bundles leave it out."""
 
@@ -124,6 +137,7 @@ def export_critic(checkpoint: Path | str, folder: Path | str) -> str:
     """
     found = read_checkpoint(checkpoint, CRITIC_KIND)
     config = {name: value for name, value in found["maskgen"].items() if name != "kind"}
+    CRITIC_SCHEMA.check(config, f"checkpoint {checkpoint}")
     tensors = {name: tensor.half() for name, tensor in weights(found, "critic.").items() if name != TIED_HEAD}
     return save_bundle(folder, CRITIC_KIND, config, tensors)
 
@@ -167,14 +181,19 @@ def load_critic(folder: Path | str, generator: MaskTransformer | None = None, we
     Raises:
         ValueError: If the bundle is missing or damaged, or a self-critic is given no generator or another one than it was trained on.
     """
-    bundle = load_bundle(folder, CRITIC_KIND)
+    bundle = load_bundle(folder, CRITIC_KIND, CRITIC_SCHEMA)
     made, tensors = bundle.config, {name: tensor.float() for name, tensor in bundle.tensors.items()}
     if made["critic"] == "self" and weights_sha256 not in (None, made["generator"]):
         raise ValueError(
             f"{folder} is a self-critic of the generator with weights {made['generator'][:12]}…, this one has {str(weights_sha256)[:12]}…; "
             "train one on this generator, as configs/critic_emoji64.yaml does with kind: self"
         )
-    critic = build_critic(made, generator)
+    critic = fitted(
+        lambda: build_critic(made, generator),
+        tensors,
+        str(folder),
+        lambda one: {name: tensor for name, tensor in one.state_dict().items() if name != TIED_HEAD},
+    )
     if isinstance(critic, TokenCritic):
         tensors[TIED_HEAD] = tensors["trunk.embed.weight"]
     critic.load_state_dict(tensors)

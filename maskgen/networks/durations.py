@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from maskgen.autoencoders.audio import ConvNeXtBlock
 from maskgen.io.bundle import load_bundle, save_bundle
+from maskgen.io.fitting import fitted
+from maskgen.io.schema import Real, record_of
 
 DURATIONS_KIND = "duration_predictor"
 
@@ -32,6 +34,9 @@ class DurationConfig:
     dim: int = 160
     num_layers: int = 5
     frames_per_s: float = 40.0
+
+
+DURATIONS_SCHEMA = record_of(DurationConfig, frames_per_s=Real(1.0, 1000.0))
 
 
 class DurationPredictor(nn.Module):
@@ -88,13 +93,23 @@ class DurationPredictor(nn.Module):
         Raises:
             ValueError: If the bundle is missing, of another kind or damaged.
         """
-        bundle = load_bundle(folder, DURATIONS_KIND)
-        return cls.of(bundle.config, {name: tensor.float() for name, tensor in bundle.tensors.items()})
+        bundle = load_bundle(folder, DURATIONS_KIND, DURATIONS_SCHEMA)
+        return cls.of(bundle.config, {name: tensor.float() for name, tensor in bundle.tensors.items()}, str(folder))
 
     @classmethod
-    def of(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "DurationPredictor":
-        """A predictor ready for use."""
-        network = cls(DurationConfig(**config))
+    def of(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor], source: str = "a duration predictor") -> "DurationPredictor":
+        """A predictor ready for use.
+
+        Args:
+            config: Fields of `DurationConfig`.
+            tensors: Its weights.
+            source: Where both come from, for the errors.
+
+        Raises:
+            ValueError: If the configuration holds something else, or other sizes than the weights.
+        """
+        DURATIONS_SCHEMA.check(config, f"{source}: config")
+        network = fitted(lambda: cls(DurationConfig(**config)), tensors, source)
         network.load_state_dict(dict(tensors))
         return network.eval().requires_grad_(False)
 

@@ -10,12 +10,16 @@ import torch
 from torch import Tensor
 
 from maskgen.io.bundle import load_bundle, save_bundle
+from maskgen.io.schema import Items, Real, Record, Table, Text, Whole
 from maskgen.networks.transformer import MaskTransformer
 
 ADAPTER_KIND = "lora_adapter"
 PROJECTIONS = ("qkv", "into", "out")
 """Linear layers of a block, by the last part of their names: attention in and out, feed-forward in and out."""
 LARGEST_RANK = 1024
+ADAPTER_SCHEMA = Record(
+    {"rank": Whole(1, LARGEST_RANK), "alpha": Real(0.0), "base": Text(), "base_weights": Text(), "values": Table(Items(Text()))}
+)
 ROWS, ROW_VALUES = "embed.rows", "embed.weight"
 """Which rows of the embedding table an adapter replaces, and by what; beside the low-rank factors of peft."""
 
@@ -142,14 +146,26 @@ def load_adapter(folder: Path | str) -> Adapter:
     Raises:
         ValueError: If the bundle is missing, of another kind or damaged, or names no base that could be loaded.
     """
-    bundle = load_bundle(folder, ADAPTER_KIND)
+    bundle = load_bundle(folder, ADAPTER_KIND, ADAPTER_SCHEMA)
     config: Mapping[str, Any] = bundle.config
     if not (isinstance(config["base"], str) and config["base"] and config["base"].isprintable()):
         raise ValueError(
             f"the adapter in {folder} names the base {str(config['base'])[:80]!r}, wanted the name or folder of a model; copy it again"
         )
     settings = LoraSettings(rank=config["rank"], alpha=config["alpha"])
+    _require_factors(bundle.tensors, settings.rank, str(folder))
     return Adapter(settings, config["base"], config["base_weights"], dict(config["values"]), bundle.tensors)
+
+
+def _require_factors(tensors: Mapping[str, Tensor], rank: int, source: str) -> None:
+    """Raises ValueError for factors of another rank, or without the rows of the embedding table."""
+    axes = {name: 0 if "lora_A" in name else 1 for name in tensors if "lora_" in name}
+    other = [name for name, axis in axes.items() if tensors[name].ndim != 2 or tensors[name].shape[axis] != rank]
+    if other:
+        raise ValueError(f"{source} says rank {rank}, its {other[0]} has shape {list(tensors[other[0]].shape)}; copy the adapter again")
+    rows, values = tensors.get(ROWS), tensors.get(ROW_VALUES)
+    if rows is None or values is None or rows.ndim != 1 or values.ndim != 2 or len(rows) != len(values) or rows.is_floating_point():
+        raise ValueError(f"{source} lacks rows of the embedding table with one value each ({ROWS}, {ROW_VALUES}); copy the adapter again")
 
 
 def apply_adapter(model: MaskTransformer, weights: str, adapter: Adapter) -> None:

@@ -11,12 +11,30 @@ from torch import Tensor
 from torch.nn import functional
 
 from maskgen.io.bundle import WEIGHTS_FILE, Bundle, find_model, load_bundle, read_bundle_record
-from maskgen.networks.auto import Network, load_own, network_of
+from maskgen.io.fitting import fitted
+from maskgen.io.schema import Items, Maybe, Plain, Record, Table, Text, Whole
+from maskgen.networks.auto import Network, NetworkSchema, load_own, network_of, own_tensors
 from maskgen.networks.transformer import MaskTransformer, TransformerConfig
-from maskgen.tokens.space import TokenSpace
+from maskgen.tokens.space import SPACE_SCHEMA, TokenSpace
 
 logger = logging.getLogger(__name__)
 PIPELINE_KIND = "pipeline"
+PIPELINE_SCHEMA = Record(
+    {
+        "space": SPACE_SCHEMA,
+        "transformer": NetworkSchema(),
+        "tokenizers": Table(Text()),
+        "fingerprints": Table(Text()),
+        "generation": Table(Table(Plain())),
+        "grids": Table(Items(Whole(1, 65_536), least=1, most=3)),
+    }
+)
+"""What the configuration of a model bundle may hold."""
+CHECKPOINT_SCHEMA = Record(
+    {"kind": Text(), **{name: PIPELINE_SCHEMA.needed[name] for name in ("space", "fingerprints", "transformer")}},
+    {"grids": PIPELINE_SCHEMA.needed["grids"], "target": Text(), "grid": Maybe(Items(Whole(1, 65_536), least=1, most=3))},
+)
+"""What the checkpoint of a token training says of itself."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +59,13 @@ class Pretrained:
 
 
 def transformer_of(bundle: Bundle) -> tuple[Network, TokenSpace]:
-    """The network of a model bundle in float32, ready for use, and its token space."""
+    """The network of a model bundle in float32, ready for use, and its token space.
+
+    Raises:
+        ValueError: If the configuration makes no network, or one of other sizes than the weights.
+    """
     space = TokenSpace.from_dict(bundle.config["space"])
-    model = network_of(bundle.config["transformer"], space)
+    model = fitted(lambda: network_of(bundle.config["transformer"], space), bundle.tensors, str(bundle.folder), own_tensors)
     load_own(model, {name: tensor.float() for name, tensor in bundle.tensors.items()})
     return model.eval().requires_grad_(False), space
 
@@ -55,7 +77,7 @@ def load_pretrained(name: Path | str) -> Pretrained:
         ValueError: If it is missing, damaged or no model.
     """
     folder = find_model(name)
-    bundle = load_bundle(folder, PIPELINE_KIND)
+    bundle = load_bundle(folder, PIPELINE_KIND, PIPELINE_SCHEMA)
     model, space = transformer_of(bundle)
     if not isinstance(model, MaskTransformer):
         raise ValueError(

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from maskgen.io.bundle import load_bundle, save_bundle
+from maskgen.io.fitting import fitted
+from maskgen.io.schema import Record, Text, Whole, record_of
 from maskgen.tokens.batch import TokenBatch
 
 SHORTCUT_KIND = "shortcut"
@@ -37,6 +39,9 @@ class ShortcutConfig:
     def __post_init__(self) -> None:
         if self.inner_dim % self.num_heads:
             raise ValueError(f"inner_dim must be a multiple of num_heads, got inner_dim={self.inner_dim}, num_heads={self.num_heads}")
+
+
+SHORTCUT_SCHEMA = record_of(ShortcutConfig, num_heads=Whole(1, 1024))
 
 
 class _Attention(nn.Module):
@@ -133,18 +138,28 @@ class ShortcutBlock(nn.Module):
         Raises:
             ValueError: If the bundle is missing, of another kind or damaged, or was trained on the hidden states of other weights.
         """
-        bundle = load_bundle(folder, SHORTCUT_KIND)
+        bundle = load_bundle(folder, SHORTCUT_KIND, Record({"block": SHORTCUT_SCHEMA, "generator": Text()}))
         if bundle.config["generator"] != generator:
             raise ValueError(
                 f"the shortcut {folder} was trained on a model with weights {bundle.config['generator'][:12]}…, this one has "
                 f"{generator[:12]}…; train it on this model: maskgen fit --config configs/shortcut_emoji64.yaml"
             )
-        return cls.of(bundle.config["block"], {name: tensor.float() for name, tensor in bundle.tensors.items()})
+        return cls.of(bundle.config["block"], {name: tensor.float() for name, tensor in bundle.tensors.items()}, str(folder))
 
     @classmethod
-    def of(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "ShortcutBlock":
-        """A block ready for use."""
-        block = cls(ShortcutConfig(**config))
+    def of(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor], source: str = "a shortcut") -> "ShortcutBlock":
+        """A block ready for use.
+
+        Args:
+            config: Fields of `ShortcutConfig`.
+            tensors: Its weights.
+            source: Where both come from, for the errors.
+
+        Raises:
+            ValueError: If the configuration holds something else, or other sizes than the weights.
+        """
+        SHORTCUT_SCHEMA.check(config, f"{source}: block")
+        block = fitted(lambda: cls(ShortcutConfig(**config)), tensors, source)
         block.load_state_dict(dict(tensors))
         return block.eval().requires_grad_(False)
 

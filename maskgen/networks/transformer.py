@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from maskgen.io.schema import Items, Real, Whole, record_of
 from maskgen.networks.visibility import nearby, visible
 from maskgen.tokens.batch import TokenBatch
 
@@ -66,6 +67,16 @@ class TransformerConfig:
     def inner_dim(self) -> int:
         """Width inside the SwiGLU."""
         return self.hidden_dim or 64 * -(-8 * self.dim // (3 * 64))
+
+
+TRANSFORMER_SCHEMA = record_of(
+    TransformerConfig,
+    num_heads=Whole(1, 1024),
+    dropout=Real(0.0, 1.0),
+    rope_base=Real(1.0),
+    rope_split=Items(Whole(0, 1024), least=3, most=3),
+)
+"""What a file may say of its sizes."""
 
 
 class Attention(nn.Module):

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from maskgen.io.fitting import fitted
 from maskgen.phonetics.g2p import G2PConfig, G2PNetwork, sound_out
 from maskgen.phonetics.lexicon import Lexicon
 from maskgen.phonetics.normalise import normalise
@@ -35,9 +36,21 @@ class Phonemizer:
         self._known: dict[str, str] = {}
 
     @classmethod
-    def from_parts(cls, packed: bytes, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "Phonemizer":
-        """Rebuild from a bundle's parts."""
-        network = G2PNetwork(G2PConfig(**config["letters"]))
+    def from_parts(
+        cls, packed: bytes, config: Mapping[str, Any], tensors: Mapping[str, Tensor], source: str = "the phonemizer"
+    ) -> "Phonemizer":
+        """Rebuild from a bundle's parts.
+
+        Args:
+            packed: The lexicon.
+            config: What `config` gave.
+            tensors: What `tensors` gave.
+            source: Where they come from, for the errors.
+
+        Raises:
+            ValueError: If the configuration makes no network, or one of other sizes than the weights.
+        """
+        network = fitted(lambda: G2PNetwork(G2PConfig(**config["letters"])), tensors, source)
         network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
         return cls(Lexicon(packed), config["forms"], network.eval().requires_grad_(False))
 

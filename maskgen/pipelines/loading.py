@@ -15,17 +15,19 @@ from maskgen.decoding.decoder import Helpers
 from maskgen.decoding.settings import GenerationSettings
 from maskgen.io.bundle import CONFIG_FILE, WEIGHTS_FILE, load_bundle, read_bundle_record, require_fingerprint, save_bundle
 from maskgen.io.files import write_atomic
+from maskgen.io.fitting import CONSTRUCTION_ERRORS
 from maskgen.io.names import file_name, relative_place
 from maskgen.networks.auto import Network, own_tensors
 from maskgen.networks.critic import load_critic, save_critic
 from maskgen.networks.durations import DurationPredictor
-from maskgen.networks.pretrained import PIPELINE_KIND, transformer_of
+from maskgen.networks.pretrained import PIPELINE_KIND, PIPELINE_SCHEMA, transformer_of
 from maskgen.networks.shortcut import ShortcutBlock
 from maskgen.tokenizers.auto import load_tokenizer
 from maskgen.tokenizers.base import Tokenizer
 from maskgen.tokens.space import TokenSpace
 
 logger = logging.getLogger(__name__)
+REFUSED: tuple[type[Exception], ...] = (ValueError, *CONSTRUCTION_ERRORS)
 SPECIALISTS_FILE = "specialists.json"
 SPECIALIST_TARGETS = {"image": "image", "speech": "audio"}
 """Keys of `specialists.json` to the modality that each specialist generates."""
@@ -65,7 +67,7 @@ def load_parts(folder: Path) -> Parts:
         ValueError: If it is no model bundle, damaged, or was trained with other tokenizers than it names.
     """
     _require_ours(folder)
-    bundle = load_bundle(folder, PIPELINE_KIND)
+    bundle = load_bundle(folder, PIPELINE_KIND, PIPELINE_SCHEMA)
     config, tokenizers = bundle.config, {}
     for modality in [one["name"] for one in config["space"]["modalities"] if one["name"] in config["tokenizers"]]:
         place = relative_place(config["tokenizers"][file_name(modality, str(folder / CONFIG_FILE))], str(folder / CONFIG_FILE))
@@ -76,7 +78,7 @@ def load_parts(folder: Path) -> Parts:
         model=model,
         space=space,
         tokenizers=tokenizers,
-        settings={target: GenerationSettings.from_dict(entry) for target, entry in config["generation"].items()},
+        settings=_settings(folder, config["generation"]),
         grids={name: tuple(grid) for name, grid in config["grids"].items()},
         helpers=_helpers(folder, model),
         durations=DurationPredictor.from_bundle(folder / "durations") if (folder / "durations").is_dir() else None,
@@ -131,6 +133,21 @@ def write_specialists(folder: Path, names: Mapping[str, str]) -> None:
     keys = {target: key for key, target in SPECIALIST_TARGETS.items()}
     content = {keys[target]: name for target, name in names.items()}
     write_atomic(folder / SPECIALISTS_FILE, f"{json.dumps(content, indent=1, sort_keys=True)}\n".encode())
+
+
+def _settings(folder: Path, generation: Mapping[str, Mapping[str, Any]]) -> dict[str, GenerationSettings]:
+    """The generation settings in a bundle.
+
+    Raises:
+        ValueError: If one of them is none.
+    """
+    found = {}
+    for target, entry in generation.items():
+        try:
+            found[target] = GenerationSettings.from_dict(entry)
+        except REFUSED as error:
+            raise ValueError(f"{folder}: config.generation.{target} is no generation settings ({error}); export the model anew") from error
+    return found
 
 
 def _specialists(folder: Path) -> dict[str, Path | str]:

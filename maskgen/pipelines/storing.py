@@ -11,9 +11,11 @@ from maskgen.decoding.decoder import Helpers
 from maskgen.decoding.settings import GenerationSettings
 from maskgen.io.bundle import require_fingerprint
 from maskgen.io.checkpoint import read_checkpoint, weights
+from maskgen.io.fitting import fitted
 from maskgen.io.hub import local_folder, push_folder
 from maskgen.networks.auto import Network, network_of
 from maskgen.networks.durations import DurationPredictor
+from maskgen.networks.pretrained import CHECKPOINT_SCHEMA
 from maskgen.pipelines.loading import Parts, load_parts, save_parts, write_specialists
 from maskgen.pipelines.machine import as_device, as_dtype
 from maskgen.pipelines.moving import Moving
@@ -159,12 +161,13 @@ class Storing(Moving):
                 f"checkpoint {path} holds a low-rank adapter that is still being trained; give the same maskgen finetune command again, "
                 "which continues and writes the merged model"
             )
-        made = checkpoint["maskgen"]
+        made, found = checkpoint["maskgen"], weights(checkpoint, "model.")
+        CHECKPOINT_SCHEMA.check(made, f"checkpoint {path}")
         for name, tokenizer in tokenizers.items():
             require_fingerprint(name, tokenizer.fingerprint, made["fingerprints"].get(name, "none"), str(path))
         space = TokenSpace.from_dict(made["space"])
-        model = network_of(made["transformer"], space)
-        model.load_state_dict(weights(checkpoint, "model."))
+        model = fitted(lambda: network_of(made["transformer"], space), found, str(path))
+        model.load_state_dict(found)
         if "grids" in made:
             grids, decoded = made["grids"], dict(settings or {})
         else:

@@ -8,11 +8,13 @@ import torch
 
 from maskgen.io.bundle import fingerprint_of, load_bundle, save_bundle
 from maskgen.io.files import write_atomic
+from maskgen.io.schema import Items, Record, Text, Whole
 from maskgen.tokenizers.base import Tokenizer
 from maskgen.tokens.batch import UNKNOWN, Codes
 from maskgen.tokens.space import Kind
 
 _BUNDLE_KIND = "attribute_tokenizer"
+ATTRIBUTE_SCHEMA = Record({"field": Text(), "values": Items(Text(), most=65_536)}, {"codebook_size": Whole(1, 65_536)})
 
 
 class AttributeTokenizer(Tokenizer):
@@ -42,7 +44,7 @@ class AttributeTokenizer(Tokenizer):
         Raises:
             ValueError: If the bundle is missing, of another kind or damaged.
         """
-        return cls(**load_bundle(folder, _BUNDLE_KIND).config)
+        return cls(**load_bundle(folder, _BUNDLE_KIND, ATTRIBUTE_SCHEMA).config)
 
     @property
     def _config(self) -> dict[str, object]:

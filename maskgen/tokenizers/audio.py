@@ -16,8 +16,10 @@ from maskgen.autoencoders.spectra import pulses
 from maskgen.io.audio import Waveform
 from maskgen.io.bundle import load_bundle, save_bundle
 from maskgen.io.checkpoint import read_checkpoint, weights
+from maskgen.io.fitting import fitted
+from maskgen.io.schema import Record, Text, Whole, record_of
 from maskgen.tokenizers.audio_base import SoundTokenizer
-from maskgen.tokenizers.image import QUANTIZERS
+from maskgen.tokenizers.image import QUANTIZER_SCHEMA, QUANTIZERS
 from maskgen.tokens.batch import Codes
 
 _BUNDLE_KIND = "audio_tokenizer"
@@ -26,6 +28,20 @@ CHUNK_FRAMES = 1200
 CONTEXT_FRAMES = 64
 """Frames before and after a chunk that they see too: more than the convolutions reach, so that chunks leave no seam."""
 NOISE_SEED = 20_305
+
+
+AUDIO_SCHEMA = Record(
+    {
+        "autoencoder": record_of(
+            AudioAutoencoderConfig,
+            sample_rate_hz=Whole(1000, 1_000_000),
+            samples_per_frame=Whole(2, 65_536),
+            window=Whole(4, 65_536),
+            mel_bands=Whole(1, 1024),
+        ),
+        **QUANTIZER_SCHEMA,
+    }
+)
 
 
 def build_audio_network(config: Mapping[str, Any]) -> AudioAutoencoder:
@@ -76,8 +92,8 @@ class AudioTokenizer(SoundTokenizer):
         Raises:
             ValueError: If the bundle is missing, of another kind or damaged.
         """
-        bundle = load_bundle(folder, _BUNDLE_KIND)
-        network = build_audio_network(bundle.config)
+        bundle = load_bundle(folder, _BUNDLE_KIND, AUDIO_SCHEMA)
+        network = fitted(lambda: build_audio_network(bundle.config), bundle.tensors, str(folder))
         network.load_state_dict({name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in bundle.tensors.items()})
         return cls(network)
 
@@ -89,8 +105,10 @@ class AudioTokenizer(SoundTokenizer):
             ValueError: If the checkpoint is missing, damaged or of another module.
         """
         checkpoint = read_checkpoint(path, _BUNDLE_KIND)
-        network = build_audio_network(checkpoint["maskgen"])
-        network.load_state_dict(weights(checkpoint, "network."))
+        made, found = checkpoint["maskgen"], weights(checkpoint, "network.")
+        Record(AUDIO_SCHEMA.needed, {"kind": Text()}).check(made, str(path))
+        network = fitted(lambda: build_audio_network(made), found, str(path))
+        network.load_state_dict(found)
         return cls(network)
 
     @property

@@ -14,8 +14,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from maskgen.io.bundle import load_bundle
+from maskgen.io.fitting import fitted, refusing
+from maskgen.io.schema import Items, Maybe, Real, Record, Text, Whole, record_of
 from maskgen.tokenizers.chunking import Windows
 from maskgen.tokenizers.external_codec import CodecTokenizer, chosen_levels, levels_of_bandwidth
+from maskgen.tokens.space import MOST_CODES, MOST_LEVELS
 
 _BUNDLE_KIND = "encodec_tokenizer"
 PARTS = "_maskgen_encodec_parts"
@@ -61,6 +64,22 @@ class EncodecConfig:
         """Levels of the quantizer."""
         return math.floor(self.bandwidths_kbps[-1] / self.kbps_per_level)
 
+
+ENCODEC_SCHEMA = Record(
+    {
+        "model": record_of(
+            EncodecConfig,
+            sample_rate_hz=Whole(1000, 1_000_000),
+            channels=Whole(1, 16),
+            bandwidths_kbps=Items(Real(0.001, 1e6), least=1, most=64),
+            codebook_size=Whole(2, MOST_CODES),
+            ratios=Items(Whole(1, 1024), least=1, most=16),
+            segment_s=Maybe(Real(0.001, 1e6)),
+            norm=Text(("weight_norm", "time_group_norm")),
+        ),
+        "num_levels": Whole(1, MOST_LEVELS),
+    }
+)
 
 CONFIGS = {
     "24khz": EncodecConfig(),
@@ -201,10 +220,11 @@ class EncodecTokenizer(CodecTokenizer):
             ImportError: If encodec is missing.
             ValueError: If the bundle is missing, of another kind or damaged.
         """
-        bundle = load_bundle(folder, _BUNDLE_KIND)
+        bundle = load_bundle(folder, _BUNDLE_KIND, ENCODEC_SCHEMA)
         sizes: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in bundle.config["model"].items()}
-        config = EncodecConfig(**sizes)
-        network = EncodecNetwork(config)
+        with refusing(str(folder)):
+            config = EncodecConfig(**sizes)
+        network = fitted(lambda: EncodecNetwork(config), bundle.tensors, str(folder))
         network.load_state_dict(bundle.tensors)
         tokenizer = cls(network, config, bundle.config["num_levels"])
         tokenizer._fingerprint = bundle.fingerprint

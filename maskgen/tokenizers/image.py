@@ -16,17 +16,42 @@ from maskgen.autoencoders.image import ImageAutoencoder, ImageAutoencoderConfig,
 from maskgen.autoencoders.quantizers import BinaryQuantizer, FiniteScalarQuantizer, Quantizer, ResidualQuantizer, VectorQuantizer
 from maskgen.io.bundle import load_bundle, save_bundle
 from maskgen.io.checkpoint import read_checkpoint, weights
+from maskgen.io.fitting import fitted
 from maskgen.io.images import read_picture, to_pictures, to_pixels, write_picture
+from maskgen.io.schema import Items, Record, Text, Whole, record_of
 from maskgen.tokenizers.base import Tokenizer
 from maskgen.tokenizers.image_batches import check_grids, check_sides, in_batches
 from maskgen.tokens.batch import UNKNOWN, Codes
-from maskgen.tokens.space import Kind
+from maskgen.tokens.space import MOST_CODES, MOST_LEVELS, Kind
 
 _BUNDLE_KIND = "image_tokenizer"
 QUANTIZERS: dict[str, type[Quantizer]] = {
     kind.__name__: kind for kind in (VectorQuantizer, FiniteScalarQuantizer, BinaryQuantizer, ResidualQuantizer)
 }
 """Quantizers a bundle may name; nothing else is ever looked up."""
+
+
+_STAGES = {
+    "patch": Whole(1, 256),
+    "encoder_channels": Items(Whole(1, 65_536), least=1, most=16),
+    "decoder_channels": Items(Whole(1, 65_536), least=1, most=16),
+}
+QUANTIZER_SCHEMA = {
+    "quantizer": Text(),
+    "quantizer_args": Record(
+        {},
+        {
+            "dim": Whole(1, 1024),
+            "num_levels": Whole(1, MOST_LEVELS),
+            "codebook_size": Whole(1, MOST_CODES),
+            "levels": Items(Whole(2, 65_536), least=1, most=64),
+        },
+    ),
+}
+"""How a bundle names its quantizer."""
+IMAGE_SCHEMA = Record(
+    {"autoencoder": record_of(ImageAutoencoderConfig, **_STAGES), **QUANTIZER_SCHEMA, "size": Items(Whole(1, 65_536), least=2, most=2)}
+)
 
 
 def build_image_network(config: Mapping[str, Any]) -> ImageAutoencoder:
@@ -77,9 +102,9 @@ class ImageTokenizer(Tokenizer):
         Raises:
             ValueError: If the bundle is missing, of another kind or damaged.
         """
-        bundle = load_bundle(folder, _BUNDLE_KIND)
+        bundle = load_bundle(folder, _BUNDLE_KIND, IMAGE_SCHEMA)
         config = bundle.config
-        network = build_image_network(config)
+        network = fitted(lambda: build_image_network(config), bundle.tensors, str(folder))
         network.load_state_dict({name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in bundle.tensors.items()})
         return cls(network, tuple(config["size"]))
 
@@ -95,8 +120,10 @@ class ImageTokenizer(Tokenizer):
             ValueError: If the checkpoint is missing, damaged or of another module.
         """
         checkpoint = read_checkpoint(path, _BUNDLE_KIND)
-        network = build_image_network(checkpoint["maskgen"])
-        network.load_state_dict(weights(checkpoint, "network."))
+        made, found = checkpoint["maskgen"], weights(checkpoint, "network.")
+        Record({"autoencoder": IMAGE_SCHEMA.needed["autoencoder"], **QUANTIZER_SCHEMA}, {"kind": Text()}).check(made, str(path))
+        network = fitted(lambda: build_image_network(made), found, str(path))
+        network.load_state_dict(found)
         return cls(network, size)
 
     def coarser(self, num_levels: int) -> "ImageTokenizer":

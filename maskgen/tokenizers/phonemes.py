@@ -9,6 +9,8 @@ from torch import Tensor
 
 from maskgen.io.bundle import fingerprint_of, load_bundle, save_bundle
 from maskgen.io.files import read_text, write_text
+from maskgen.io.schema import Items, Record, Table, Text, Whole, record_of
+from maskgen.phonetics.g2p import G2PConfig
 from maskgen.phonetics.phonemizer import Phonemizer
 from maskgen.phonetics.symbols import PAUSE, SYMBOLS
 from maskgen.tokenizers.base import Tokenizer
@@ -18,6 +20,12 @@ from maskgen.tokens.space import Kind
 _BUNDLE_KIND = "phoneme_tokenizer"
 LEXICON_FILE = "lexicon.xz"
 CODEBOOK_SIZE = 128
+PHONEME_SCHEMA = Record(
+    {
+        "symbols": Items(Text(), least=1, most=CODEBOOK_SIZE),
+        "speaker": Record({"forms": Table(Table(Text())), "letters": record_of(G2PConfig, slots=Whole(1, 64))}),
+    }
+)
 LONGEST_DURATION = CODEBOOK_SIZE - 1
 
 
@@ -53,9 +61,9 @@ class PhonemeTokenizer(Tokenizer):
         Raises:
             ValueError: If the bundle is missing, of another kind or damaged.
         """
-        bundle = load_bundle(folder, _BUNDLE_KIND)
+        bundle = load_bundle(folder, _BUNDLE_KIND, PHONEME_SCHEMA)
         lexicon = (bundle.folder / LEXICON_FILE).read_bytes()
-        return cls(Phonemizer.from_parts(lexicon, bundle.config["speaker"], bundle.tensors), bundle.config["symbols"])
+        return cls(Phonemizer.from_parts(lexicon, bundle.config["speaker"], bundle.tensors, str(folder)), bundle.config["symbols"])
 
     @property
     def _config(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import torch
 
 from maskgen.io.bundle import fingerprint_of, load_bundle, save_bundle
 from maskgen.io.files import read_text, write_text
+from maskgen.io.schema import Flag, Record
 from maskgen.tokenizers.base import Tokenizer
 from maskgen.tokens.batch import UNKNOWN, Codes
 from maskgen.tokens.space import Kind, Modality
@@ -52,7 +53,7 @@ class TextTokenizer(Tokenizer):
         Raises:
             ValueError: If the bundle is missing, of another kind or damaged.
         """
-        bundle = load_bundle(folder, _BUNDLE_KIND)
+        bundle = load_bundle(folder, _BUNDLE_KIND, Record({}, {"lowercase": Flag()}))
         return cls((bundle.folder / VOCABULARY_FILE).read_text(encoding="utf-8"), **bundle.config)
 
     @property

@@ -11,12 +11,14 @@ import torch
 
 from maskgen.io.bundle import fingerprint_of, load_bundle, save_bundle
 from maskgen.io.files import write_atomic
+from maskgen.io.schema import Flag, Real, Record, Whole
 from maskgen.tokenizers.base import Tokenizer
 from maskgen.tokenizers.text import VOCABULARY_FILE, TextTokenizer
 from maskgen.tokens.batch import Codes
 from maskgen.tokens.space import Kind, Modality
 
 _BUNDLE_KIND = "transcript_tokenizer"
+TRANSCRIPT_SCHEMA = Record({"lowercase": Flag(), "slot_frames": Whole(1, 65_536), "frames_per_s": Real(0.001, 1e6)})
 LARGEST_FILE_BYTES = 2**20
 
 
@@ -94,10 +96,10 @@ class TranscriptTokenizer(Tokenizer):
         Raises:
             ValueError: If the bundle is missing, of another kind or damaged.
         """
-        bundle = load_bundle(folder, _BUNDLE_KIND)
+        bundle = load_bundle(folder, _BUNDLE_KIND, TRANSCRIPT_SCHEMA)
         vocabulary = (bundle.folder / VOCABULARY_FILE).read_text(encoding="utf-8")
         text = TextTokenizer(vocabulary, bundle.config["lowercase"])
-        return cls(text, bundle.config["slot_frames"], bundle.config["frames_per_s"])
+        return cls(text, bundle.config["slot_frames"], float(bundle.config["frames_per_s"]))
 
     @property
     def _config(self) -> dict[str, Any]:

@@ -11,8 +11,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from maskgen.io.bundle import load_bundle
+from maskgen.io.fitting import fitted, refusing
+from maskgen.io.schema import Plain, Record, Table, Text, Whole
 from maskgen.tokenizers.chunking import Windows
 from maskgen.tokenizers.external_codec import CodecTokenizer, chosen_levels, levels_of_bandwidth
+from maskgen.tokens.space import MOST_LEVELS
 
 _BUNDLE_KIND = "transformers_codec_tokenizer"
 CHUNK_S = 20.0
@@ -135,6 +138,7 @@ CODEC_FAMILIES = {
     ),
 }
 """By `model_type` of the config."""
+CODEC_SCHEMA = Record({"family": Text(tuple(CODEC_FAMILIES)), "model": Table(Plain()), "num_levels": Whole(1, MOST_LEVELS)})
 
 
 def _transformers() -> Any:
@@ -237,9 +241,11 @@ class TransformersCodecTokenizer(CodecTokenizer):
             ValueError: If the bundle is missing, of another kind or damaged.
         """
         package = _transformers()
-        bundle = load_bundle(folder, _BUNDLE_KIND)
+        bundle = load_bundle(folder, _BUNDLE_KIND, CODEC_SCHEMA)
         family = CODEC_FAMILIES[bundle.config["family"]]
-        model = getattr(package, family.model)(getattr(package, family.config)(**bundle.config["model"]))
+        with refusing(str(folder)):
+            config = getattr(package, family.config)(**bundle.config["model"])
+        model = fitted(lambda: getattr(package, family.model)(config), bundle.tensors, str(folder))
         model.load_state_dict(bundle.tensors)
         tokenizer = cls(model, bundle.config["num_levels"])
         tokenizer._fingerprint = bundle.fingerprint

@@ -10,6 +10,7 @@ import torch
 
 from maskgen.io.bundle import fingerprint_of, load_bundle, save_bundle
 from maskgen.io.files import read_text, write_text
+from maskgen.io.schema import Maybe, Record, Text
 from maskgen.networks.backbone import Vocabulary, read_vocabulary
 from maskgen.tokenizers.base import Tokenizer
 from maskgen.tokenizers.text import VOCABULARY_FILE
@@ -74,7 +75,7 @@ class TransformersTextTokenizer(Tokenizer):
         Raises:
             ValueError: If the bundle is missing, of another kind or damaged.
         """
-        bundle = load_bundle(folder, _BUNDLE_KIND)
+        bundle = load_bundle(folder, _BUNDLE_KIND, Record({}, {"end": Maybe(Text())}))
         return cls((bundle.folder / VOCABULARY_FILE).read_text(encoding="utf-8"), **bundle.config)
 
     @property

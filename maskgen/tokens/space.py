@@ -5,8 +5,11 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
+from maskgen.io.schema import Items, Maybe, Record, Text, Whole, record_of
+
 PAD = 0
 MASK = 1
+MOST_LEVELS, MOST_CODES = 256, 2**24
 
 Kind = Literal["text", "image", "audio", "attribute", "phones", "transcript"]
 TIME, ROW, COLUMN = range(3)
@@ -193,3 +196,22 @@ class TokenSpace:
     def __repr__(self) -> str:
         members = ", ".join(f"{m.name} {m.num_levels}x{m.codebook_size}" for m in self.modalities)
         return f"TokenSpace({self.size} ids: {members})"
+
+
+SPACE_SCHEMA = Record(
+    {
+        "specials": Items(Text()),
+        "modalities": Items(
+            record_of(
+                Modality,
+                num_levels=Whole(1, MOST_LEVELS),
+                codebook_size=Whole(1, MOST_CODES),
+                end=Maybe(Whole(0, MOST_CODES)),
+                stride=Whole(1),
+            ),
+            least=1,
+            most=64,
+        ),
+    }
+)
+"""What a file may say of a space."""

@@ -13,7 +13,7 @@ from maskgen.io.bundle import WEIGHTS_FILE, find_model, load_bundle, read_bundle
 from maskgen.io.checkpoint import read_checkpoint, weights
 from maskgen.io.names import relative_place
 from maskgen.networks.auto import own_tensors
-from maskgen.networks.bridges import BRIDGE_KIND, Bridge
+from maskgen.networks.bridges import BRIDGE_KIND, BRIDGE_SCHEMA, Bridge
 from maskgen.networks.pretrained import PIPELINE_KIND
 from maskgen.networks.tower_config import Tower, TowersConfig
 from maskgen.networks.towers import TowerTransformer, bridged
@@ -68,12 +68,15 @@ def add_bridge(checkpoint: Path, model: Path | str) -> Pipeline:
         ValueError: If the checkpoint or the model is missing, damaged or of another kind, or the bridge was trained for other weights.
     """
     found = read_checkpoint(checkpoint, BRIDGE_KIND)
-    made = found["maskgen"]
+    made, tensors = found["maskgen"], weights(found, "network.")
+    BRIDGE_SCHEMA.check(made, f"checkpoint {checkpoint}")
+    if {len(tensor) for name, tensor in tensors.items() if name.endswith(".into.weight")} != {made["bridge"]["hidden_dim"]}:
+        raise ValueError(f"{checkpoint} holds weights of another hidden_dim than {made['bridge']['hidden_dim']}; copy it again")
     pipeline = Pipeline.from_pretrained(model, specialists=False)
     if read_bundle_record(find_model(model))["files"][WEIGHTS_FILE] != made["towers"] or not isinstance(pipeline.model, TowerTransformer):
         raise ValueError(f"{checkpoint} was trained between the towers of another model than {model}; give the one that its config names")
     network = bridged(pipeline.model, pipeline.space, made["reader"], Bridge(**made["bridge"]))
-    missing, unexpected = network.load_state_dict(weights(found, "network."), strict=False)
+    missing, unexpected = network.load_state_dict(tensors, strict=False)
     if unexpected or any(name.startswith(f"bridges.{made['reader']}.") for name in missing):
         raise ValueError(f"{checkpoint} does not hold the whole bridge; train it again")
     return Pipeline(network, pipeline.space, pipeline.tokenizers, pipeline.settings, pipeline.grids)
