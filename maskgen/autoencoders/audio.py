@@ -1,4 +1,4 @@
-"""Networks of the audio codec: a mel encoder, a quantizer, a decoder that shapes two excitations; and discriminators of spectra."""
+"""Networks of the audio codec: a mel encoder, a quantizer, a decoder that filters two excitations, and spectrum discriminators."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,26 +15,26 @@ from maskgen.autoencoders.quantizers import Quantizer
 from maskgen.autoencoders.spectra import inverse_stft, log_mel, pulses, stft
 
 STEPS_PER_FRAME = 2
-"""Inner frames of encoder and decoder for one frame of codes."""
+"""Number of inner frames of the encoder and decoder per frame of codes."""
 LARGEST_LOG = 6.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class AudioAutoencoderConfig:
-    """Size of the audio codec.
+    """Configuration of the audio codec.
 
     Args:
-        sample_rate_hz: Rate of the waveforms.
-        samples_per_frame: Samples that one frame of codes stands for; even.
-        window: Samples of the decoder's window, a multiple of the inner hop (half a frame) and at least four of them.
-        mel_bands: Bands that the encoder hears.
+        sample_rate_hz: Sample rate of the waveforms.
+        samples_per_frame: Samples per frame of codes; even.
+        window: Window of the decoder in samples: a multiple of the inner hop (half a frame), at least four inner hops.
+        mel_bands: Mel bands of the encoder's input.
         encoder_dim: Width of the encoder.
-        encoder_layers: Its blocks, a third of them before the step from inner frames to frames.
+        encoder_layers: Blocks of the encoder; a third of them run before the downsampling from inner frames to frames.
         decoder_dim: Width of the decoder.
-        decoder_layers: Its blocks, a third of them before the step from frames to inner frames.
+        decoder_layers: Blocks of the decoder; a third of them run before the upsampling from frames to inner frames.
 
     Raises:
-        ValueError: If a size is not positive or samples_per_frame and window do not fit each other.
+        ValueError: If a size is not positive or `samples_per_frame` and `window` are incompatible.
     """
 
     sample_rate_hz: int = 16_000
@@ -57,22 +57,22 @@ class AudioAutoencoderConfig:
 
     @property
     def hop(self) -> int:
-        """Samples of an inner frame."""
+        """Samples per inner frame."""
         return self.samples_per_frame // STEPS_PER_FRAME
 
     @property
     def bins(self) -> int:
-        """Bins of the decoder's spectrum."""
+        """Frequency bins of the decoder's spectrum."""
         return self.window // 2 + 1
 
 
 class Voice(NamedTuple):
-    """What the decoder says of each inner frame.
+    """Output of the decoder for each inner frame.
 
     Args:
-        shape: Log-magnitudes of the pulses, their phase, log-magnitudes of the noise, and log-magnitude and phase of a free part.
+        shape: Log-magnitudes of the pulses, their phase, log-magnitudes of the noise, and log-magnitude and phase of an unconstrained part.
         log_pitch: Natural logarithm of the pitch in Hz.
-        voicing: Logit of being voiced.
+        voicing: Logit that the frame is voiced.
     """
 
     shape: Float[Tensor, "batch frames shapes"]
@@ -81,7 +81,7 @@ class Voice(NamedTuple):
 
 
 class ConvNeXtBlock(nn.Module):
-    """A depthwise convolution over time and a pointwise network beside an identity. Source: ConvNeXt, arXiv:2201.03545."""
+    """Residual block: a depthwise convolution over time and a pointwise network. Source: ConvNeXt, arXiv:2201.03545."""
 
     def __init__(self, dim: int, kernel: int = 7) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class ConvNeXtBlock(nn.Module):
 
 
 class AudioEncoder(nn.Module):
-    """Log-mel frames to the vectors that are quantized, one a frame of codes."""
+    """Encode log-mel frames as vectors to quantize, one per frame of codes."""
 
     def __init__(self, config: AudioAutoencoderConfig, dim: int) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ class AudioEncoder(nn.Module):
 
 
 class AudioDecoder(nn.Module):
-    """Quantized vectors to what the voice does in each inner frame."""
+    """Decode quantized vectors to the voice parameters of each inner frame."""
 
     def __init__(self, config: AudioAutoencoderConfig, dim: int) -> None:
         super().__init__()
@@ -146,15 +146,15 @@ class AudioDecoder(nn.Module):
 
 
 class AudioAutoencoder(nn.Module):
-    """Sound to code grids and back.
+    """Encode audio as code grids and decode it.
 
-    The decoder does not draw a waveform: it says, frame by frame, how a train of pulses at the pitch and a noise are to be filtered, and
-    what is to be added freely; one inverse STFT makes the sound. Pulses and noise come with coherent phase, so losses on magnitudes alone
-    train it, and quickly.
+    The decoder predicts no waveform. For each frame it predicts the filters of a pulse train at the pitch and of a noise, and an
+    unconstrained spectrum that is added; one inverse STFT gives the waveform. Pulses and noise have coherent phase, so losses on magnitudes
+    alone are enough for fast training.
 
     Args:
-        config: Sizes.
-        quantizer: What sits between encoder and decoder.
+        config: Configuration of encoder and decoder.
+        quantizer: Quantizer between encoder and decoder.
 
     Source: ISTFT head of Vocos, arXiv:2306.00814; harmonic-plus-noise source of NSF, arXiv:1904.12088, filtered in the spectrum as in
     iSTFTNet, arXiv:2203.02395, and DDSP, arXiv:2001.04643.
@@ -167,7 +167,7 @@ class AudioAutoencoder(nn.Module):
         self.decoder = AudioDecoder(config, quantizer.dim)
 
     def frames(self, samples: int) -> int:
-        """Frames of codes that so many samples take."""
+        """Number of frames of codes for this number of samples."""
         return -(-samples // self.config.samples_per_frame)
 
     def encode(self, waves: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch frames dim"]:
@@ -180,7 +180,7 @@ class AudioAutoencoder(nn.Module):
         return values
 
     def codes(self, waves: Float[Tensor, "batch samples"]) -> Int[Tensor, "batch level frames"]:
-        """Codes of sounds."""
+        """Codes of waveforms."""
         codes: Tensor = self.quantizer(self.encode(waves).float()).codes
         return codes
 
@@ -191,20 +191,20 @@ class AudioAutoencoder(nn.Module):
         voiced: Bool[Tensor, "batch frames"],
         noise: Float[Tensor, "batch samples"],
     ) -> Float[Tensor, "batch samples"]:
-        """The sound of a voice.
+        """Waveform synthesised from the decoder's output.
 
         Args:
             shape: See Voice.
-            pitch_hz: Of each inner frame.
-            voiced: Which inner frames are.
-            noise: White, of unit variance, frames * hop samples.
+            pitch_hz: Pitch of each inner frame.
+            voiced: Which inner frames are voiced.
+            noise: White noise of unit variance, frames * hop samples.
         """
         return self.filtered(shape, pulses(pitch_hz, voiced, self.config.sample_rate_hz, self.config.hop), noise)
 
     def filtered(
         self, shape: Float[Tensor, "batch frames shapes"], source: Float[Tensor, "batch samples"], noise: Float[Tensor, "batch samples"]
     ) -> Float[Tensor, "batch samples"]:
-        """Pulses and noise through the filters of each frame, plus the free part."""
+        """Spectrum of pulses and noise after the filters of each frame, plus the unconstrained part."""
         config, frames = self.config, shape.shape[1]
         loud, turn, hiss, free, phase = rearrange(shape, "b t (five k) -> five b k t", five=5)
         voice = stft(source, config.window, config.hop, frames) / (config.window / 4)
@@ -215,11 +215,11 @@ class AudioAutoencoder(nn.Module):
 
 
 class SpectrumDiscriminator(nn.Module):
-    """Says of each patch of a spectrum whether it is of a recording or of the codec.
+    """Classify each patch of a spectrum as original or reconstructed.
 
     Args:
-        window: Samples of the window; the hop is a quarter.
-        channels: Width.
+        window: Window in samples; the hop is a quarter of it.
+        channels: Number of channels.
 
     Source: the multi-resolution discriminators of UnivNet, arXiv:2106.07889, and EnCodec, arXiv:2210.13438, on magnitudes.
     """
@@ -241,7 +241,7 @@ class SpectrumDiscriminator(nn.Module):
         self.verdict = nn.Conv2d(channels, 1, 3, padding=1)
 
     def forward(self, waves: Float[Tensor, "batch samples"]) -> tuple[Tensor, list[Tensor]]:
-        """Verdicts `[batch 1 bins frames]` of patches, and the features before them."""
+        """Logits of the patches `[batch 1 bins frames]`, and the features of the layers before."""
         x = (stft(waves, self.window, self.window // 4).abs() + 1e-5).log()[:, None]
         features = []
         for layer in self.layers:
@@ -251,11 +251,11 @@ class SpectrumDiscriminator(nn.Module):
 
 
 class SpectrumDiscriminators(nn.Module):
-    """One SpectrumDiscriminator a resolution.
+    """Discriminators at several resolutions, one SpectrumDiscriminator each.
 
     Args:
-        windows: Samples of each window.
-        channels: Width of each.
+        windows: Window of each in samples.
+        channels: Number of channels of each.
     """
 
     def __init__(self, windows: Sequence[int] = (512, 1024, 2048), channels: int = 24) -> None:
@@ -263,5 +263,5 @@ class SpectrumDiscriminators(nn.Module):
         self.parts = nn.ModuleList(SpectrumDiscriminator(window, channels) for window in windows)
 
     def forward(self, waves: Float[Tensor, "batch samples"]) -> list[tuple[Tensor, list[Tensor]]]:
-        """Verdicts and features of each resolution."""
+        """Logits and features of each resolution."""
         return [part(waves) for part in self.parts]

@@ -17,19 +17,19 @@ AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 @dataclass(frozen=True, kw_only=True)
 class ImageAutoencoderConfig:
-    """Size of the image autoencoder.
+    """Configuration of the image autoencoder.
 
-    The picture is first cut into patches; each further entry of `encoder_channels` halves the grid once more.
+    The image is first cut into patches; each further entry of `encoder_channels` halves the grid once more.
 
     Args:
-        patch: Pixels a side of the first patch embedding, and factor of the last pixel shuffle times 2 per decoder stage.
+        patch: Side of the first patch embedding in pixels, and factor of the last pixel shuffle times 2 per decoder stage.
         encoder_channels: Channels of each encoder stage, fine to coarse.
         decoder_channels: Channels of each decoder stage, coarse to fine.
         encoder_blocks: Residual blocks per encoder stage.
         decoder_blocks: Residual blocks per decoder stage.
 
     Raises:
-        ValueError: If a stage list is empty, channels are no multiple of 16 (they are normalised in groups of 16), or the decoder
+        ValueError: If a stage list is empty, channels are not a multiple of 16 (they are normalised in groups of 16), or the decoder
             enlarges by a factor that does not divide `pixels_per_cell`.
     """
 
@@ -53,7 +53,7 @@ class ImageAutoencoderConfig:
 
     @property
     def pixels_per_cell(self) -> int:
-        """Pixels a side that one code cell stands for."""
+        """Side in pixels of the image area that one code cell covers."""
         return int(self.patch * 2 ** (len(self.encoder_channels) - 1))
 
     @property
@@ -63,7 +63,7 @@ class ImageAutoencoderConfig:
 
 
 class ResidualBlock(nn.Module):
-    """Two normalised 3 x 3 convolutions beside an identity."""
+    """Residual block with two normalised 3 x 3 convolutions."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -80,16 +80,16 @@ class ResidualBlock(nn.Module):
 
 
 def _enlarge(source: int, target: int) -> nn.Module:
-    """Twice the rows and columns by pixel shuffle."""
+    """Upsampling by 2 in rows and columns with a pixel shuffle."""
     return nn.Sequential(nn.Conv2d(source, 4 * target, 1), nn.PixelShuffle(2))
 
 
 class ImageAutoencoder(nn.Module):
-    """Pictures to code grids and back.
+    """Encode images as code grids and decode them.
 
     Args:
-        config: Sizes.
-        quantizer: What sits between encoder and decoder; its `dim` sets the width of the bottleneck.
+        config: Configuration of encoder and decoder.
+        quantizer: Quantizer between encoder and decoder; its `dim` sets the width of the bottleneck.
 
     Source: the layout of VQGAN, arXiv:2012.09841, with patch embedding and pixel shuffle in place of full-resolution stages.
     """
@@ -115,12 +115,12 @@ class ImageAutoencoder(nn.Module):
         return picture * 0.5 + 0.5
 
     def grid(self, pixels: Tensor) -> tuple[int, int]:
-        """Rows and columns of the code grid of a picture tensor."""
+        """Rows and columns of the code grid of an image tensor."""
         side = self.config.pixels_per_cell
         return pixels.shape[-2] // side, pixels.shape[-1] // side
 
     def codes(self, pixels: Float[Tensor, "batch 3 rows columns"]) -> Int[Tensor, "batch level cells"]:
-        """Codes of pictures."""
+        """Codes of images."""
         codes: Tensor = self.quantizer(self.encode(pixels)).codes
         return codes
 
@@ -137,7 +137,7 @@ def _encoder(config: ImageAutoencoderConfig, dim: int) -> nn.Sequential:
 
 
 def _decoder(config: ImageAutoencoderConfig, dim: int) -> nn.Sequential:
-    """Bottleneck to picture: stages from coarse to fine, then a pixel shuffle."""
+    """Bottleneck to image: stages from coarse to fine, then a pixel shuffle."""
     channels = config.decoder_channels
     layers: list[nn.Module] = [nn.Conv2d(dim, channels[0], 3, padding=1)]
     for stage, width in enumerate(channels):
@@ -155,14 +155,14 @@ def _decoder(config: ImageAutoencoderConfig, dim: int) -> nn.Sequential:
 
 
 class PatchDiscriminator(nn.Module):
-    """Says of each patch whether it is a photograph of the data or a reconstruction.
+    """Classify each patch as original or reconstructed.
 
     Args:
-        channels: Width of the first stage; later ones double up to four times that.
-        stages: Strided stages; a verdict covers about 2 ** (stages + 2) pixels a side.
+        channels: Channels of the first stage; later stages double them, up to four times as many.
+        stages: Number of strided stages; each logit covers a square of about 2 ** (stages + 2) pixels a side.
 
     Raises:
-        ValueError: If `channels` is no multiple of 8 or there is no stage.
+        ValueError: If `channels` is not a multiple of 8 or there is no stage.
 
     Source: PatchGAN, arXiv:1611.07004.
     """
@@ -185,7 +185,7 @@ class PatchDiscriminator(nn.Module):
 
 
 def channels_last(network: AnyModule) -> AnyModule:
-    """The same network with its convolutions in channels-last order, the faster one for images; changed in place."""
+    """Convert a network's convolutions to channels-last memory format, which is faster for images; in place."""
     move: Any = network.to  # the stubs of torch 2.11 lack memory_format
     move(memory_format=torch.channels_last)
     return network

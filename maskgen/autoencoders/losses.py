@@ -1,4 +1,4 @@
-"""Losses of learned tokenizers: reconstruction, perceptual and adversarial, each on its own switch."""
+"""Losses of learned tokenizers: reconstruction, perceptual and adversarial; each is optional."""
 
 from collections.abc import Sequence
 
@@ -13,12 +13,12 @@ from maskgen.autoencoders.spectra import log_mel, stft
 def pyramid_l1(
     found: Float[Tensor, "batch channels rows columns"], wanted: Float[Tensor, "batch channels rows columns"], levels: int
 ) -> Float[Tensor, ""]:
-    """Mean absolute error over a pyramid of halved pictures: edges count at every scale.
+    """Mean absolute error over an image pyramid, so edges count at every scale.
 
     Args:
         found: Reconstruction.
         wanted: Original.
-        levels: Scales; 1 is the plain mean absolute error.
+        levels: Number of scales; 1 is the plain mean absolute error.
 
     Returns:
         Mean over the scales of the mean absolute error, in units of the pixels.
@@ -45,12 +45,12 @@ class FeatureLoss(nn.Module):
         self.stages = nn.ModuleList(stages).eval().requires_grad_(False)
 
     def train(self, mode: bool = True) -> "FeatureLoss":
-        """Stay in evaluation mode: a trainer switches every module, and batch statistics would thaw the network."""
+        """Keep evaluation mode: a trainer switches every module, and batch statistics would change the frozen network."""
         super().train(False)
         return self
 
     def forward(self, found: Float[Tensor, "batch 3 rows columns"], wanted: Float[Tensor, "batch 3 rows columns"]) -> Float[Tensor, ""]:
-        """Mean squared distance of the normalised features."""
+        """Mean squared distance between the normalised features."""
         total, wanted = torch.zeros((), device=found.device), wanted.detach()
         for stage in self.stages:
             found, wanted = stage(found), stage(wanted)
@@ -64,7 +64,7 @@ class TorchvisionFeatures(FeatureLoss):
     """Perceptual loss on a torchvision VGG-16, cut after its pooling layers.
 
     Args:
-        weights: Path of a state dict saved as safetensors, or "random" for a random network (a weak but real perceptual loss, and offline).
+        weights: Path of a state dict saved as safetensors, or "random" for random weights (a weak perceptual loss, no download).
 
     Raises:
         ImportError: If torchvision is missing.
@@ -85,24 +85,24 @@ class TorchvisionFeatures(FeatureLoss):
 
 
 def discriminator_hinge(real: Tensor, fake: Tensor) -> Float[Tensor, ""]:
-    """Hinge loss of a discriminator from its verdicts on real and reconstructed pictures. Source: arXiv:1705.02894."""
+    """Hinge loss of a discriminator from its logits for real and reconstructed images. Source: arXiv:1705.02894."""
     return 0.5 * (functional.relu(1.0 - real.float()).mean() + functional.relu(1.0 + fake.float()).mean())
 
 
 def generator_hinge(fake: Tensor) -> Float[Tensor, ""]:
-    """What the decoder minimises against a hinge discriminator."""
+    """Adversarial loss of the decoder against a hinge discriminator."""
     return -fake.float().mean()
 
 
 def spectral_distance(
     found: Float[Tensor, "batch samples"], wanted: Float[Tensor, "batch samples"], windows: Sequence[int]
 ) -> Float[Tensor, ""]:
-    """How far two sounds are apart in their spectra, at several resolutions.
+    """Spectral distance between two audio clips at several resolutions.
 
     Args:
         found: Reconstruction.
         wanted: Original.
-        windows: Samples of each window; hops are a quarter.
+        windows: Each window in samples; the hop is a quarter of it.
 
     Returns:
         Mean over the windows of: mean absolute difference of the log-magnitudes, plus the norm of the difference of the magnitudes over

@@ -1,4 +1,4 @@
-"""A small convolutional network that learns to tell pictures apart, and the perceptual loss on its features."""
+"""A small convolutional image classifier, and the perceptual loss on its features."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -21,11 +21,11 @@ CHECKPOINT_SCHEMA = Record({"kind": Text(), "network": Record({**FEATURES_SCHEMA
 
 
 class FeatureNet(nn.Module):
-    """Convolutional stages, each at half the resolution of the one before, and a linear classifier per attribute.
+    """Image classifier: convolutional stages, each at half the resolution of the one before, and a linear head per attribute.
 
     Args:
-        channels: Width of each stage; the first works at full resolution.
-        classes: Attribute name to the number of classes its head can tell apart.
+        channels: Channels of each stage; the first works at full resolution.
+        classes: Attribute name to the number of classes of its head.
 
     Raises:
         ValueError: If there is no stage or no attribute.
@@ -45,7 +45,7 @@ class FeatureNet(nn.Module):
         return {"channels": list(self.channels), "classes": self.classes}
 
     def forward(self, pixels: Float[Tensor, "batch 3 rows columns"]) -> dict[str, Float[Tensor, "batch classes"]]:
-        """Logits by attribute.
+        """Logits for each attribute.
 
         Args:
             pixels: RGB in [0, 1].
@@ -64,7 +64,7 @@ def _plan(channels: Sequence[int]) -> list[tuple[int, int, int]]:
 
 
 def _stage(source: int, width: int, stride: int) -> nn.Sequential:
-    """Two convolutions with batch norm; the first one halves the picture where the stride is 2."""
+    """Two convolutions with batch norm; the first one halves the resolution where the stride is 2."""
     return nn.Sequential(
         nn.Conv2d(source, width, 3, stride=stride, padding=1, bias=False),
         nn.BatchNorm2d(width),
@@ -76,22 +76,22 @@ def _stage(source: int, width: int, stride: int) -> nn.Sequential:
 
 
 def save_features(network: FeatureNet, folder: Path | str) -> str:
-    """Write the stages as a bundle, without the heads and in half precision; gives the fingerprint."""
+    """Write the stages as a bundle, without the heads and in half precision; return the fingerprint."""
     stages = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in network.stages.state_dict().items()}
     return save_bundle(folder, KIND, {"channels": list(network.channels)}, stages)
 
 
 class LearnedFeatures(FeatureLoss):
-    """Perceptual loss on the stages of a FeatureNet trained on the pictures at hand.
+    """Perceptual loss on the stages of a FeatureNet trained on the user's own images.
 
     Batch norm is folded into the convolutions. Features are compared from half resolution down: at full resolution the pixel loss
-    says the same for a tenth of the work.
+    gives the same signal at a tenth of the cost.
 
     Args:
         bundle: Folder written by `maskgen export image-features`.
 
     Raises:
-        ValueError: If the bundle is missing, damaged or of another kind.
+        ValueError: If the bundle is missing or damaged, or holds something else.
     """
 
     def __init__(self, bundle: str) -> None:

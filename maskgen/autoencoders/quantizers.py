@@ -1,4 +1,4 @@
-"""Quantizers: vectors in, codes out, interchangeable behind one interface."""
+"""Quantizers that map vectors to codes, all with one interface."""
 
 import math
 from abc import ABC, abstractmethod
@@ -12,12 +12,12 @@ from torch.nn import functional
 
 
 class Quantized(NamedTuple):
-    """What a quantizer made of its input.
+    """Output of a quantizer.
 
     Args:
         values: Quantized vectors `[batch cells dim]`; gradients pass straight through to the input.
         codes: Codes `[batch level cells]`.
-        loss: Scalar that ties encoder and codebook together; 0 where nothing is to be tied.
+        loss: Scalar that ties encoder and codebook together; 0 where the quantizer needs none.
     """
 
     values: Tensor
@@ -26,12 +26,12 @@ class Quantized(NamedTuple):
 
 
 class Quantizer(nn.Module, ABC):
-    """Turns vectors into codes and codes into vectors.
+    """Interface of a quantizer: vectors to codes and codes to vectors.
 
     Attributes:
         dim: Width of the vectors.
-        num_levels: Codes per cell.
-        codebook_size: Values a code can take.
+        num_levels: Number of codes per cell.
+        codebook_size: Number of values of a code.
     """
 
     dim: int
@@ -41,11 +41,11 @@ class Quantizer(nn.Module, ABC):
     @property
     @abstractmethod
     def args(self) -> dict[str, Any]:
-        """Arguments that rebuild the quantizer for use, as plain data; what only training needs keeps its default."""
+        """Arguments that rebuild the quantizer for inference, as plain data; training-only arguments keep their defaults."""
 
     @abstractmethod
     def forward(self, values: Float[Tensor, "batch cells dim"]) -> Quantized:
-        """Quantize; in training mode also learn the codebook where it is learned without gradients."""
+        """Quantize vectors; in training mode also update a codebook that is learned without gradients."""
 
     @abstractmethod
     def lookup(self, codes: Int[Tensor, "batch level cells"]) -> Float[Tensor, "batch cells dim"]:
@@ -53,17 +53,17 @@ class Quantizer(nn.Module, ABC):
 
 
 class VectorQuantizer(Quantizer):
-    """Nearest of `codebook_size` learned vectors, the codebook following by exponential moving average.
+    """Quantize to the nearest of `codebook_size` learned vectors, which exponential moving averages update.
 
-    A code whose smoothed usage falls under `restart_below` is moved onto a random input vector of the batch, so that none stays dead.
-    The first training batch seeds the codebook.
+    A code whose smoothed usage falls below `restart_below` is reset to a random input vector of the batch, so no code stays unused.
+    The first training batch initialises the codebook.
 
     Args:
         dim: Width of the vectors.
         codebook_size: Number of codes.
         decay: Decay of the moving averages, in (0, 1).
         commitment: Weight of the commitment loss.
-        restart_below: Uses per batch (smoothed) under which a code is restarted; 0 never restarts.
+        restart_below: Smoothed uses per batch below which a code is restarted; 0 disables restarts.
 
     Source: VQ-VAE, arXiv:1711.00937 (appendix A.1, moving averages); restarts as in Jukebox, arXiv:2005.00341.
     """
@@ -113,7 +113,7 @@ class VectorQuantizer(Quantizer):
         return scores.argmax(dim=-1)
 
     def _seed(self, flat: Tensor) -> None:
-        """Start the codebook on input vectors."""
+        """Initialise the codebook with input vectors."""
         picked = flat[torch.randint(len(flat), (self.codebook_size,), device=flat.device)]
         self.codebook.copy_(picked + 1e-3 * torch.randn_like(picked))
         self.total.copy_(self.codebook)
@@ -128,17 +128,17 @@ class VectorQuantizer(Quantizer):
         self.total.lerp_(sums, 1.0 - self.decay)
         dead = self.usage < self.restart_below
         fresh = flat[torch.randint(len(flat), (self.codebook_size,), device=flat.device)]
-        # A restarted code gets time to find its inputs: with less it would be under the threshold again at the next batch.
+        # A restarted code starts with some usage, as time to attract inputs: with less it would be below the threshold again at the next batch.
         start = max(1.0, 2.0 * self.restart_below)
         self.total.copy_(torch.where(dead[:, None], fresh * start, self.total))
         self.usage.copy_(torch.where(dead, start, self.usage))
-        # Where nothing is restarted, the averages of an unused code fade to 0 / 0; it stays where it was.
+        # Without restarts, the averages of an unused code decay to 0 / 0; it keeps its vector.
         used = self.usage[:, None] > 1e-6
         self.codebook.copy_(torch.where(used, self.total / self.usage[:, None], self.codebook))
 
 
 class FiniteScalarQuantizer(Quantizer):
-    """Rounds each of a few bounded channels to its levels; the codebook is the grid of all combinations.
+    """Quantize by rounding each of a few bounded channels to its levels; the codebook is the grid of all combinations.
 
     Args:
         levels: Values per channel, for example (8, 5, 5, 5) for 1,000 codes.
@@ -178,16 +178,16 @@ class FiniteScalarQuantizer(Quantizer):
         return self._place(digits.float())
 
     def _place(self, digits: Tensor) -> Tensor:
-        """Digits 0 to levels - 1 as coordinates in [-1, 1]."""
+        """Convert digits 0 to levels - 1 to coordinates in [-1, 1]."""
         return (digits - self.levels // 2) / (self.levels // 2)
 
 
 class BinaryQuantizer(Quantizer):
-    """The sign of each channel: a code of `dim` bits without a table (LFQ).
+    """Quantize to the sign of each channel (LFQ): a code of `dim` bits, with no embedding table.
 
     Args:
         dim: Bits per code.
-        entropy_weight: Weight of the entropy loss: each bit should be sure of itself and be used evenly over the batch.
+        entropy_weight: Weight of the entropy loss: each bit should be confident, and evenly used over the batch.
         commitment: Weight of the commitment loss.
 
     Source: LFQ, MAGVIT-v2, arXiv:2310.05737; bits as independent channels as in MaskBit, arXiv:2409.16211. The entropy is taken per bit,
@@ -226,14 +226,14 @@ def _bit_entropy(share: Tensor) -> Tensor:
 
 
 class ResidualQuantizer(Quantizer):
-    """Several vector quantizers in a row, each on what the one before left over.
+    """Quantize with several vector quantizers in sequence, each on the residual of the one before.
 
     Args:
-        num_levels: Quantizers in the row.
+        num_levels: Number of quantizers.
         dim: Width of the vectors.
-        codebook_size: Codes a level.
-        level_dropout: Share of the samples that are rebuilt from a random number of coarse levels in training, so that coarse levels
-            carry most and a decoder works from any prefix.
+        codebook_size: Number of codes per level.
+        level_dropout: Share of the training samples that are reconstructed from a random number of coarse levels, so that coarse levels
+            carry most of the information and a decoder works with any prefix.
         decay: Decay of the moving averages.
         commitment: Weight of the commitment loss.
         restart_below: See VectorQuantizer.
@@ -280,13 +280,13 @@ class ResidualQuantizer(Quantizer):
         return torch.stack(parts).sum(dim=0)
 
     def prefix(self, num_levels: int) -> "ResidualQuantizer":
-        """The first levels alone."""
+        """Quantizer with only the first levels."""
         coarser = ResidualQuantizer(num_levels, self.dim, self.codebook_size, self.level_dropout)
         coarser.load_state_dict({name: tensor for name, tensor in self.state_dict().items() if int(name.split(".")[1]) < num_levels})
         return coarser
 
     def _kept_levels(self, batch: int, device: torch.device) -> Tensor:
-        """How many levels each sample keeps."""
+        """Number of levels that each sample keeps."""
         kept = torch.full((batch,), self.num_levels, device=device)
         if not self.training or self.level_dropout == 0.0:
             return kept

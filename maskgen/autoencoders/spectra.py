@@ -1,4 +1,4 @@
-"""Spectra of sound: short-time Fourier transforms, mel bands, pitch, and the two excitations that a voice is made of."""
+"""Audio spectra: short-time Fourier transforms, mel bands, pitch, and the pulse excitation of the decoder."""
 
 import math
 from functools import lru_cache
@@ -10,21 +10,21 @@ from torch.nn import functional
 
 LOWEST_PITCH_HZ, HIGHEST_PITCH_HZ = 60.0, 500.0
 DIP_BELOW = 0.2
-"""Normalised difference under which the first dip is taken for the period."""
+"""Normalised difference below which the first dip is the period."""
 VOICED_BELOW = 0.5
-"""Normalised difference at the period under which a frame counts as periodic: speech that glides never gets near 0."""
+"""Normalised difference at the period below which a frame counts as periodic; gliding speech never gets near 0."""
 LOUD_ABOVE = 1e-3
-"""Root mean square under which a frame counts as silence."""
+"""Root mean square below which a frame counts as silence."""
 
 
 def stft(waves: Float[Tensor, "batch samples"], window: int, hop: int, frames: int | None = None) -> Complex[Tensor, "batch bins frames"]:
     """Short-time Fourier transform with a Hann window, frame `t` centred on sample `t * hop`.
 
     Args:
-        waves: Sound; its ends are mirrored, or padded with zeros where it is shorter than half a window.
-        window: Samples of the window and of the transform.
+        waves: Waveforms; their ends are mirrored, or padded with zeros where they are shorter than half a window.
+        window: Length of the window and of the transform in samples.
         hop: Samples between frames.
-        frames: Keep the first so many; None keeps all, samples // hop + 1.
+        frames: Number of frames to keep from the start; None keeps all, samples // hop + 1.
     """
     mode = "reflect" if waves.shape[-1] > window // 2 else "constant"
     padded = functional.pad(waves[:, None], (window // 2, window // 2), mode=mode)[:, 0]
@@ -34,13 +34,13 @@ def stft(waves: Float[Tensor, "batch samples"], window: int, hop: int, frames: i
 
 
 def inverse_stft(spectrum: Complex[Tensor, "batch bins frames"], window: int, hop: int, samples: int) -> Float[Tensor, "batch samples"]:
-    """The sound of a spectrum, by overlap-add normalised with the squared window; the inverse of `stft`.
+    """Waveform of a spectrum, by overlap-add normalised with the squared window; the inverse of `stft`.
 
     Args:
-        spectrum: Any; need not be that of a sound.
+        spectrum: Any spectrum; it need not be the STFT of a waveform.
         window: As in `stft`; at least twice the hop.
         hop: As in `stft`.
-        samples: Length wanted, at most frames * hop.
+        samples: Length of the result, at most frames * hop.
     """
     hann = torch.hann_window(window, device=spectrum.device)
     pieces = torch.fft.irfft(spectrum, n=window, dim=1) * hann[:, None]
@@ -56,7 +56,7 @@ def inverse_stft(spectrum: Complex[Tensor, "batch bins frames"], window: int, ho
 
 @lru_cache(maxsize=16)
 def mel_bands(sample_rate_hz: int, window: int, bands: int) -> Float[Tensor, "bands bins"]:
-    """Triangular filters, equally spaced on the mel scale from 0 to half the rate, each of unit peak.
+    """Triangular mel filters of unit peak, equally spaced on the mel scale from 0 to half the sample rate.
 
     Source: mel = 2595 log10(1 + f / 700), O'Shaughnessy 1987 (the "HTK" scale).
     """
@@ -71,7 +71,7 @@ def mel_bands(sample_rate_hz: int, window: int, bands: int) -> Float[Tensor, "ba
 def log_mel(
     waves: Float[Tensor, "batch samples"], sample_rate_hz: int, window: int, hop: int, bands: int, frames: int | None = None
 ) -> Float[Tensor, "batch bands frames"]:
-    """Natural logarithm of the mel spectrum of magnitudes, from below at 1e-5."""
+    """Natural logarithm of the mel magnitude spectrum, clamped from below at 1e-5."""
     magnitudes = stft(waves, window, hop, frames).abs()
     return (mel_bands(sample_rate_hz, window, bands).to(waves.device) @ magnitudes).clamp(min=1e-5).log()
 
@@ -83,10 +83,10 @@ def pitch(
     """Fundamental frequency in Hz of frames centred on `t * hop`, and which frames are voiced.
 
     Args:
-        waves: Sound.
-        sample_rate_hz: Its rate.
+        waves: Waveforms.
+        sample_rate_hz: Their sample rate.
         hop: Samples between frames.
-        frames: How many.
+        frames: Number of frames.
 
     Returns:
         Frequencies in [60, 500] Hz (meaningless where unvoiced), and voicing.
@@ -96,7 +96,7 @@ def pitch(
     """
     longest, shortest = math.ceil(sample_rate_hz / LOWEST_PITCH_HZ), math.floor(sample_rate_hz / HIGHEST_PITCH_HZ)
     window = 3 * longest
-    # What is compared at a middle lag spans 5/6 of the piece; that span, not the piece, is centred on the frame.
+    # The samples compared at a middle lag span 5/6 of the piece; that span, not the piece, is centred on the frame.
     padded = functional.pad(waves, (5 * window // 12, window + hop))
     pieces = padded.unfold(1, window, hop)[:, :frames]
     pieces = pieces - pieces.mean(dim=-1, keepdim=True)
@@ -114,13 +114,13 @@ def pitch(
 
 
 def median_of_three(values: Float[Tensor, "batch frames"]) -> Float[Tensor, "batch frames"]:
-    """Each value or the one between its neighbours: what sticks out of a track by one frame goes."""
+    """Median of each value and its two neighbours, which removes outliers of one frame."""
     around = functional.pad(values[:, None], (1, 1), mode="replicate")[:, 0].unfold(1, 3, 1)
     return around.median(dim=-1).values
 
 
 def _normalised_difference(pieces: Float[Tensor, "batch frames window"], longest: int) -> Float[Tensor, "batch frames lags"]:
-    """Cumulative mean normalised difference of each piece for lags 0 to `longest`, over a common stretch of the piece."""
+    """Cumulative mean normalised difference of each piece for lags 0 to `longest`, over a common span of the piece."""
     window = pieces.shape[-1]
     stretch = window - longest
     size = 2 ** math.ceil(math.log2(window + stretch))
@@ -138,13 +138,13 @@ def _normalised_difference(pieces: Float[Tensor, "batch frames window"], longest
 def pulses(
     pitch_hz: Float[Tensor, "batch frames"], voiced: Bool[Tensor, "batch frames"], sample_rate_hz: int, hop: int
 ) -> Float[Tensor, "batch samples"]:
-    """A train of band-limited pulses that follows the pitch: all harmonics below half the rate, each of amplitude 1; 0 where unvoiced.
+    """Band-limited pulse train at the pitch: all harmonics below half the sample rate, each of amplitude 1; 0 where unvoiced.
 
     Args:
-        pitch_hz: Of frames centred on `t * hop`; between them it moves on a straight line.
-        voiced: Which frames are; a sample belongs to the frame that is nearest.
-        sample_rate_hz: Rate wanted.
-        hop: Samples a frame.
+        pitch_hz: Pitch of frames centred on `t * hop`; it is interpolated linearly between them.
+        voiced: Which frames are voiced; a sample belongs to the nearest frame.
+        sample_rate_hz: Sample rate of the result.
+        hop: Samples per frame.
 
     Source: the source of harmonic-plus-noise models, NSF, arXiv:1904.12088; the sum of cosines in closed form is Dirichlet's kernel.
     """

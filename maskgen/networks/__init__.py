@@ -1,1 +1,1 @@
-"""Networks inside the learned tokenizers."""
+"""Transformers, critics and the smaller networks around them."""

@@ -1,4 +1,4 @@
-"""A pretrained transformer as the masked transformer: its words are the text of the token space, every other modality is new to it."""
+"""A pretrained language model as the masked transformer: its vocabulary is the text modality; all other modalities are new."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -19,22 +19,22 @@ from maskgen.tokens.space import MASK, PAD, TokenSpace
 
 logger = logging.getLogger(__name__)
 TEXT = 1
-"""Number of the modality that the backbone knows: the first of the space."""
+"""Number of the modality that the backbone was pretrained on: the first of the space."""
 NUM_WAVES = 16
-"""Wavelengths in which a cell is told its time, row and column, 2 to 2**16 cells."""
+"""Number of wavelengths of the position features (time, row, column), 2 to 2**16 cells."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptedConfig:
-    """What an adapted transformer is made of: plain data, with the whole configuration of its backbone.
+    """Configuration of an adapted transformer: plain data, including the whole configuration of its backbone.
 
     Args:
-        backbone: Configuration of transformers, without paths and without code.
-        with_head: Whether the layers before the backbone's output table are kept, and its bias.
+        backbone: Configuration in the format of the package transformers, without paths and without code.
+        with_head: Whether to keep the layers before the backbone's output table, and its bias.
         tie_head: Whether the embedding table is the output table.
-        shift: Text cells are read from the hidden state of the cell before them, as a causal model learned it.
-        grid_places: "row" gives each cell of the other modalities a position of its own, behind that of the cell before it; "shared" gives
-            a grid one position in all, however many cells it has.
+        shift: Read text cells from the hidden state of the cell before them, as a causal model learned to.
+        grid_places: "row" gives each cell of the other modalities its own position, after that of the cell before it; "shared" gives
+            all cells of a grid one position.
     """
 
     backbone: Mapping[str, Any]
@@ -54,24 +54,24 @@ class AdaptedConfig:
 
     @property
     def blind_condition(self) -> bool:
-        """Never: every cell may look at every other."""
+        """Always False: every cell may attend to every other."""
         return False
 
 
 class AdaptedTransformer(nn.Module):
-    """A backbone of transformers with the interface of `maskgen.networks.transformer.MaskTransformer`.
+    """A pretrained backbone of the package transformers with the interface of `maskgen.networks.transformer.MaskTransformer`.
 
     Cells enter as the sum of the embeddings of all their levels plus that of their modality; cells of other modalities than the first also
-    get an embedding of (time, row, column). Both added parts start at zero, so that on text it is exactly the backbone. It attends in full
-    unless it is called under `annealed`.
+    get an embedding of (time, row, column). Both added parts start at zero, so on text the network equals the backbone. Attention is
+    bidirectional unless it is called under `annealed`.
 
     Args:
-        config: What it is made of.
-        vocab_size: Shared ids in all; id 0 is padding and embeds to zero.
-        num_modalities: Modalities in the space.
+        config: Configuration of the network.
+        vocab_size: Number of ids of the token space; id 0 is padding and embeds to zero.
+        num_modalities: Number of modalities in the space.
         trunk: The backbone's layers; None creates them with random weights.
 
-    Source: DiffuLLaMA, arXiv:2410.17891 (causal models). Differs: cells see each other inside one document only, and the shift is taken
+    Source: DiffuLLaMA, arXiv:2410.17891 (causal models). Differs: cells see each other inside one document only, and the shift stays
     inside the document too.
     """
 
@@ -90,11 +90,11 @@ class AdaptedTransformer(nn.Module):
 
     @contextmanager
     def annealed(self, share: float, seed: int = 0) -> Iterator[None]:
-        """Inside, only a share of the edges from a cell to the cells behind it are open.
+        """Context manager that opens only a share of the attention edges from a cell to later cells.
 
         Args:
-            share: 0 is the causal model, 1 full attention.
-            seed: Draws which ones; the same for all rows of a batch.
+            share: Share of the edges; 0 is the causal model, 1 full attention.
+            seed: Seed of the choice of edges, which is the same for all rows of a batch.
         """
         self._future = (share, seed)
         try:
@@ -108,7 +108,7 @@ class AdaptedTransformer(nn.Module):
         context: Bool[Tensor, "batch length"] | None = None,
         window: Int[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch length dim"]:
-        """What `logits` reads of every cell; see `MaskTransformer.forward`.
+        """Hidden state of every cell, the input of `logits`; see `MaskTransformer.forward`.
 
         Raises:
             ValueError: If a row has more positions than the backbone's table, or `context` is given.
@@ -126,7 +126,7 @@ class AdaptedTransformer(nn.Module):
         place = self.embed_place(waves(batch.coords).to(self.embed.weight.dtype))
         x = self.embed(batch.ids).sum(dim=2) + self.embed_modality(batch.modality) + (batch.modality > TEXT)[..., None] * place
         near = None if window is None else nearby(batch.modality, batch.coords[..., 0], window)
-        # An explicit mask always: without one a causal backbone would put its own in its place.
+        # Always pass an explicit mask: without one a causal backbone would use its own.
         seen, (rows, length) = visible(batch.valid, batch.document, near=near), batch.valid.shape
         if seen is None:
             seen = batch.valid.new_ones(rows, 1, length, length)
@@ -138,7 +138,7 @@ class AdaptedTransformer(nn.Module):
         return hidden
 
     def _check(self, places: Int[Tensor, "batch length"]) -> None:
-        """Raises ValueError where the position table ends too early."""
+        """Raise ValueError if the position table is too short."""
         most = self.trunk.positions
         if most is not None and places.shape[1] > most and (found := int(places.max()) + 1) > most:
             raise ValueError(
@@ -147,7 +147,7 @@ class AdaptedTransformer(nn.Module):
             )
 
     def logits(self, hidden: Float[Tensor, "cells dim"], offset: int, size: int) -> Float[Tensor, "cells size"]:
-        """Scores of the ids `offset` to `offset + size - 1` at the given cells: affine in `hidden`, so guidance may mix before it."""
+        """Logits of the ids `offset` to `offset + size - 1` at the given cells: affine in `hidden`, so guidance may mix hidden states."""
         bias = None if self.head_bias is None else self.head_bias[offset : offset + size]
         return functional.linear(hidden, self.head.weight[offset : offset + size], bias)
 
@@ -155,21 +155,21 @@ class AdaptedTransformer(nn.Module):
 def adapt(
     source: str, space: TokenSpace, shift: bool | None = None, grid_places: Literal["row", "shared"] = "row", seed: int = 0
 ) -> AdaptedTransformer:
-    """A pretrained backbone, grown into a token space.
+    """Adapt a pretrained backbone to a token space.
 
     Row v of the backbone is code v of the text. MASK is the backbone's own mask token, else the mean of its embeddings. Rows of other
-    modalities are drawn so that a cell with all its levels has the mean and the spread of a word.
+    modalities are drawn so that a cell with all its levels has the mean and the standard deviation of a text token.
 
     Args:
-        source: Folder that `save_pretrained` of transformers wrote, or a hub id.
+        source: Folder written by `save_pretrained` of transformers, or a hub id.
         space: Token space whose first modality is the text in the backbone's own codes.
-        shift: As in `AdaptedConfig`; None shifts causal families alone.
+        shift: As in `AdaptedConfig`; None shifts causal families only.
         grid_places: As in `AdaptedConfig`.
-        seed: Draws the new rows.
+        seed: Seed of the new rows.
 
     Raises:
         ImportError: If transformers is missing.
-        ValueError: If the backbone cannot be read, or has fewer words than the text has codes, or the first modality is no text.
+        ValueError: If the backbone cannot be read, or has a smaller vocabulary than the text modality, or the first modality is not text.
     """
     first = space.modalities[0] if space.modalities else None
     if first is None or not first.is_text:
@@ -193,11 +193,11 @@ def adapt(
     logger.info("MASK starts as %s of %s", "the mean of the words" if mask is None else f"word {mask}", source)
     with torch.no_grad():
         _grow(model, found, space, mask, torch.Generator().manual_seed(seed))
-    return model.train()  # transformers reads models with their dropout off
+    return model.train()  # transformers loads models with dropout off
 
 
 def _grow(model: AdaptedTransformer, found: Backbone, space: TokenSpace, mask: int | None, generator: torch.Generator) -> None:
-    """Fill the tables: the backbone's rows at the text, new ones elsewhere."""
+    """Fill the tables: the backbone's rows for text, new rows elsewhere."""
     model.embed.weight.copy_(grown_table(found.table, space, mask, generator))
     if found.out is not None:
         model.head.weight.copy_(grown_table(found.out, space, mask, generator))
@@ -209,18 +209,18 @@ def _grow(model: AdaptedTransformer, found: Backbone, space: TokenSpace, mask: i
 def grown_table(
     table: Float[Tensor, "vocabulary dim"], space: TokenSpace, mask: int | None, generator: torch.Generator
 ) -> Float[Tensor, "size dim"]:
-    """A table for the whole space from one for its first modality.
+    """Extend a table of the first modality to the whole token space.
 
     Args:
-        table: Row v is code v of the first modality.
+        table: Table whose row v is code v of the first modality.
         space: The token space.
-        mask: Row that MASK takes; None takes the mean.
-        generator: Draws the new rows.
+        mask: Row to copy for MASK; None takes the mean.
+        generator: Random generator of the new rows.
     """
     mean, spread = table.mean(dim=0), table.std(dim=0)
     grown = mean + spread * torch.randn(space.size, table.shape[1], generator=generator)
     for one in space.modalities[1:]:
-        for segment in space.of(one.name):  # the levels of a cell are summed
+        for segment in space.of(one.name):  # the embeddings of a cell's levels are summed
             rows = slice(segment.offset, segment.offset + segment.size)
             grown[rows] = (grown[rows] - mean) / one.num_levels**0.5 + mean / one.num_levels
     first = space.of(space.modalities[0].name)[0]
@@ -230,7 +230,9 @@ def grown_table(
 
 
 def open_share(step: int, anneal_steps: int) -> float:
-    """Share of the future edges that are open at a training step; 1 from `anneal_steps - 1` on, and always where that is 0.
+    """Share of the edges to later cells that are open at a training step: 1 from step `anneal_steps - 1` on.
+
+    With `anneal_steps` 0 it is always 1.
 
     Source: DiffuLLaMA, arXiv:2410.17891.
     """
@@ -244,9 +246,9 @@ def open_edges(share: float, seed: int, length: int) -> Bool[Tensor, "length len
 
 
 def cell_before(batch: TokenBatch) -> Int[Tensor, "batch length"]:
-    """Of each text cell the last visible cell before it in its document; the first has none and names itself, as all other cells do.
+    """Index of the last visible cell before each text cell in its document; the first text cell and all other cells get their own index.
 
-    Invisible cells are passed over: their hidden states know what nobody may see.
+    Invisible cells are skipped: their hidden states hold information that no cell may see.
     """
     order = torch.arange(batch.valid.shape[1], device=batch.valid.device)
     same = batch.document[:, :, None] == batch.document[:, None, :]
@@ -256,11 +258,11 @@ def cell_before(batch: TokenBatch) -> Int[Tensor, "batch length"]:
 
 
 def places_in_row(batch: TokenBatch, grid_places: Literal["row", "shared"]) -> Int[Tensor, "batch length"]:
-    """Position of each cell in its document, from 0; padding stands at 0. Hidden cells keep their place.
+    """Position of each cell in its document, from 0; padding gets 0. Hidden cells keep their positions.
 
     Args:
         batch: Rows of cells.
-        grid_places: "shared" gives the neighbouring cells of one modality that is no text one position.
+        grid_places: "shared" gives neighbouring cells of the same non-text modality one position.
     """
     modality, document = batch.modality, batch.document
     opens = modality != 0
@@ -272,7 +274,7 @@ def places_in_row(batch: TokenBatch, grid_places: Literal["row", "shared"]) -> I
 
 
 def waves(coords: Int[Tensor, "batch length 3"]) -> Float[Tensor, "batch length features"]:
-    """Sines and cosines of (time, row, column) in wavelengths from 2 to 2**16 cells."""
+    """Sines and cosines of (time, row, column) with wavelengths from 2 to 2**16 cells."""
     frequencies = torch.pi * 2.0 ** -torch.arange(NUM_WAVES, device=coords.device)
     angles = rearrange(coords[..., None].float() * frequencies, "b l axes waves -> b l (axes waves)")
     return torch.cat([angles.sin(), angles.cos()], dim=-1)

@@ -1,4 +1,4 @@
-"""How much attention each cell receives, and cells grouped by it."""
+"""Attention that each cell receives, and a grouping of cells by it."""
 
 from collections.abc import Callable
 
@@ -16,19 +16,19 @@ from maskgen.tokens.space import Segment
 
 
 def received_attention(model: MaskTransformer | TowerTransformer, batch: TokenBatch, target: int) -> Float[Tensor, "batch length"]:
-    """Attention that each cell receives from the valid cells of its row, averaged over them, over heads and over layers.
+    """Attention that each cell receives from the valid cells of its row, averaged over those cells, heads and layers.
 
-    Cost: one pass of the model, with attention computed twice.
+    Costs one model call, with attention computed twice.
 
     Args:
         model: The network.
-        batch: Rows as they stand.
-        target: Number of the target modality; with `blind_condition` all others are context that does not look at it.
+        batch: Rows in their current state.
+        target: Number of the target modality; with `blind_condition` all others are context that does not attend to it.
 
     Returns:
-        Shares; those of a row's valid cells sum to 1, but for what valid cells of other documents see.
+        Shares; those of a row's valid cells sum to 1, except for attention from valid cells of other documents.
     """
-    asking = batch.valid[:, None, :, None]  # padding attends too, but nobody reads what it finds
+    asking = batch.valid[:, None, :, None]  # padding attends too, but its result is never used
     received = torch.zeros(batch.valid.shape, device=batch.ids.device)
 
     def watch(query: Tensor, key: Tensor, seen: Tensor | None) -> None:
@@ -45,7 +45,7 @@ def received_attention(model: MaskTransformer | TowerTransformer, batch: TokenBa
 
 
 def _watched(model: MaskTransformer, batch: TokenBatch, target: int, watch: Callable[[Tensor, Tensor, Tensor | None], None]) -> None:
-    """One pass, of which `watch` is told the queries, the keys and who sees whom, block by block."""
+    """Run the model once and call `watch` with the queries, keys and attention mask of each block."""
     x, rotation = model.start(batch.ids, batch.modality, batch.coords)
     seen = visible(batch.valid, batch.document, batch.modality != target if model.config.blind_condition else None)
     for block in model.blocks:
@@ -56,24 +56,24 @@ def _watched(model: MaskTransformer, batch: TokenBatch, target: int, watch: Call
 
 
 def lower_half(values: Float[Tensor, "batch length"], cells: Bool[Tensor, "batch length"]) -> Bool[Tensor, "batch length"]:
-    """The chosen cells whose value is at most the (lower) median of the row's chosen cells."""
+    """Mask of the chosen cells whose value is at most the (lower) median of the row's chosen cells."""
     middle = values.masked_fill(~cells, torch.nan).nanmedian(dim=1, keepdim=True).values
     return cells & (values <= middle)
 
 
 def low_attention(model: MaskTransformer | TowerTransformer) -> GroupFn:
-    """The grouping of `maskgen.sampling.frequency.FrequencySampler`: cells of the target that receive at most the median attention.
+    """Grouping function for `maskgen.sampling.frequency.FrequencySampler`: target cells that receive at most the median attention.
 
-    Low frequency is read as little attention: even regions, to which few cells look. Their codes are kept for good. On a CPU rows are
-    computed alone, so a row's groups are the same in any batch.
+    Low frequency means little attention: uniform regions, to which few cells attend. The sampler keeps their codes. On a CPU each row is
+    computed separately, so a row's groups don't depend on the batch.
 
     Args:
         model: The generator.
 
     Returns:
-        A function of a filled batch and the segment at hand; True at persistent cells.
+        A function of a filled batch and the current segment; it is True at persistent cells.
 
-    Source: arXiv:2304.01515, our reading of its abstract; average, median and direction are ours.
+    Source: arXiv:2304.01515, our reading of its abstract; averaging, median and direction are our choices.
     """
 
     def grouping(batch: TokenBatch, segment: Segment) -> Tensor:

@@ -1,4 +1,4 @@
-"""The networks that a training makes and a model bundle holds."""
+"""Build, save and load the networks of training and of model bundles."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,11 +14,11 @@ from maskgen.networks.transformer import TRANSFORMER_SCHEMA, MaskTransformer, Tr
 from maskgen.tokens.space import TokenSpace
 
 Network = MaskTransformer | AdaptedTransformer | TowerTransformer
-"""What a training makes and a model bundle holds."""
+"""Any network that training produces and a model bundle holds."""
 
 
 class NetworkSchema(Schema):
-    """The plain data of one of the networks: a transformer, an adapted backbone or towers."""
+    """Schema of a network's configuration as plain data: a transformer, an adapted backbone or towers."""
 
     def check(self, value: Any, where: str) -> None:
         """See `Schema.check`."""
@@ -34,14 +34,14 @@ class NetworkSchema(Schema):
 
 
 def new_network(config: TransformerConfig | TowersConfig, space: TokenSpace) -> MaskTransformer | TowerTransformer:
-    """An untrained network over a token space."""
+    """Create an untrained network over a token space."""
     if isinstance(config, TowersConfig):
         return TowerTransformer(config, space)
     return MaskTransformer(config, space.size, len(space.modalities))
 
 
 def network_of(config: Mapping[str, Any], space: TokenSpace) -> Network:
-    """An untrained network from the plain data of its configuration, `dataclasses.asdict(network.config)`."""
+    """Create an untrained network from its configuration as plain data, `dataclasses.asdict(network.config)`."""
     if "backbone" in config:
         return AdaptedTransformer(AdaptedConfig(**config), space.size, len(space.modalities))
     if "towers" in config:
@@ -55,22 +55,22 @@ def network_of(config: Mapping[str, Any], space: TokenSpace) -> Network:
 
 
 def own_tensors(network: nn.Module) -> dict[str, Tensor]:
-    """The state of a network with each tied weight once, under its first name."""
+    """State dict of a network with each tied weight once, under its first name."""
     second = _second_names(network)
     return {name: tensor for name, tensor in network.state_dict().items() if name not in second}
 
 
 def load_own(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Read back what `own_tensors` gave.
+    """Load the result of `own_tensors` into a network.
 
     Raises:
-        RuntimeError: If the names or shapes are not those of the network.
+        RuntimeError: If the names or shapes do not match the network.
     """
     network.load_state_dict({**tensors, **{second: tensors[first] for second, first in _second_names(network).items() if first in tensors}})
 
 
 def _second_names(network: nn.Module) -> dict[str, str]:
-    """Further names of tied weights, each to the first."""
+    """Map the further names of tied weights to their first names."""
     first: dict[int, str] = {}
     named = list(network.named_parameters(remove_duplicate=False))
     for name, weight in named:

@@ -1,4 +1,4 @@
-"""Transformers of the package transformers as a trunk: embeddings in, hidden states out, under any mask that we give."""
+"""Models of the package transformers as a trunk: embeddings in, hidden states out, with any attention mask."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -11,18 +11,18 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 ATTENTION = "sdpa"
-"""The one implementation that takes a boolean mask as a mask; the eager one would add it to the scores."""
+"""The only implementation that accepts a boolean mask; the eager one would add it to the scores."""
 NOT_KEPT = {"architectures", "id2label", "label2id", "auto_map", "quantization_config", "dtype", "torch_dtype", "transformers_version"}
-"""Entries of a backbone's configuration that say nothing about its shape."""
+"""Entries of a backbone's configuration that do not affect its shape."""
 
 
 @dataclass(frozen=True)
 class BackboneFamily:
-    """What tells one family of backbones from another.
+    """Properties of a family of backbones.
 
     Args:
-        causal: Whether it learned to predict the next token from those before; else it learned to fill masks.
-        learned_positions: Whether positions are rows of a table, which ends.
+        causal: Whether it was trained on next-token prediction; otherwise it was trained on masked tokens.
+        learned_positions: Whether positions are rows of a table of limited length.
         head: Layers between the last hidden state and the output table of its masked language model; None where there are none.
     """
 
@@ -52,20 +52,20 @@ BACKBONE_FAMILIES = {
     "llama": BackboneFamily(causal=True, learned_positions=False),
     "qwen2": BackboneFamily(causal=True, learned_positions=False),
 }
-"""By the `model_type` of a configuration; each has its parity test in tests/networks/test_adapted.py."""
+"""Supported families by the `model_type` of a configuration; each has its parity test in tests/networks/test_adapted.py."""
 
 
 class Trunk(nn.Module):
-    """A backbone without its embedding table and without its output table.
+    """Backbone without its embedding table and output table.
 
     Args:
-        config: Plain data of its configuration, as `Found.config` has it. No code is read from it.
-        with_head: Whether the layers before its output table are part of it; causal families have none.
-        network: The model itself with its language-model head; None makes one of random weights.
+        config: Its configuration as plain data, as `Found.config` has it. No code is read from it.
+        with_head: Whether to include the layers before the output table; causal families have none.
+        network: The model itself with its language-model head; None creates one with random weights.
 
     Raises:
         ImportError: If transformers is missing.
-        ValueError: If the family is unknown, or needs what we do not serve.
+        ValueError: If the family is unknown, or needs an unsupported feature.
     """
 
     def __init__(self, config: Mapping[str, Any], with_head: bool, network: Any = None) -> None:
@@ -80,12 +80,12 @@ class Trunk(nn.Module):
 
     @property
     def first_position(self) -> int:
-        """Row of the position table that the first token has."""
+        """Row of the position table for the first token."""
         return int(self.config.pad_token_id) + 1 if self.config.model_type == "roberta" else 0
 
     @property
     def positions(self) -> int | None:
-        """Positions that a row may have; None where any number will do."""
+        """Maximum number of positions in a row; None where it is unlimited."""
         return self.config.max_position_embeddings - self.first_position if self.family.learned_positions else None
 
     def forward(
@@ -94,10 +94,10 @@ class Trunk(nn.Module):
         """Last hidden state of every cell, before `head`.
 
         Args:
-            x: What stands for the word embeddings.
+            x: Input embeddings, in place of the token embeddings.
             places: Position of each cell, from 0.
-            seen: Who attends to whom. Layers with a local window take what is too far away out of it themselves here: given one mask for
-                all, transformers would run them without their window.
+            seen: Attention mask. Layers with a local window apply their window to it here: with one mask for all layers, transformers
+                would run them without their window.
         """
         mask: Any = seen
         if self.config.model_type == "modernbert":
@@ -111,15 +111,15 @@ class Trunk(nn.Module):
 
 @dataclass(frozen=True)
 class Backbone:
-    """A pretrained backbone, taken apart.
+    """Parts of a pretrained backbone.
 
     Args:
-        config: Plain data of its configuration.
+        config: Its configuration as plain data.
         trunk: Its layers.
         with_head: Whether the trunk has the layers before the output table.
-        table: Its word embeddings.
+        table: Its token embeddings.
         out: Its output table; None where it is the same as `table`.
-        bias: Added to its output; None where nothing is.
+        bias: Bias of its output; None where it has none.
     """
 
     config: dict[str, Any]
@@ -131,10 +131,10 @@ class Backbone:
 
 
 def family_of(config: Mapping[str, Any], source: str) -> BackboneFamily:
-    """The family of a configuration.
+    """Family of a configuration.
 
     Raises:
-        ValueError: If it is none of ours, or has sliding windows where we know none.
+        ValueError: If the family is not supported, or has sliding windows where its family should have none.
     """
     kind = config.get("model_type")
     if kind not in BACKBONE_FAMILIES:
@@ -145,20 +145,20 @@ def family_of(config: Mapping[str, Any], source: str) -> BackboneFamily:
 
 
 def read_backbone(source: str) -> Backbone:
-    """Read a pretrained encoder or causal language model; only safetensors are read, and no code.
+    """Load a pretrained encoder or causal language model; reads safetensors only and runs no code.
 
     Args:
-        source: Folder that `save_pretrained` wrote (never asks the network), or a hub id such as "answerdotai/ModernBERT-base" (online).
+        source: Folder written by `save_pretrained` (no network access), or a hub id such as "answerdotai/ModernBERT-base" (online).
 
     Raises:
         ImportError: If transformers is missing.
-        ValueError: If there is no such folder, no whole model in it, or one of another family.
+        ValueError: If the folder does not exist, holds no complete model, or holds one of an unsupported family.
     """
     _require_transformers()
     place = _place(source)
     config = _plain(_read(_config_class().from_pretrained, source, place))
     family = family_of(config, source)
-    # In float32, whatever the file holds: a training starts from it.
+    # Always float32, whatever the file holds: training starts from it.
     options = {"use_safetensors": True, "output_loading_info": True, "dtype": torch.float32, "attn_implementation": ATTENTION}
     model, info = _read(_model_class(family).from_pretrained, source, place | options)
     base = f"{model.base_model_prefix}."
@@ -170,18 +170,18 @@ def read_backbone(source: str) -> Backbone:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The fast tokenizer beside a backbone.
+    """Fast tokenizer of a backbone.
 
     Args:
         text: Content of its tokenizer.json.
-        specials: What it calls its special tokens, by role: mask_token, eos_token, sep_token, ...
+        specials: Its special tokens by role: mask_token, eos_token, sep_token, ...
     """
 
     text: str
     specials: Mapping[str, str]
 
     def row(self, role: str) -> int | None:
-        """Code of the special token of that role; None where there is none."""
+        """Code of the special token with this role; None where there is none."""
         from tokenizers import Tokenizer as Engine
 
         token = self.specials.get(role)
@@ -190,15 +190,15 @@ class Vocabulary:
 
 
 def read_vocabulary(source: str) -> Vocabulary | None:
-    """The fast tokenizer beside a backbone, read as data; None where there is none.
+    """Load the fast tokenizer of a backbone as data; None where there is none.
 
-    Transformers' own loader is not asked: where the files are missing it makes up a vocabulary.
+    It does not use the loader of transformers, which invents a vocabulary where the files are missing.
 
     Args:
         source: As for `read_backbone`.
 
     Raises:
-        ValueError: If a file is no JSON.
+        ValueError: If a file is not JSON.
     """
     texts = {name: _file(source, name) for name in ("tokenizer.json", "special_tokens_map.json", "tokenizer_config.json")}
     vocabulary = texts.pop("tokenizer.json")
@@ -218,7 +218,7 @@ def read_vocabulary(source: str) -> Vocabulary | None:
 
 
 def _file(source: str, name: str) -> str | None:
-    """Content of a file of a folder or a hub id; None where it has none of that name."""
+    """Content of a file in a folder or hub repository; None where it does not exist."""
     if Path(source).is_dir():
         path = Path(source) / name
     else:
@@ -230,7 +230,7 @@ def _file(source: str, name: str) -> str | None:
 
 
 def _apart(model: Any, config: dict[str, Any], with_head: bool) -> Backbone:
-    """The parts of a model with its language-model head."""
+    """Split a model with its language-model head into parts."""
     table, last = model.get_input_embeddings().weight.detach(), model.get_output_embeddings()
     tied = bool(model.config.tie_word_embeddings) or not (with_head or BACKBONE_FAMILIES[config["model_type"]].causal)
     bias = last.bias.detach() if last.bias is not None and with_head else None
@@ -238,23 +238,23 @@ def _apart(model: Any, config: dict[str, Any], with_head: bool) -> Backbone:
 
 
 def _made(config: Mapping[str, Any]) -> Any:
-    """A model of random weights."""
+    """Create a model with random weights."""
     _require_transformers()
     return _model_class(family_of(config, "the bundle")).from_config(_config_class().for_model(**config), attn_implementation=ATTENTION)
 
 
 def _plain(config: Any) -> dict[str, Any]:
-    """A configuration as plain data for JSON: no path, and nothing that names code."""
+    """Configuration as plain JSON data, without paths and without references to code."""
     kept = {name: value for name, value in config.to_dict().items() if name not in NOT_KEPT and not name.startswith("_")}
     plain: dict[str, Any] = json.loads(json.dumps(kept))
     return plain
 
 
 def _place(source: str) -> dict[str, Any]:
-    """Where `from_pretrained` looks.
+    """Arguments that tell `from_pretrained` where to look.
 
     Raises:
-        ValueError: If the source names a folder that is not there.
+        ValueError: If the source names a folder that does not exist.
     """
     if not Path(source).is_dir() and (Path(source).is_absolute() or source.startswith(".") or source.count("/") > 1):
         raise ValueError(f"the folder {source} does not exist; give a folder that save_pretrained of transformers wrote, or a hub id")
@@ -262,7 +262,7 @@ def _place(source: str) -> dict[str, Any]:
 
 
 def _read(read: Any, source: str, options: Mapping[str, Any]) -> Any:
-    """What transformers reads there, its errors as one sentence."""
+    """Call a reader of transformers and shorten its errors to one sentence."""
     try:
         return read(source, trust_remote_code=False, **options)
     except (OSError, ValueError, RuntimeError, KeyError) as error:

@@ -1,4 +1,4 @@
-"""Bridges between towers: cells of one tower translated into the stream of another, whose attention then sees them."""
+"""Bridges between towers: cells of one tower are translated into the residual stream of another, which then attends to them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ from torch.nn import functional
 from maskgen.io.schema import Items, Record, Text, Whole
 
 BRIDGE_KIND = "bridge"
-"""Kind of a checkpoint that holds one."""
+"""Kind of a checkpoint that holds a bridge."""
 UNSEEN = -1e4
-"""Score of a key that a query does not see, where scores are added to."""
+"""Added to the attention score of a key that a query must not see."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bridge:
-    """Which cells of another tower a tower sees.
+    """Configuration of a bridge: which cells of another tower a tower sees.
 
     Args:
-        modalities: Whose cells cross; all of one other tower.
-        hidden_dim: Width inside the translation.
+        modalities: Modalities whose cells cross; all belong to one other tower.
+        hidden_dim: Hidden width of the translation.
 
     Raises:
         ValueError: If no modality crosses or the width is not positive.
@@ -33,7 +33,7 @@ class Bridge:
     hidden_dim: int = 512
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "modalities", tuple(self.modalities))  # as equal as their names, from YAML or from code
+        object.__setattr__(self, "modalities", tuple(self.modalities))  # a tuple compares equal, whether it came from YAML or from code
         if not self.modalities or self.hidden_dim < 1:
             raise ValueError(
                 f"a bridge carries cells of at least one modality and has a positive hidden_dim, got modalities={list(self.modalities)}, "
@@ -49,18 +49,18 @@ BRIDGE_SCHEMA = Record(
         "bridge": Record({"modalities": Items(Text(), least=1), "hidden_dim": Whole(1, 65_536)}),
     }
 )
-"""What a checkpoint says of its bridge."""
+"""Schema of a bridge in a checkpoint."""
 
 
 class Translation(nn.Module):
-    """A bridge at one block: what a cell would be in the stream of the other tower, and how much of it there is to see.
+    """A bridge at one block: translates a cell into the stream of the other tower and predicts how visible it is.
 
-    A linear map and a gated hidden layer beside it. At first nothing is seen: the other tower answers as if it were alone.
+    It is the sum of a linear map and a gated hidden layer. Untrained, its cells are invisible: the other tower's output does not change.
 
     Args:
-        source_dim: Width of the stream that is read.
-        hidden_dim: Width inside.
-        dim: Width of the stream that is written.
+        source_dim: Width of the stream that it reads.
+        hidden_dim: Hidden width.
+        dim: Width of the stream that it writes.
     """
 
     def __init__(self, source_dim: int, hidden_dim: int, dim: int) -> None:
@@ -77,7 +77,7 @@ class Translation(nn.Module):
         nn.init.constant_(self.presence.bias, UNSEEN)
 
     def forward(self, x: Float[Tensor, "1 cells source_dim"]) -> tuple[Float[Tensor, "1 cells dim"], Float[Tensor, "1 cells"]]:
-        """Cells in the other stream, and the logit of each that it stands for something there."""
+        """Cells in the other stream, and the logit of each that it is relevant there."""
         x = self.norm(x)
         hidden = functional.silu(self.into(x))
         return self.linear(x) + self.out(hidden), self.presence(hidden)[..., 0]
@@ -85,14 +85,14 @@ class Translation(nn.Module):
 
 @dataclass(frozen=True)
 class Crossing:
-    """The cells of a batch that cross one bridge.
+    """Cells of a batch that cross one bridge.
 
     Args:
         reader: Tower that sees them.
         source: Tower that computes them.
-        which: Their numbers among the cells of the source.
-        slots: Place in rows of equal length [batch * most] to their number, or to their count where a row has fewer.
-        seen: Which cell of the batch sees which of them.
+        which: Their indices among the cells of the source.
+        slots: Index of the crossing cell at each place of rows of equal length [batch * most]; the count of crossing cells at padding.
+        seen: Which cell of the batch sees which crossing cell.
     """
 
     reader: str
@@ -111,15 +111,15 @@ class Crossing:
         document: Int[Tensor, "batch length"],
         source_cells: Int[Tensor, " cells"],
     ) -> "Crossing | None":
-        """The crossing cells of a batch; None where there are none, or nobody to see them.
+        """Crossing cells of a batch; None where there are none, or no cell reads them.
 
         Args:
             reader: See the class.
             source: See the class.
             crosses: Visible cells of the modalities that cross.
             reads: Visible cells of the reading tower.
-            document: Cells see each other only inside one document.
-            source_cells: Row-major numbers of the visible cells of the source, ascending.
+            document: Document of each cell; cells see each other only within a document.
+            source_cells: Row-major indices of the visible cells of the source, ascending.
         """
         most = int(crosses.sum(dim=1).max())
         if not most or not bool(reads.any()):
@@ -135,10 +135,10 @@ class Crossing:
         return cls(reader, source, torch.searchsorted(source_cells, cells), slots, seen[:, None])
 
     def laid_out(self, values: Float[Tensor, "1 heads crossing head_dim"]) -> Float[Tensor, "batch heads most head_dim"]:
-        """Keys or values of the crossing cells in rows, zeros behind them."""
+        """Keys or values of the crossing cells in rows, padded with zeros."""
         return rearrange(functional.pad(values, (0, 0, 0, 1))[0][:, self.slots], "h (b m) d -> b h m d", b=len(self.seen))
 
     def scores(self, presence: Float[Tensor, "1 crossing"]) -> Float[Tensor, "batch 1 length most"]:
-        """What is added to the scores of the crossing cells: the log-probability that they stand for something."""
+        """Bias on the attention scores of the crossing cells: the log-probability that they are relevant."""
         added = functional.pad(functional.logsigmoid(presence.float())[0], (0, 1))[self.slots].view(len(self.seen), 1, 1, -1)
         return torch.where(self.seen, added, UNSEEN)

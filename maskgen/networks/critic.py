@@ -1,4 +1,4 @@
-"""Token critics: networks that tell drawn codes from true ones, and their bundle."""
+"""Token critics: networks that distinguish sampled codes from real ones, and their bundles."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -32,24 +32,24 @@ CRITIC_SCHEMA = Record(
     {"labels": Text(), "fingerprints": Table(Text())},
 )
 TIED_HEAD = "trunk.head.weight"
-"""The trunk's head is its embedding table and is never used, so bundles leave it out."""
+"""Weight that bundles leave out: the trunk's head is its embedding table and is never used."""
 
 
 def critic_states(model: MaskTransformer, batch: TokenBatch, target: int) -> Float[Tensor, "batch length dim"]:
-    """Hidden states of all cells; `target` is the number of the modality that does not count as condition."""
+    """Hidden states of all cells; `target` is the number of the modality that is not a condition."""
     return model(batch, batch.modality != target if model.config.blind_condition else None)  # type: ignore[no-any-return]
 
 
 class TokenCritic(nn.Module):
-    """A transformer of its own and one linear layer to a score for each cell and level of the target.
+    """Critic with its own transformer and one linear layer, which scores each cell and level of the target.
 
-    It stands on the joint sequence, so a trunk that sees the condition is the text-conditioned selector of TCTS; one that does not
+    It runs on the joint sequence, so a trunk that sees the condition is the text-conditioned selector of TCTS; one that does not
     (`see_condition=False`) is the plain Token-Critic.
 
     Args:
-        transformer: Sizes of the trunk.
+        transformer: Configuration of the trunk.
         space: The generator's token space.
-        target: Modality that is judged.
+        target: Modality that it scores.
         see_condition: Whether the trunk sees the cells of other modalities.
 
     Source: Token-Critic, arXiv:2209.04439; TCTS, arXiv:2304.01515.
@@ -63,7 +63,7 @@ class TokenCritic(nn.Module):
         self.score = nn.Linear(config.dim, len(space.of(target)))
 
     def forward(self, batch: TokenBatch) -> Float[Tensor, "batch length levels"]:
-        """Logit that the code of each cell was drawn by the generator, for every level; only cells of the target mean something."""
+        """Logit that the generator sampled the code of each cell, for every level; only defined at cells of the target."""
         index = self.space.index(self.target)
         seen = batch if self.see_condition else batch.hide(condition_cells(batch, index))
         scores: Tensor = self.score(critic_states(self.trunk, seen, index))
@@ -71,13 +71,13 @@ class TokenCritic(nn.Module):
 
 
 class SelfCritic(nn.Module):
-    """One linear layer on the hidden states of the frozen generator; the generator's weights are no part of this module.
+    """Critic with one linear layer on the hidden states of the frozen generator, whose weights are not part of this module.
 
     Args:
-        generator: The generator; it gets no gradient.
+        generator: The generator; it receives no gradient.
         space: Its token space.
-        target: Modality that is judged.
-        see_condition: Whether the generator sees the cells of other modalities when it judges.
+        target: Modality that it scores.
+        see_condition: Whether the generator sees the cells of other modalities when it scores.
 
     Source: the self-critic of the public re-implementations of Token-Critic, arXiv:2209.04439.
     """
@@ -87,10 +87,10 @@ class SelfCritic(nn.Module):
         self.space, self.target, self.see_condition = space, target, see_condition
         self.score = nn.Linear(generator.config.dim, len(space.of(target)))
         self._generator = (generator,)
-        """In a tuple, so that it is no submodule and its weights do not stand in the critic's checkpoint."""
+        """The generator, in a tuple so that it is not a submodule and its weights are not in the critic's checkpoint."""
 
     def forward(self, batch: TokenBatch) -> Float[Tensor, "batch length levels"]:
-        """As for `TokenCritic`; the gradient ends at the hidden states."""
+        """Logits as in `TokenCritic.forward`; the gradient stops at the hidden states."""
         index = self.space.index(self.target)
         seen = batch if self.see_condition else batch.hide(condition_cells(batch, index))
         with torch.no_grad():
@@ -103,14 +103,14 @@ Critic = TokenCritic | SelfCritic
 
 
 def critic_scores(critic: Critic) -> ScoreFn:
-    """The ScoreFn of a critic, see `maskgen.tokens.functions`. On a CPU each row is scored alone, to the same bits in any batch.
+    """ScoreFn of a critic, see `maskgen.tokens.functions`. On a CPU each row is scored separately, bit-identical in any batch.
 
     Args:
-        critic: A trained critic; it is set to evaluation.
+        critic: A trained critic; it is set to evaluation mode.
 
     Returns:
-        A function of a filled batch and a segment. It raises ValueError for a segment that the critic does not know: one of another
-        modality or space, or of levels decoded together, which it has not learned to judge.
+        A function of a filled batch and a segment. It raises ValueError for a segment that the critic cannot score: one of another
+        modality or space, or with levels decoded together, on which it was not trained.
     """
     critic.eval()
 
@@ -133,7 +133,7 @@ def export_critic(checkpoint: Path | str, folder: Path | str) -> str:
         The fingerprint.
 
     Raises:
-        ValueError: If the checkpoint is damaged or of another module.
+        ValueError: If the checkpoint is damaged or holds another module.
     """
     found = read_checkpoint(checkpoint, CRITIC_KIND)
     config = {name: value for name, value in found["maskgen"].items() if name != "kind"}
@@ -147,7 +147,7 @@ def save_critic(critic: Critic, folder: Path | str, weights_sha256: str) -> str:
 
     Args:
         critic: The critic.
-        folder: Made if missing.
+        folder: Created if missing.
         weights_sha256: Hash of the weights file of its generator's bundle.
 
     Returns:
@@ -167,19 +167,19 @@ def save_critic(critic: Critic, folder: Path | str, weights_sha256: str) -> str:
 
 
 def load_critic(folder: Path | str, generator: MaskTransformer | None = None, weights_sha256: str | None = None) -> Critic:
-    """Read what `export_critic` wrote.
+    """Load a critic that `export_critic` wrote.
 
     Args:
         folder: The critic's bundle.
-        generator: The generator that it stands on; a self-critic needs it, a token critic does not.
-        weights_sha256: Hash of the weights file of the generator's bundle; None leaves it unchecked. A token critic may judge another
-            generator of its space.
+        generator: The generator that it was trained for; a self-critic needs it, a token critic does not.
+        weights_sha256: Hash of the weights file of the generator's bundle; None skips the check. A token critic may score another
+            generator of the same space.
 
     Returns:
-        A frozen critic in evaluation, in float32.
+        A frozen critic in evaluation mode, in float32.
 
     Raises:
-        ValueError: If the bundle is missing or damaged, or a self-critic is given no generator or another one than it was trained on.
+        ValueError: If the bundle is missing or damaged, or a self-critic is given no generator, or not the one it was trained on.
     """
     bundle = load_bundle(folder, CRITIC_KIND, CRITIC_SCHEMA)
     made, tensors = bundle.config, {name: tensor.float() for name, tensor in bundle.tensors.items()}
@@ -201,7 +201,7 @@ def load_critic(folder: Path | str, generator: MaskTransformer | None = None, we
 
 
 def build_critic(made: Mapping[str, Any], generator: MaskTransformer | None) -> Critic:
-    """An untrained critic from the facts that a checkpoint or bundle keeps: critic, space, target, see_condition, transformer.
+    """Create an untrained critic from the metadata of a checkpoint or bundle: critic, space, target, see_condition, transformer.
 
     Raises:
         ValueError: If a self-critic is given no generator.

@@ -1,4 +1,4 @@
-"""How long each phoneme lasts: a small network, and durations as whole frames of a wanted total."""
+"""Phoneme durations: a small predictor network, and rounding of durations to whole frames with a given total."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -19,14 +19,14 @@ DURATIONS_KIND = "duration_predictor"
 
 @dataclass(frozen=True, kw_only=True)
 class DurationConfig:
-    """Size of the duration predictor.
+    """Configuration of the duration predictor.
 
     Args:
-        vocab_size: Phoneme ids.
-        num_speakers: Speakers that it may be told of.
+        vocab_size: Number of phoneme ids.
+        num_speakers: Number of speakers.
         dim: Width.
-        num_layers: Blocks.
-        frames_per_s: Frames in which it answers.
+        num_layers: Number of blocks.
+        frames_per_s: Frame rate of the predicted durations.
     """
 
     vocab_size: int = 128
@@ -40,10 +40,10 @@ DURATIONS_SCHEMA = record_of(DurationConfig, frames_per_s=Real(1.0, 1000.0))
 
 
 class DurationPredictor(nn.Module):
-    """Phonemes to the natural logarithm of the frames that each lasts at the speaker's own pace.
+    """Predict the natural logarithm of each phoneme's duration in frames, at the speaker's own pace.
 
     Args:
-        config: Sizes.
+        config: Configuration of the network.
 
     Source: FastSpeech 2, arXiv:2006.04558 (convolutions over phonemes, logarithm of the duration), with ConvNeXt blocks.
     """
@@ -62,11 +62,11 @@ class DurationPredictor(nn.Module):
     def forward(
         self, ids: Int[Tensor, "batch length"], speaker: Int[Tensor, " batch"], valid: Bool[Tensor, "batch length"]
     ) -> Float[Tensor, "batch length"]:
-        """Log-frames of each phoneme; those of padding mean nothing and change nothing.
+        """Log-duration of each phoneme in frames; values at padding are undefined and don't affect the others.
 
         Args:
-            ids: Phonemes.
-            speaker: Who speaks.
+            ids: Phoneme ids.
+            speaker: Speaker of each row.
             valid: False for padding.
         """
         x = self.embed(ids) + self.embed_speaker(speaker)[:, None]
@@ -77,7 +77,7 @@ class DurationPredictor(nn.Module):
 
     @torch.no_grad()
     def frames(self, ids: Int[Tensor, " length"], speaker: int) -> Float[Tensor, " length"]:
-        """Frames of each phoneme of one utterance, not rounded, at least half a frame."""
+        """Duration in frames of each phoneme of one utterance, not rounded, at least half a frame."""
         found = self(ids[None], torch.tensor([speaker]), torch.ones(1, len(ids), dtype=torch.bool))
         frames: Tensor = found[0].float().exp().clamp(0.5, 120.0)
         return frames
@@ -88,25 +88,25 @@ class DurationPredictor(nn.Module):
 
     @classmethod
     def from_bundle(cls, folder: Path | str) -> "DurationPredictor":
-        """Read what `save` wrote.
+        """Load a predictor that `save` wrote.
 
         Raises:
-            ValueError: If the bundle is missing, of another kind or damaged.
+            ValueError: If the bundle is missing, damaged, or holds something else.
         """
         bundle = load_bundle(folder, DURATIONS_KIND, DURATIONS_SCHEMA)
         return cls.of(bundle.config, {name: tensor.float() for name, tensor in bundle.tensors.items()}, str(folder))
 
     @classmethod
     def of(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor], source: str = "a duration predictor") -> "DurationPredictor":
-        """A predictor ready for use.
+        """Create a predictor in evaluation mode from its configuration and weights.
 
         Args:
             config: Fields of `DurationConfig`.
             tensors: Its weights.
-            source: Where both come from, for the errors.
+            source: Origin of both, for error messages.
 
         Raises:
-            ValueError: If the configuration holds something else, or other sizes than the weights.
+            ValueError: If the configuration is invalid or does not match the weights.
         """
         DURATIONS_SCHEMA.check(config, f"{source}: config")
         network = fitted(lambda: cls(DurationConfig(**config)), tensors, source)
@@ -115,18 +115,18 @@ class DurationPredictor(nn.Module):
 
 
 def whole_frames(frames: Float[Tensor, " length"], total: int | None = None, longest: int = 127) -> Int[Tensor, " length"]:
-    """Durations as whole frames: each boundary is rounded by itself, so errors do not add up.
+    """Round durations to whole frames. Each boundary is rounded separately, so errors do not accumulate.
 
     Args:
         frames: Durations, not rounded.
-        total: Frames of all together; the durations are stretched evenly to it. None keeps their pace.
-        longest: Most frames of one phoneme; what is over goes to the others.
+        total: Total number of frames, to which the durations are scaled evenly. None keeps their pace.
+        longest: Maximum frames of one phoneme; the excess goes to the others.
 
     Returns:
         Whole numbers that sum to `total` (or to the rounded sum).
 
     Raises:
-        ValueError: If so many frames cannot be shared out.
+        ValueError: If the phonemes cannot share that number of frames.
     """
     wanted = int(frames.double().sum().round()) if total is None else total
     if not 0 < wanted <= longest * len(frames):

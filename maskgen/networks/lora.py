@@ -1,4 +1,4 @@
-"""Low-rank adapters on the transformer: put in by peft, merged into plain weights, kept as a small bundle that knows its base."""
+"""LoRA adapters for the transformer: add them with peft, merge them into plain weights, save them as bundles that name their base."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -21,12 +21,12 @@ ADAPTER_SCHEMA = Record(
     {"rank": Whole(1, LARGEST_RANK), "alpha": Real(0.0), "base": Text(), "base_weights": Text(), "values": Table(Items(Text()))}
 )
 ROWS, ROW_VALUES = "embed.rows", "embed.weight"
-"""Which rows of the embedding table an adapter replaces, and by what; beside the low-rank factors of peft."""
+"""Tensor names of the embedding rows that an adapter replaces (indices and values), stored with the low-rank factors of peft."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoraSettings:
-    """Size of an adapter.
+    """Configuration of an adapter.
 
     Args:
         rank: Rows of each low-rank factor.
@@ -49,20 +49,20 @@ class LoraSettings:
 
     @property
     def scale(self) -> float:
-        """Alpha, as peft takes it."""
+        """Alpha in the form that peft expects."""
         return self.alpha or 2.0 * self.rank
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """What a saved adapter holds.
+    """Content of a saved adapter.
 
     Args:
-        settings: Its size.
-        base: Name of the model that it was trained on, as it was asked for.
+        settings: Its configuration.
+        base: Name of the model that it was trained on, as the user gave it.
         weights: sha256 of the base's weights file.
-        values: Attribute modality to all of its values, where the adapter knows more of them than the base.
-        tensors: Factors by the names of peft, and the embedding rows.
+        values: Attribute modality to all of its values, where the adapter has more of them than the base.
+        tensors: Low-rank factors by the names of peft, and the embedding rows.
     """
 
     settings: LoraSettings
@@ -73,13 +73,13 @@ class Adapter:
 
 
 def add_lora(model: MaskTransformer, settings: LoraSettings, rows: Sequence[range] = (), seed: int = 0) -> None:
-    """Put an untrained adapter into a model, which computes the same as before; all else of it is frozen.
+    """Add an untrained adapter to a model and freeze everything else; the model's output does not change.
 
     Args:
         model: Changed in place.
-        settings: Size of the adapter.
-        rows: Ids whose embeddings are trained too; the gradient of all others is zero, and an optimizer without weight decay leaves them.
-        seed: Of the first factors; the global generator is left alone.
+        settings: Configuration of the adapter.
+        rows: Ids whose embeddings train too; the gradient of all others is zero, and an optimizer without weight decay leaves them.
+        seed: Seed of the initial factors; the global random generator is not used.
 
     Raises:
         ImportError: If peft is missing.
@@ -102,7 +102,7 @@ def add_lora(model: MaskTransformer, settings: LoraSettings, rows: Sequence[rang
 
 
 def merge_lora(model: MaskTransformer) -> MaskTransformer:
-    """A plain model that computes what the adapted one does, up to rounding; the adapted one stays as it is.
+    """Plain model with the adapter merged into its weights, equal up to rounding; the adapted model is not changed.
 
     Raises:
         RuntimeError: If the factors hold NaN or infinity.
@@ -119,7 +119,7 @@ def merge_lora(model: MaskTransformer) -> MaskTransformer:
 
 
 def adapter_tensors(model: MaskTransformer, base: MaskTransformer) -> dict[str, Tensor]:
-    """What an adapted model has beside its base: the factors, and the embedding rows that training changed."""
+    """Tensors that an adapted model adds to its base: the low-rank factors, and the embedding rows that training changed."""
     from peft import get_peft_model_state_dict
 
     found = {name: tensor for name, tensor in get_peft_model_state_dict(model).items() if "lora_" in name}
@@ -141,10 +141,10 @@ def save_adapter(folder: Path | str, adapter: Adapter) -> str:
 
 
 def load_adapter(folder: Path | str) -> Adapter:
-    """Read what `save_adapter` wrote.
+    """Load an adapter that `save_adapter` wrote.
 
     Raises:
-        ValueError: If the bundle is missing, of another kind or damaged, or names no base that could be loaded.
+        ValueError: If the bundle is missing or damaged, holds something else, or names no valid base model.
     """
     bundle = load_bundle(folder, ADAPTER_KIND, ADAPTER_SCHEMA)
     config: Mapping[str, Any] = bundle.config
@@ -158,7 +158,7 @@ def load_adapter(folder: Path | str) -> Adapter:
 
 
 def _require_factors(tensors: Mapping[str, Tensor], rank: int, source: str) -> None:
-    """Raises ValueError for factors of another rank, or without the rows of the embedding table."""
+    """Raise ValueError for factors of another rank, or without the rows of the embedding table."""
     axes = {name: 0 if "lora_A" in name else 1 for name in tensors if "lora_" in name}
     other = [name for name, axis in axes.items() if tensors[name].ndim != 2 or tensors[name].shape[axis] != rank]
     if other:
@@ -169,12 +169,12 @@ def _require_factors(tensors: Mapping[str, Tensor], rank: int, source: str) -> N
 
 
 def apply_adapter(model: MaskTransformer, weights: str, adapter: Adapter) -> None:
-    """Put a trained adapter into the model that it was trained on.
+    """Add a trained adapter to the model that it was trained on.
 
     Args:
         model: Changed in place.
-        weights: sha256 of the weights file that the model came from.
-        adapter: As loaded.
+        weights: sha256 of the weights file of the model.
+        adapter: The loaded adapter.
 
     Raises:
         ValueError: If it was trained on other weights.

@@ -1,7 +1,7 @@
-"""Matrix products of inference on a CPU, by the faster of the two libraries that PyTorch ships for them.
+"""Packed linear layers: faster matrix products for inference on a CPU, with the oneDNN library that PyTorch ships.
 
-PyTorch gives float32 products to MKL, which leaves a part of the speed of an AMD processor unused; oneDNN does not. Both sum in float32,
-in another order. The operators are those that torch.compile writes into frozen graphs.
+PyTorch uses MKL for float32 products, which leaves a part of the speed of an AMD processor unused; oneDNN does not. Both sum in float32,
+in a different order. The operators are those that torch.compile writes into frozen graphs.
 """
 
 import copy
@@ -16,14 +16,14 @@ PackedNetwork = TypeVar("PackedNetwork", bound=nn.Module)
 
 
 def product(x: Float[Tensor, "*rows into"], weight: Float[Tensor, "out into"], bias: Tensor | None = None) -> Float[Tensor, "*rows out"]:
-    """x W' + b by oneDNN; `functional.linear` itself where that is as fast or gradients are wanted."""
+    """Compute x W' + b with oneDNN, or with `functional.linear` where that is as fast or gradients are needed."""
     if _by_onednn(x, weight):
         return _onednn(x, weight, bias)
     return functional.linear(x, weight, bias)
 
 
 def linear(layer: nn.Module, x: Float[Tensor, "*rows into"]) -> Float[Tensor, "*rows out"]:
-    """The layer on x: a plain nn.Linear through `product`, anything else (an adapter around one, for example) as it is."""
+    """Apply a layer to x: a plain nn.Linear with `product`, any other layer (an adapter around one, for example) directly."""
     if type(layer) is nn.Linear:
         return product(x, layer.weight, layer.bias)
     found: Tensor = layer(x)
@@ -31,17 +31,17 @@ def linear(layer: nn.Module, x: Float[Tensor, "*rows into"]) -> Float[Tensor, "*
 
 
 def packed(model: PackedNetwork, cells: int = 256) -> PackedNetwork:
-    """A copy for decoding on a CPU whose linear layers keep their weights in oneDNN's own order; exact but for rounding.
+    """Copy of a network for decoding on a CPU, with its weights in oneDNN's packed layout; equal up to rounding.
 
-    `product` brings the weights into that order at every call, which for a few hundred cells costs as much as a third of the product.
-    The copy neither trains nor moves to another device nor goes into a bundle; layers in other precisions stay as they are.
+    `product` converts the weights to that layout at every call, which for a few hundred cells costs up to a third of the product. The copy
+    can't be trained, moved to another device or saved as a bundle. Layers in other precisions are not packed.
 
     Args:
         model: Any network; not changed.
-        cells: Cells of a pass for which the order is chosen; any number works.
+        cells: Number of cells per model call for which the layout is optimised; any number of cells works.
 
     Raises:
-        ValueError: If PyTorch has no oneDNN.
+        ValueError: If PyTorch was built without oneDNN.
     """
     if not has_onednn():
         raise ValueError("PyTorch was built without oneDNN, or torch.backends.mkldnn is switched off; use the model as it is")
@@ -51,18 +51,18 @@ def packed(model: PackedNetwork, cells: int = 256) -> PackedNetwork:
 
 
 def is_packed(model: nn.Module) -> bool:
-    """Whether a network is a copy that `packed` made."""
+    """Whether a network is a copy from `packed`."""
     return any(isinstance(module, _PackedLinear) for module in model.modules())
 
 
 def num_weights(module: nn.Module) -> int:
-    """Numbers that a network holds, those of packed layers included."""
+    """Number of weights of a network, including packed layers."""
     packed_ones = sum(layer.count for layer in module.modules() if isinstance(layer, _PackedLinear))
     return packed_ones + sum(parameter.numel() for parameter in module.parameters())
 
 
 class _PackedLinear(nn.Module):
-    """A linear layer whose weight only oneDNN reads; it is no parameter, so that nothing saves or moves it."""
+    """Linear layer with a weight in oneDNN's layout. The weight is not a parameter, so nothing saves or moves it."""
 
     def __init__(self, layer: nn.Linear, cells: int) -> None:
         super().__init__()
@@ -81,12 +81,12 @@ def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _plain(weight: Tensor) -> bool:
-    """Whether a weight is one that oneDNN knows: float32 on a CPU, not the tensor of an 8-bit layer."""
+    """Whether oneDNN supports a weight: float32 on a CPU, not the tensor of an 8-bit layer."""
     return weight.dtype == torch.float32 and weight.device.type == "cpu" and type(weight) in (Tensor, nn.Parameter)
 
 
 def _by_onednn(x: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN's product may stand in: nothing to differentiate, cast or trace."""
+    """Whether oneDNN may compute the product: no gradient, autocast or tracing is active."""
     return (
         _plain(x)
         and _plain(weight)
@@ -99,5 +99,5 @@ def _by_onednn(x: Tensor, weight: Tensor) -> bool:
 
 
 def has_onednn() -> bool:
-    """Whether PyTorch was built with oneDNN, and nobody switched it off."""
+    """Whether PyTorch was built with oneDNN and it is enabled."""
     return bool(torch.backends.mkldnn.is_available()) and bool(torch.backends.mkldnn.enabled)  # type: ignore[no-untyped-call]

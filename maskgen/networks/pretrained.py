@@ -1,4 +1,4 @@
-"""The transformer of a model bundle: for generation, as the start of a training, and as a teacher."""
+"""Load the transformer of a model bundle for generation, as the start of training, or as a teacher."""
 
 import logging
 from collections.abc import Mapping
@@ -29,25 +29,25 @@ PIPELINE_SCHEMA = Record(
         "grids": Table(Items(Whole(1, 65_536), least=1, most=3)),
     }
 )
-"""What the configuration of a model bundle may hold."""
+"""Schema of the configuration of a model bundle."""
 CHECKPOINT_SCHEMA = Record(
     {"kind": Text(), **{name: PIPELINE_SCHEMA.needed[name] for name in ("space", "fingerprints", "transformer")}},
     {"grids": PIPELINE_SCHEMA.needed["grids"], "target": Text(), "grid": Maybe(Items(Whole(1, 65_536), least=1, most=3))},
 )
-"""What the checkpoint of a token training says of itself."""
+"""Schema of the metadata in a checkpoint of token training."""
 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """What a training takes from a model bundle.
+    """Content of a model bundle that training uses.
 
     Args:
-        name: As it was asked for.
+        name: Name as the user gave it.
         model: The transformer in float32, without gradients.
         space: Its token space.
         fingerprints: Modality to the fingerprint of the tokenizer it was trained with.
         grids: Default code grid of each target modality.
-        weights: sha256 of the weights file; other settings beside the same weights do not change it.
+        weights: sha256 of the weights file; it does not depend on the bundle's other settings.
     """
 
     name: str
@@ -59,10 +59,10 @@ class Pretrained:
 
 
 def transformer_of(bundle: Bundle) -> tuple[Network, TokenSpace]:
-    """The network of a model bundle in float32, ready for use, and its token space.
+    """Network of a model bundle in float32, in evaluation mode, and its token space.
 
     Raises:
-        ValueError: If the configuration makes no network, or one of other sizes than the weights.
+        ValueError: If the configuration is invalid or does not match the weights.
     """
     space = TokenSpace.from_dict(bundle.config["space"])
     model = fitted(lambda: network_of(bundle.config["transformer"], space), bundle.tensors, str(bundle.folder), own_tensors)
@@ -71,10 +71,10 @@ def transformer_of(bundle: Bundle) -> tuple[Network, TokenSpace]:
 
 
 def load_pretrained(name: Path | str) -> Pretrained:
-    """The transformer of a folder or of a shipped model, without its tokenizers.
+    """Load the transformer of a folder or of a shipped model, without its tokenizers.
 
     Raises:
-        ValueError: If it is missing, damaged or no model.
+        ValueError: If it is missing or damaged, or is not a model.
     """
     folder = find_model(name)
     bundle = load_bundle(folder, PIPELINE_KIND, PIPELINE_SCHEMA)
@@ -88,7 +88,7 @@ def load_pretrained(name: Path | str) -> Pretrained:
 
 
 def require_space(found: Pretrained, space: TokenSpace, shards: str) -> None:
-    """Refuse a model whose ids mean something else than those of the shards.
+    """Check that a model has the token space of the shards.
 
     Raises:
         ValueError: If the token spaces differ; names both.
@@ -101,21 +101,21 @@ def require_space(found: Pretrained, space: TokenSpace, shards: str) -> None:
 
 
 def start_from(model: MaskTransformer, space: TokenSpace, fingerprints: Mapping[str, str], name: str, shards: str) -> None:
-    """Copy the weights of a model bundle into a transformer of the same sizes and the same token space, or one with further modalities.
+    """Copy the weights of a model bundle into a transformer of the same sizes and the same token space, or one with more modalities.
 
-    No old id moves where modalities are appended, so the old ones keep all that they learned; the new ones start as they are in `model`,
-    and so do further heads, which add nothing at first. Modalities of the bundle behind those of the shards are left out. Codes of another
-    tokenizer are taken with a warning: a start from them is still better than none.
+    Appended modalities do not move old ids, so the old modalities keep all that they learned. New modalities start as they are in `model`,
+    and so do additional heads, which contribute nothing at first. Modalities of the bundle after those of the shards are dropped. If the
+    bundle was trained with another tokenizer, its weights are used with a warning: they are still a better start than random weights.
 
     Args:
-        model: Transformer that is to be trained; only its weights change.
-        space: Token space of the shards: the bundle's, or one that begins with it, or with which it begins.
-        fingerprints: Tokenizers of the shards.
+        model: Transformer to train; only its weights change.
+        space: Token space of the shards: equal to the bundle's, or one of the two is a prefix of the other.
+        fingerprints: Fingerprints of the shards' tokenizers.
         name: Folder or shipped name of the model to start from.
-        shards: Folder of the shards, for the errors.
+        shards: Folder of the shards, for error messages.
 
     Raises:
-        ValueError: If there is no such model, or its sizes or its token space are others; names both.
+        ValueError: If there is no such model, or its sizes or its token space differ; names both.
     """
     found = load_pretrained(name)
     if not space.begins_with(found.space) and not found.space.begins_with(space):
@@ -138,11 +138,11 @@ def start_from(model: MaskTransformer, space: TokenSpace, fingerprints: Mapping[
 
 
 def grown(old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Old weights where a table has as many rows; rows that came to it as they are in the new weights, rows behind its end left out.
+    """Old weights with as many rows as the new ones: additional rows are taken from the new weights, surplus rows are dropped.
 
     Args:
         old: Weights of a model.
-        new: Weights of another one, of the same names; only the first axis may be longer or shorter.
+        new: Weights of another model with the same names; only the first axis may be longer or shorter.
     """
     return {
         name: torch.cat([tensor, new[name][len(tensor) :].to(tensor)])[: len(new[name])] if tensor.ndim else tensor
@@ -151,11 +151,11 @@ def grown(old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> dict[str, Ten
 
 
 def with_heads(old: MaskTransformer, new: MaskTransformer) -> dict[str, Tensor]:
-    """Weights of a transformer with as many heads as another has; what came to it is the other's, but its answers are not heard.
+    """Weights of a transformer grown to the heads of another; the added heads start with the other's weights and zero output.
 
     Args:
-        old: Transformer whose function stays.
-        new: One of the same sizes with as many heads or more.
+        old: Transformer whose function is preserved.
+        new: Transformer of the same sizes with at least as many heads.
 
     Source: function-preserving growth, Net2Net, arXiv:1511.05641.
     """
@@ -171,13 +171,13 @@ def with_heads(old: MaskTransformer, new: MaskTransformer) -> dict[str, Tensor]:
 
 
 def _sizes(config: TransformerConfig) -> dict[str, Any]:
-    """What must agree for weights to mean the same. Dropout may differ, and so may `rope_raster`: a model of sound is taught pictures."""
+    """Settings that must agree. Dropout may differ, and so may `rope_raster`, so that an audio model can learn images."""
     sizes = {**asdict(config), "hidden_dim": config.inner_dim, "rope_split": tuple(config.rope_split), "head_width": config.head_dim}
     return {name: size for name, size in sizes.items() if name not in ("dropout", "rope_raster")}
 
 
 def _named(space: TokenSpace) -> str:
-    """A token space in words."""
+    """Description of a token space for error messages."""
     parts = [f"{one.name} {one.num_levels} x {one.codebook_size} ({one.kind})" for one in space.modalities]
     specials = space.to_dict()["specials"]
     return f"[{', '.join(parts)}]" + (f" with specials {specials}" if specials else "")

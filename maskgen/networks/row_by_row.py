@@ -1,4 +1,4 @@
-"""A function of a batch, computed so that a row's answer does not depend on its neighbours."""
+"""Evaluate a function of a batch so that each row's result does not depend on the other rows."""
 
 from collections.abc import Callable
 
@@ -9,17 +9,17 @@ from maskgen.tokens.batch import TokenBatch
 
 
 def row_by_row(function: Callable[[TokenBatch], Tensor], batch: TokenBatch) -> Shaped[Tensor, "batch length"]:
-    """The function's value of every cell; on a CPU from each row alone, without the padding behind it.
+    """Values of a function at every cell; on a CPU each row is computed separately, without its padding.
 
-    A matrix product rounds differently in another shape, so only this way a row's values are the same to the last bit whatever stands
-    beside it (`maskgen.decoding.together` does the same for logits). On other devices the whole batch is computed at once.
+    Matrix products round differently for different shapes, so only separate rows give values that are bit-identical in any batch
+    (`maskgen.decoding.together` does the same for logits). On other devices the whole batch is computed at once.
 
     Args:
-        function: Of a batch, one value a cell `[batch length]`.
+        function: Maps a batch to one value per cell `[batch length]`.
         batch: Rows, padded to one length.
 
     Returns:
-        The values; 0 (or False) at padding where rows are computed alone.
+        The values; 0 (or False) at padding where rows are computed separately.
     """
     if batch.ids.device.type != "cpu":
         return function(batch)

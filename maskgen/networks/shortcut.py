@@ -1,4 +1,4 @@
-"""A small block that predicts the next hidden states of a masked transformer from the last ones and the newly drawn codes."""
+"""Shortcut block: predicts a masked transformer's next hidden states from the last ones and the newly sampled codes."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -22,13 +22,13 @@ NUM_FREQUENCIES = 8
 
 @dataclass(frozen=True, kw_only=True)
 class ShortcutConfig:
-    """Size of the block.
+    """Configuration of the shortcut block.
 
     Args:
         dim: Width of the transformer's hidden states.
         inner_dim: Width inside the block.
         num_heads: Attention heads; must divide inner_dim.
-        modulate: Tell the block which share of the row is masked.
+        modulate: Condition the block on the masked share of the row.
     """
 
     dim: int
@@ -45,7 +45,7 @@ SHORTCUT_SCHEMA = record_of(ShortcutConfig, num_heads=Whole(1, 1024))
 
 
 class _Attention(nn.Module):
-    """Attention from cells to cells; where a cell sees nobody, it attends to a zero and gets nothing."""
+    """Attention between cells; a cell that sees no other attends to a zero value and gets zeros."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -66,14 +66,15 @@ class _Attention(nn.Module):
 
 
 class ShortcutBlock(nn.Module):
-    """One cross-attention from all cells to the newly drawn codes, one self-attention, one feed-forward; it predicts the change.
+    """Predict the change of the hidden states after a decoding step.
 
-    Untrained it predicts no change: the last hidden states come back as they are.
+    The block has one cross-attention from all cells to the newly sampled codes, one self-attention and one feed-forward. Untrained it
+    predicts no change and returns the last hidden states.
 
     Args:
-        config: Sizes.
+        config: Configuration of the block.
 
-    Source: MIGM-Shortcut, arXiv:2602.23996. Differs: codes enter by the change of the transformer's own embedding, all of the block runs
+    Source: MIGM-Shortcut, arXiv:2602.23996. Differs: codes enter as the change of the transformer's own embedding, the whole block runs
     in the bottleneck, and the mask ratio scales and shifts its input once.
     """
 
@@ -99,13 +100,13 @@ class ShortcutBlock(nn.Module):
         batch: TokenBatch,
         mask_ratio: Float[Tensor, " batch"],
     ) -> Float[Tensor, "batch length dim"]:
-        """Hidden states after the change; those of invalid cells mean nothing.
+        """Hidden states after the change; undefined at invalid cells.
 
         Args:
-            hidden: Those before it.
-            tokens: By how much each cell's summed embedding changed.
-            changed: Cells with a newly drawn code.
-            batch: The cells; of their ids nothing is read.
+            hidden: Hidden states before the change.
+            tokens: Change of each cell's summed embedding.
+            changed: Cells with a newly sampled code.
+            batch: The cells; their ids are not read.
             mask_ratio: Share of each row's codes that is masked now.
         """
         same = batch.document[:, :, None] == batch.document[:, None, :]
@@ -125,18 +126,18 @@ class ShortcutBlock(nn.Module):
         """Write a bundle in half precision and return its fingerprint.
 
         Args:
-            folder: Made if missing.
-            generator: sha256 of the weights whose hidden states it predicts, `maskgen.networks.pretrained.Pretrained.weights`.
+            folder: Created if missing.
+            generator: sha256 of the weights whose hidden states the block predicts, `maskgen.networks.pretrained.Pretrained.weights`.
         """
         config = {"block": asdict(self.config), "generator": generator}
         return save_bundle(folder, SHORTCUT_KIND, config, {name: tensor.half() for name, tensor in self.state_dict().items()})
 
     @classmethod
     def from_bundle(cls, folder: Path | str, generator: str) -> "ShortcutBlock":
-        """Read what `save` wrote.
+        """Load a block that `save` wrote.
 
         Raises:
-            ValueError: If the bundle is missing, of another kind or damaged, or was trained on the hidden states of other weights.
+            ValueError: If the bundle is missing or damaged, holds something else, or was trained on the hidden states of other weights.
         """
         bundle = load_bundle(folder, SHORTCUT_KIND, Record({"block": SHORTCUT_SCHEMA, "generator": Text()}))
         if bundle.config["generator"] != generator:
@@ -148,15 +149,15 @@ class ShortcutBlock(nn.Module):
 
     @classmethod
     def of(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor], source: str = "a shortcut") -> "ShortcutBlock":
-        """A block ready for use.
+        """Create a block in evaluation mode from its configuration and weights.
 
         Args:
             config: Fields of `ShortcutConfig`.
             tensors: Its weights.
-            source: Where both come from, for the errors.
+            source: Origin of both, for error messages.
 
         Raises:
-            ValueError: If the configuration holds something else, or other sizes than the weights.
+            ValueError: If the configuration is invalid or does not match the weights.
         """
         SHORTCUT_SCHEMA.check(config, f"{source}: block")
         block = fitted(lambda: cls(ShortcutConfig(**config)), tensors, source)

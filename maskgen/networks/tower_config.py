@@ -1,4 +1,4 @@
-"""The configuration of a mixture of transformers: which tower computes which modalities, and what crosses between towers."""
+"""Configuration of a mixture of transformers: the modalities of each tower and the bridges between towers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,11 +12,11 @@ from maskgen.tokens.space import TokenSpace
 
 @dataclass(frozen=True, kw_only=True)
 class Tower:
-    """The weights of some modalities.
+    """Configuration of one tower: a transformer for some modalities.
 
     Args:
-        modalities: Whose cells these weights compute.
-        transformer: Their sizes.
+        modalities: Modalities whose cells the tower computes.
+        transformer: Configuration of its transformer.
 
     Raises:
         ValueError: If it has no modality.
@@ -32,15 +32,15 @@ class Tower:
 
 @dataclass(frozen=True, kw_only=True)
 class TowersConfig:
-    """Sizes of a mixture of transformers.
+    """Configuration of a mixture of transformers.
 
     Args:
-        towers: Name to tower. Their layers and heads agree; widths and rotary positions need not.
-        bridges: Name of a tower to what it sees of another one. Without any, all cells of a row attend to all by their own keys; with
-            some, a tower sees of the others what crosses its bridge, translated into its own stream, and nothing else.
+        towers: Towers by name. All need equal layers and heads; widths and rotary positions may differ.
+        bridges: Bridge of each reading tower, by the tower's name. Without bridges, all cells of a row attend to all others with their own
+            keys. With bridges, a tower sees only those cells of others that cross its bridge, translated into its own stream.
 
     Raises:
-        ValueError: If there is no tower, a name is none, two share a modality, their attention does not fit together, one has
+        ValueError: If there is no tower, a name is invalid, two towers share a modality, their attention is incompatible, one has
             blind_condition, or a bridge does not lead from one other tower to a tower.
     """
 
@@ -71,22 +71,22 @@ class TowersConfig:
                 )
 
     def source_of(self, reader: str) -> str:
-        """The tower whose cells cross the bridge to `reader`."""
+        """Name of the tower whose cells cross the bridge to `reader`."""
         return next(key for key, tower in self.towers.items() if self.bridges[reader].modalities[0] in tower.modalities)
 
     @property
     def dim(self) -> int:
-        """Width of the hidden states: that of the widest tower."""
+        """Width of the hidden states, which is that of the widest tower."""
         return max(tower.transformer.dim for tower in self.towers.values())
 
     @property
     def blind_condition(self) -> bool:
-        """Never; see `maskgen.networks.transformer.TransformerConfig`."""
+        """Always False; see `maskgen.networks.transformer.TransformerConfig`."""
         return False
 
 
 def tower_spaces(config: TowersConfig, space: TokenSpace) -> dict[str, TokenSpace]:
-    """The token space of each tower alone: its modalities in the order in which they stand in the whole."""
+    """Token space of each tower, with its modalities in the order of the whole space."""
     return {
         name: TokenSpace([one for one in space.modalities if one.name in tower.modalities], space.specials)
         for name, tower in config.towers.items()

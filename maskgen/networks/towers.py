@@ -1,4 +1,4 @@
-"""A mixture of transformers: each modality has weights of its own, and all cells of a row share their attention."""
+"""Mixture of transformers: each modality has its own weights, and all cells of a row share attention."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -19,22 +19,22 @@ from maskgen.tokens.space import TokenSpace
 class TowerTransformer(nn.Module):
     """Masked transformer whose weights depend on the modality of a cell; only attention joins the modalities.
 
-    Each tower is a `MaskTransformer` over its own modalities. A row whose visible cells belong to one tower gets from this
-    network exactly what the tower alone gives, so models that were trained apart start together without losing anything, and what one
-    learns does not move the weights of the other. Invisible cells cost nothing but their place in the attention.
+    Each tower is a `MaskTransformer` over its own modalities. For a row whose visible cells belong to one tower, the output equals that of
+    the tower alone. So separately trained models can be combined without loss, and training one does not change the weights of the other.
+    Invisible cells cost only their place in the attention.
 
-    With bridges a tower sees, of the others, the cells that cross its bridge: block by block they are translated into its own stream, and
-    its own keys and values are made of them, without positions. Until a bridge is trained nothing is seen over it.
+    With bridges, a tower sees only those cells of others that cross its bridge. Each block translates them into the tower's own stream and
+    computes the tower's keys and values of them, without positions. Cells that cross an untrained bridge are invisible.
 
     Args:
-        config: The towers.
-        space: Token space; every modality of it has a tower, and no tower has another.
+        config: Configuration of the towers.
+        space: Token space; its modalities are those of the towers.
 
     Raises:
         ValueError: If a modality has no tower or a tower has a modality that the space lacks.
 
-    Source: Mixture-of-Transformers, arXiv:2411.04996. Differs: norms of embeddings and outputs are the towers' own too, and so are the
-    embeddings of PAD and MASK; bridges are ours (gated attention between frozen models: Flamingo, arXiv:2204.14198).
+    Source: Mixture-of-Transformers, arXiv:2411.04996. Differs: each tower also has its own norms of embeddings and outputs, and its own
+    embeddings of PAD and MASK; bridges are our addition (gated attention between frozen models: Flamingo, arXiv:2204.14198).
     """
 
     def __init__(self, config: TowersConfig, space: TokenSpace) -> None:
@@ -71,21 +71,21 @@ class TowerTransformer(nn.Module):
             reader: [index for index, one in enumerate(space.modalities, 1) if one.name in bridge.modalities]
             for reader, bridge in config.bridges.items()
         }
-        """Numbers of the modalities whose cells cross to a tower."""
+        """Numbers of the modalities whose cells cross to each tower."""
         self._enter, self._leave = _enter, _leave
 
     @property
     def embed(self) -> nn.Embedding:
-        """The first tower's embedding; says where and in which precision the network is."""
+        """Embedding of the first tower, which shows the network's device and precision."""
         return self.tower(self.names[0]).embed
 
     @property
     def num_layers(self) -> int:
-        """Blocks of each tower."""
+        """Number of blocks of each tower."""
         return len(self.tower(self.names[0]).blocks)
 
     def compile_blocks(self) -> None:
-        """Put what the towers do to their cells behind torch.compile, for any number of cells; what joins them stays as it is."""
+        """Compile the towers' blocks with torch.compile, for any number of cells; the joint attention is not compiled."""
         self._enter, self._leave = torch.compile(_enter, dynamic=True), torch.compile(_leave, dynamic=True)
 
     def forward(
@@ -96,15 +96,15 @@ class TowerTransformer(nn.Module):
         layers: int | None = None,
         watch: Callable[[Tensor, Tensor, Tensor | None], None] | None = None,
     ) -> Float[Tensor, "batch length dim"]:
-        """Hidden states of all cells, those of narrower towers followed by zeros; zeros at invalid cells.
+        """Hidden states of all cells, padded with zeros for narrower towers; zeros at invalid cells.
 
         Args:
             batch: Rows of cells.
-            context: None.
+            context: Must be None.
             window: See `MaskTransformer.forward`.
-            layers: Blocks that are run, without the last norm; None runs all, with it.
-            watch: Is told the queries, the keys (both [batch heads length head_dim]) and who sees whom, block by block; nothing of what
-                crosses a bridge.
+            layers: Number of blocks to run, without the last norm; None runs all blocks and the norm.
+            watch: Called at each block with the queries, the keys (both [batch heads length head_dim]) and the attention mask, without
+                the cells that cross a bridge.
         """
         cells, shape = self._cells(batch), batch.valid.shape
         if not cells:
@@ -131,7 +131,7 @@ class TowerTransformer(nn.Module):
         return functional.pad(widened, (0, 0, 0, 1))[slots].view(*shape, -1)
 
     def logits(self, hidden: Float[Tensor, "cells dim"], offset: int, size: int) -> Float[Tensor, "cells size"]:
-        """Scores of the codes of one level, by the tower that owns them: linear in `hidden`, without bias.
+        """Logits of the codes of one level, from the tower that owns them: linear in `hidden`, without bias.
 
         Raises:
             ValueError: If no level of a modality begins at `offset`.
@@ -143,13 +143,13 @@ class TowerTransformer(nn.Module):
         return tower.logits(hidden[:, : tower.config.dim], there, size)
 
     def tower(self, name: str) -> MaskTransformer:
-        """The tower of that name."""
+        """Transformer of the tower with this name."""
         found = self.towers[name]
         assert isinstance(found, MaskTransformer)
         return found
 
     def streams(self, name: str, batch: TokenBatch) -> list[Float[Tensor, "batch length dim"]]:
-        """What enters each block of one tower that sees its own cells alone; at other cells it means nothing."""
+        """Input of each block of one tower that sees only its own cells; undefined at other cells."""
         own = batch.valid & (self.owner[batch.modality] == self.names.index(name))
         ids, modality = self.local[batch.ids] * own[..., None], self.number[batch.modality] * own
         x, rotation = self.tower(name).start(ids, modality, batch.coords)
@@ -160,19 +160,19 @@ class TowerTransformer(nn.Module):
         return found
 
     def keys_and_values(self, name: str, number: int, x: Float[Tensor, "1 cells dim"]) -> tuple[Tensor, Tensor]:
-        """Keys and values [1 heads cells head_dim] that a block of a tower makes of cells in its stream that have no place."""
+        """Keys and values [1 heads cells head_dim] of a tower's block for cells in its stream, without positions."""
         block = _block(self.tower(name), number)
         angles = torch.zeros(1, 1, x.shape[1], self.tower(name).config.head_dim // 2, device=x.device)
         _, key, value = self._enter(block, x, (angles.cos(), angles.sin()))
         return key, value
 
     def crossing_to(self, modality: str) -> tuple[str, ...]:
-        """Modalities of another tower that the cells of this one see over a bridge."""
+        """Modalities of another tower that cells of this modality see through a bridge."""
         readers = [name for name, tower in self.config.towers.items() if modality in tower.modalities and name in self.config.bridges]
         return tuple(name for reader in readers for name in self.config.bridges[reader].modalities)
 
     def translation(self, reader: str, number: int) -> Translation:
-        """The bridge to a tower at one block."""
+        """Translation of the bridge to a tower at one block."""
         bridge = self.bridges[reader]
         assert isinstance(bridge, nn.ModuleList)
         found = bridge[number]
@@ -180,12 +180,12 @@ class TowerTransformer(nn.Module):
         return found
 
     def _bridge(self, reader: str, bridge: Bridge) -> nn.ModuleList:
-        """Untrained translations to a tower, one a block."""
+        """Untrained translations to a tower, one per block."""
         source, own = self.tower(self.config.source_of(reader)).config, self.tower(reader).config
         return nn.ModuleList(Translation(source.dim, bridge.hidden_dim, own.dim) for _ in range(own.num_layers))
 
     def _crossings(self, cells: Mapping[str, Tensor], batch: TokenBatch) -> list[Crossing]:
-        """What crosses the bridges in a batch."""
+        """Cells of a batch that cross each bridge."""
         found = []
         for reader, numbers in self._crosses.items():
             source = self.config.source_of(reader)
@@ -202,7 +202,7 @@ class TowerTransformer(nn.Module):
         streams: Mapping[str, Tensor],
         own: tuple[Tensor, Tensor, Tensor | None],
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Keys, values and scores added of a block, with those of the cells that cross a bridge behind the others."""
+        """Keys, values and added attention scores of a block, with those of cells that cross a bridge appended."""
         if not crossings:
             return own
         key, value, seen = own
@@ -219,22 +219,22 @@ class TowerTransformer(nn.Module):
         return torch.cat(keys, dim=2), torch.cat(values, dim=2), torch.cat(added, dim=-1).to(key.dtype)
 
     def _cells(self, batch: TokenBatch) -> dict[str, Int[Tensor, " _"]]:
-        """Numbers, row-major, of the visible cells of each tower that has any."""
+        """Row-major indices of the visible cells of each tower that has any."""
         owner = torch.where(batch.valid, self.owner[batch.modality], -1).flatten()
         found = {name: (owner == index).nonzero()[:, 0] for index, name in enumerate(self.names)}
         return {name: cells for name, cells in found.items() if len(cells)}
 
     def _start(self, name: str, cells: Int[Tensor, " _"], batch: TokenBatch) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """What enters the first block of a tower: its cells as one row [1 cells dim], and their rotary angles."""
+        """Input of a tower's first block: its cells as one row [1 cells dim], and their rotary angles."""
         ids, modality = self.local[batch.ids.flatten(0, 1)[cells]], self.number[batch.modality.flatten()[cells]]
         return self.tower(name).start(ids[None], modality[None], batch.coords.flatten(0, 1)[cells][None])
 
 
 def bridged(network: TowerTransformer, space: TokenSpace, reader: str, bridge: Bridge) -> TowerTransformer:
-    """The same towers with a bridge more: as trained where the network has the same one already, else untrained; without gradients.
+    """Copy of a network with one more bridge: its trained one if the network already has it, else untrained; without gradients.
 
     Raises:
-        ValueError: If the bridge leads nowhere.
+        ValueError: If the bridge does not fit the towers.
     """
     config = TowersConfig(towers=network.config.towers, bridges={**network.config.bridges, reader: bridge})
     new = TowerTransformer(config, space)
@@ -252,7 +252,7 @@ def _enter(block: Block, x: Tensor, rotation: tuple[Tensor, Tensor]) -> tuple[Te
 
 
 def _leave(block: Block, x: Tensor, mixed: Tensor) -> Tensor:
-    """The stream of a tower's cells after a block, from what their heads collected."""
+    """Residual stream of a tower's cells after a block, from the output of their heads."""
     return block.after(x, block.attention.out(mixed))
 
 
@@ -264,13 +264,13 @@ def _block(tower: MaskTransformer, number: int) -> Block:
 
 
 def _apart(seen: Bool[Tensor, "batch 1 length length"] | None, owner: Int[Tensor, "batch length"]) -> Bool[Tensor, "batch 1 length length"]:
-    """Who attends to whom, of cells of the same tower only."""
+    """Attention mask restricted to cells of the same tower."""
     same = (owner[:, :, None] == owner[:, None, :])[:, None]
     return same if seen is None else seen & same
 
 
 def _slots(cells: Sequence[Int[Tensor, " _"]], size: int) -> Int[Tensor, " size"]:
-    """Of every cell of a batch its place among the towers' cells, laid behind each other; behind them all where it has no tower."""
+    """Index of every cell of a batch in the concatenated cells of all towers; one past the end for cells without a tower."""
     order = torch.cat(list(cells))
     slots = order.new_full((size,), len(order))
     slots[order] = torch.arange(len(order), device=order.device)
@@ -280,6 +280,6 @@ def _slots(cells: Sequence[Int[Tensor, " _"]], size: int) -> Int[Tensor, " size"
 def _laid_out(
     parts: Sequence[Float[Tensor, "1 heads _ head_dim"]], slots: Int[Tensor, " size"], shape: Sequence[int]
 ) -> Float[Tensor, "batch heads length head_dim"]:
-    """Queries, keys or values of all towers at their places in the batch, zeros at invisible cells."""
+    """Queries, keys or values of all towers, arranged as in the batch, with zeros at invalid cells."""
     joined = functional.pad(torch.cat(list(parts), dim=2), (0, 0, 0, 1))[0]
     return rearrange(joined[:, slots], "h (b l) d -> b h l d", b=shape[0])

@@ -1,4 +1,4 @@
-"""The masked transformer: ids of cells in, hidden states out, logits for chosen cells over one level's codes."""
+"""The masked transformer: token ids in, hidden states out, and logits of one level's codes at chosen cells."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,21 +16,21 @@ from maskgen.tokens.batch import TokenBatch
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
-    """Size of the masked transformer.
+    """Configuration of the masked transformer.
 
     Args:
         dim: Width of the residual stream.
-        num_layers: Blocks.
+        num_layers: Number of blocks.
         num_heads: Attention heads; must divide dim where head_width is 0.
         hidden_dim: Width inside the SwiGLU; 0 takes 8/3 of dim, rounded up to a multiple of 64.
         dropout: Share of dropped activations after attention and feed-forward, in training.
         rope_base: Longest wavelength of the rotary positions, in cells.
         rope_split: Parts of a head's rotary pairs given to time, row and column.
-        rope_raster: With this many columns, rows and columns also turn the pairs of time, in reading order: a picture is a line of cells to
-            a model whose positions are time alone. 0 leaves rows and columns the pairs of their own.
+        rope_raster: Number of columns for raster positions: rows and columns also rotate the pairs of time, in reading order, so a model
+            with time positions only reads an image as a line of cells. 0 rotates only the rows' and columns' own pairs.
         tie_head: Use the embedding table as the output table.
-        blind_condition: The condition does not look at the target, in training and in decoding: its keys and values are then computed
-            once a decode (`maskgen.decoding.acceleration.kv_cache.PrefixCacheModel`) instead of at every step.
+        blind_condition: The condition does not attend to the target, in training and in decoding. Its keys and values are then computed
+            once per decode (`maskgen.decoding.acceleration.kv_cache.PrefixCacheModel`) instead of at every step.
         head_width: Width of one head; 0 takes dim / num_heads. Networks that share their attention need equal heads
             (`maskgen.networks.towers`), not equal widths.
     """
@@ -76,7 +76,7 @@ TRANSFORMER_SCHEMA = record_of(
     rope_base=Real(1.0),
     rope_split=Items(Whole(0, 1024), least=3, most=3),
 )
-"""What a file may say of its sizes."""
+"""Schema of a `TransformerConfig` in a file."""
 
 
 class Attention(nn.Module):
@@ -108,13 +108,13 @@ class Attention(nn.Module):
         value: Float[Tensor, "batch heads length head_dim"],
         seen: Tensor | None,
     ) -> Float[Tensor, "batch queries dim"]:
-        """What each query collects from the keys that it sees; the queries may be those of a few cells."""
+        """Attention output of each query over the keys that it sees; the queries may be those of only some cells."""
         out: Tensor = self.out(attend(query, key, value, seen))
         return out
 
 
 class FeedForward(nn.Module):
-    """SwiGLU. Source: arXiv:2002.05202."""
+    """SwiGLU feed-forward network. Source: arXiv:2002.05202."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm attention and feed-forward."""
+    """Transformer block with pre-norm attention and feed-forward."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -144,7 +144,7 @@ class Block(nn.Module):
         return self.after(x, self.attention(self.attention_norm(x), rotation, seen))
 
     def after(self, x: Float[Tensor, "batch length dim"], mixed: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length dim"]:
-        """What follows attention: its answer is added to the stream, then the feed-forward's."""
+        """Second half of the block: add the attention output to the residual stream, then the feed-forward output."""
         x = x + self.dropout(mixed)
         out: Tensor = x + self.dropout(self.feed(self.feed_norm(x)))
         return out
@@ -156,9 +156,9 @@ class MaskTransformer(nn.Module):
     A cell's input is the sum of the embeddings of all its levels plus that of its modality. Masked levels all share one embedding.
 
     Args:
-        config: Sizes.
-        vocab_size: Shared ids in all; id 0 is padding and embeds to zero.
-        num_modalities: Modalities in the space.
+        config: Configuration of the network.
+        vocab_size: Number of ids of the token space; id 0 is padding and embeds to zero.
+        num_modalities: Number of modalities in the space.
 
     Source: MaskGIT, arXiv:2202.04200; rotary positions over several axes as in arXiv:2403.13298; QK-norm, arXiv:2010.04245.
     """
@@ -184,15 +184,15 @@ class MaskTransformer(nn.Module):
         context: Bool[Tensor, "batch length"] | None = None,
         window: Int[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch length dim"]:
-        """Hidden states of all cells; those of invalid cells mean nothing.
+        """Hidden states of all cells; undefined at invalid cells.
 
         Args:
             batch: Rows of cells.
-            context: Cells that attend to no cell outside it; given exactly where `config.blind_condition` is set.
-            window: Steps of time that each row's cells see of their own modality, see `nearby`; None or 0 restricts nothing.
+            context: Cells that attend only to each other; required if `config.blind_condition` is set, and else not allowed.
+            window: Time steps that each row's cells see of their own modality, see `nearby`; None or 0 sets no limit.
 
         Raises:
-            ValueError: If `context` does not fit the configuration.
+            ValueError: If `context` does not match the configuration.
         """
         if (context is not None) != self.config.blind_condition:
             found = "without context" if context is None else "with context"
@@ -211,14 +211,14 @@ class MaskTransformer(nn.Module):
     def start(
         self, ids: Int[Tensor, "batch length level"], modality: Int[Tensor, "batch length"], coords: Int[Tensor, "batch length 3"]
     ) -> tuple[Float[Tensor, "batch length dim"], tuple[Tensor, Tensor]]:
-        """What enters the first block, and cosine and sine [batch 1 length pairs] of every cell's rotary angles."""
+        """Input of the first block, and cosine and sine [batch 1 length pairs] of every cell's rotary angles."""
         x = self.embed_norm(self.embed(ids).sum(dim=2) + self.embed_modality(modality))
         # A product and a sum, not a matrix product: autocast would round the angles to bfloat16.
         angles = (coords[..., None].float() * rope_frequencies(self.config, coords.device)).sum(dim=2)
         return x, (angles.cos()[:, None], angles.sin()[:, None])
 
     def logits(self, hidden: Float[Tensor, "cells dim"], offset: int, size: int) -> Float[Tensor, "cells size"]:
-        """Scores of the ids `offset` to `offset + size - 1` at the given cells: linear in `hidden`, without bias."""
+        """Logits of the ids `offset` to `offset + size - 1` at the given cells: linear in `hidden`, without bias."""
         return functional.linear(hidden, self.head.weight[offset : offset + size])
 
 
@@ -228,7 +228,7 @@ def attend(
     value: Float[Tensor, "batch heads length head_dim"],
     seen: Tensor | None,
 ) -> Float[Tensor, "batch queries features"]:
-    """What every head collects, heads side by side, by the fastest way for the device."""
+    """Attention output with all heads concatenated, computed with the fastest method for the device."""
     by = explicit_attention if query.device.type == "cpu" and torch.is_grad_enabled() else functional.scaled_dot_product_attention
     return rearrange(by(query, key, value, attn_mask=seen), "b h l d -> b l (h d)")
 
@@ -248,9 +248,9 @@ def explicit_attention(
 
 
 def rope_frequencies(config: TransformerConfig, device: torch.device | str = "cpu") -> Float[Tensor, "3 pairs"]:
-    """Angular frequency of every rotary pair for (time, row, column); a pair turns with one axis alone.
+    """Angular frequency of every rotary pair for (time, row, column); each pair rotates with one axis only.
 
-    They are made on `device`: a copy from the CPU inside the model would keep CUDA graphs from recording it.
+    The tensor is created on `device`: a copy from the CPU inside the model would keep CUDA graphs from recording it.
     """
     pairs = config.head_dim // 2
     shares = [pairs * share // sum(config.rope_split) for share in config.rope_split]
@@ -269,14 +269,14 @@ def rope_frequencies(config: TransformerConfig, device: torch.device | str = "cp
 def rotate(
     x: Float[Tensor, "batch heads length head_dim"], rotation: tuple[Tensor, Tensor]
 ) -> Float[Tensor, "batch heads length head_dim"]:
-    """Turn each pair (first half, second half) of a head by the cell's angles. Source: RoFormer, arXiv:2104.09864."""
+    """Rotate each pair (first half, second half) of a head by the cell's angles. Source: RoFormer, arXiv:2104.09864."""
     cosine, sine = (part.to(x.dtype) for part in rotation)
     first, second = x.chunk(2, dim=-1)
     return torch.cat([first * cosine - second * sine, first * sine + second * cosine], dim=-1)
 
 
 def _initialise(module: nn.Module) -> None:
-    """Normal weights of standard deviation 0.02, padding rows zero."""
+    """Initialise weights from a normal distribution with standard deviation 0.02, and padding rows with zero."""
     if isinstance(module, (nn.Linear, nn.Embedding)):
         nn.init.normal_(module.weight, std=0.02)
     if isinstance(module, nn.Embedding) and module.padding_idx is not None:

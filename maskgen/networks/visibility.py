@@ -1,4 +1,4 @@
-"""Visibility: which cells attend to which."""
+"""Attention masks: which cells attend to which."""
 
 import torch
 from jaxtyping import Bool, Int
@@ -11,11 +11,11 @@ def visible(
     context: Bool[Tensor, "batch length"] | None = None,
     near: Bool[Tensor, "batch length length"] | None = None,
 ) -> Bool[Tensor, "batch 1 length length"] | None:
-    """Who attends to whom: valid cells of the same document, and every cell to itself, so that no row is empty.
+    """Attention mask: valid cells of the same document, and every cell itself, so that no row is empty.
 
-    Cells of `context` attend to `context` alone, so nothing outside it changes what they become. `near` takes more cells away.
+    Cells of `context` attend to `context` only, so no other cell affects their hidden states. `near` restricts the mask further.
 
-    Returns None where everybody sees everybody, which lets attention take its fastest path.
+    Returns None where all cells see each other, so that attention can use its fastest path.
     """
     whole = context is None and not torch.compiler.is_compiling() and bool(valid.all()) and bool((document == document[:, :1]).all())
     if whole and (near is None or bool(near.all())):
@@ -31,12 +31,12 @@ def visible(
 def nearby(
     modality: Int[Tensor, "batch length"], time: Int[Tensor, "batch length"], window: Int[Tensor, " batch"]
 ) -> Bool[Tensor, "batch length length"]:
-    """Restricted context: of its own modality a cell sees what is at most `window` steps of time away, of the others everything.
+    """Mask of restricted context: a cell sees its own modality within `window` time steps, and all of the others.
 
     Args:
         modality: Modality of each cell.
-        time: Time of each cell; all alike in a picture, which is therefore never restricted.
-        window: Of each row; 0 restricts nothing.
+        time: Time of each cell; equal in all cells of an image, which is therefore never restricted.
+        window: Window of each row in time steps; 0 sets no limit.
 
     Source: MAGNeT, arXiv:2401.04577 (5 steps at all levels but the coarsest).
     """
