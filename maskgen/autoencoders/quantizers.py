@@ -128,7 +128,7 @@ class VectorQuantizer(Quantizer):
         self.total.lerp_(sums, 1.0 - self.decay)
         dead = self.usage < self.restart_below
         fresh = flat[torch.randint(len(flat), (self.codebook_size,), device=flat.device)]
-        # A restarted code starts with some usage, as time to attract inputs: with less it would be below the threshold again at the next batch.
+        # A restarted code gets initial usage, as time to attract inputs: with less it would be below the threshold again at the next batch.
         start = max(1.0, 2.0 * self.restart_below)
         self.total.copy_(torch.where(dead[:, None], fresh * start, self.total))
         self.usage.copy_(torch.where(dead, start, self.usage))
