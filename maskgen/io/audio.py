@@ -1,4 +1,4 @@
-"""Untrusted sound files to checked waveforms, and waveforms to one rate and channel count."""
+"""Reading untrusted audio files into validated waveforms, converting sample rate and channels, and writing audio files."""
 
 import io
 from dataclasses import dataclass
@@ -14,16 +14,16 @@ from maskgen.io.limits import BadMedia, MediaLimits, check_bytes
 
 BLOCK_FRAMES = 65_536
 LOUDEST = 8.0
-"""Decoded peaks above 1 are clipped (lossy codecs overshoot); above this the samples are no sound in [-1, 1] at all."""
+"""Highest decoded peak that is accepted. Peaks between 1 and this value are clipped (lossy codecs overshoot); louder files are rejected."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Waveform:
-    """A sound.
+    """Audio samples with their sample rate.
 
     Args:
         samples: float32 in [-1, 1].
-        sample_rate_hz: Samples a second and channel.
+        sample_rate_hz: Samples per second, for each channel.
     """
 
     samples: Float[np.ndarray, "channels samples"]
@@ -31,11 +31,11 @@ class Waveform:
 
     @property
     def seconds(self) -> float:
-        """Length."""
+        """Duration in seconds."""
         return float(self.samples.shape[1] / self.sample_rate_hz)
 
     def save(self, path: Path | str) -> None:
-        """Write a file with 16 bits a sample; see `write_sound`."""
+        """Write a 16-bit audio file; see `write_sound`."""
         write_sound(self, path)
 
     def __repr__(self) -> str:
@@ -43,11 +43,11 @@ class Waveform:
 
 
 def decode_audio(content: bytes, limits: MediaLimits) -> Waveform:
-    """A sound at its own rate with its own channels. Silence is a sound.
+    """Decode an audio file at its original sample rate and channel count. Silent files are accepted.
 
     Args:
         content: A WAV, FLAC, Ogg (Vorbis, Opus) or MP3 file.
-        limits: Checked on the header, before a sample is decoded.
+        limits: Size limits. The header is checked against them before any sample is decoded.
 
     Returns:
         float32 samples; peaks between 1 and 8, which lossy codecs and float files hold, are clipped to 1.
@@ -73,7 +73,7 @@ def decode_audio(content: bytes, limits: MediaLimits) -> Waveform:
 
 
 def _check_sound_header(frames: int, rate: int, channels: int, limits: MediaLimits) -> None:
-    """Refuses by what the header says."""
+    """Raise if the header exceeds a limit."""
     if not limits.min_sample_rate_hz <= rate <= limits.max_sample_rate_hz:
         raise BadMedia(f"{rate} Hz, wanted {limits.min_sample_rate_hz} to {limits.max_sample_rate_hz} Hz")
     if not 1 <= channels <= limits.max_channels:
@@ -85,7 +85,7 @@ def _check_sound_header(frames: int, rate: int, channels: int, limits: MediaLimi
 
 
 def _read_samples(file: Any) -> Float[np.ndarray, "channels samples"]:
-    """Every frame that the header promises, block by block, so that one copy is held."""
+    """Read every frame that the header declares, block by block, so that only one copy is in memory."""
     samples = np.empty((file.channels, file.frames), np.float32)
     for start in range(0, file.frames, BLOCK_FRAMES):
         wanted = min(BLOCK_FRAMES, file.frames - start)
@@ -101,18 +101,18 @@ def _read_samples(file: Any) -> Float[np.ndarray, "channels samples"]:
 
 
 def fit_audio(wave: Waveform, sample_rate_hz: int, channels: int = 1) -> tuple[Waveform, bool]:
-    """A sound at the rate and with the channels wanted.
+    """Convert a waveform to the given sample rate and channel count.
 
-    Channels come first: an equal count stays; otherwise the mean of all channels is taken and repeated. Then the rate: soxr's
+    Channels are converted first: if the count differs, the mean of all channels is repeated. The rate is converted next with soxr's
     high-quality filter, whose overshoot beyond 1 is clipped.
 
     Args:
-        wave: Any sound.
-        sample_rate_hz: Rate wanted.
-        channels: Channels wanted.
+        wave: Input waveform.
+        sample_rate_hz: Target sample rate.
+        channels: Target channel count.
 
     Returns:
-        The sound, of ceil(samples * sample_rate_hz / rate) samples, and whether its rate was changed.
+        The waveform, with ceil(samples * sample_rate_hz / rate) samples, and whether it was resampled.
 
     Raises:
         ValueError: If the rate or the channel count is below 1.
@@ -130,7 +130,7 @@ def fit_audio(wave: Waveform, sample_rate_hz: int, channels: int = 1) -> tuple[W
 
 
 def _resampled(samples: Float[np.ndarray, "channels samples"], old_hz: int, new_hz: int) -> Float[np.ndarray, "channels resampled"]:
-    """Exactly ceil(samples * new / old) samples: the end is padded before filtering, for soxr rounds down."""
+    """Resample to exactly ceil(samples * new / old) samples. The end is padded before filtering because soxr rounds down."""
     try:
         import soxr
     except ImportError as error:
@@ -145,14 +145,14 @@ LONGEST_SOUND_S = 3600.0
 
 
 def read_sound(path: Path | str, limits: MediaLimits | None = None) -> Waveform:
-    """The sound in a file, at its own rate with its own channels.
+    """Read an audio file at its original sample rate and channel count.
 
     Args:
         path: A WAV, FLAC, Ogg (Vorbis, Opus) or MP3 file.
-        limits: Checked on the header; None takes at most an hour.
+        limits: Size limits, checked on the header. None allows at most one hour.
 
     Raises:
-        ValueError: If the file is missing, no sound, damaged, cut short, too long, empty, or holds NaN or infinity.
+        ValueError: If the file is missing, not audio, damaged, cut short, too long, empty, or holds NaN or infinity.
         ImportError: If soundfile is not installed.
     """
     path = Path(path)
@@ -168,10 +168,10 @@ def read_sound(path: Path | str, limits: MediaLimits | None = None) -> Waveform:
 
 
 def write_sound(wave: Waveform, path: Path | str) -> None:
-    """Write a sound with 16 bits a sample, in the format of the file's ending (wav, flac, ogg, mp3).
+    """Write 16-bit audio in the format given by the file extension (wav, flac, ogg, mp3).
 
     Raises:
-        ValueError: If the ending names no format that can be written.
+        ValueError: If the extension is not a format that can be written.
         ImportError: If soundfile is not installed.
     """
     try:
@@ -190,6 +190,6 @@ def write_sound(wave: Waveform, path: Path | str) -> None:
 
 
 def sixteen_bits(wave: Waveform) -> Int16[np.ndarray, "channels samples"]:
-    """The samples as 16-bit numbers; exactly full scale is one step less, as in any 16-bit file."""
+    """Convert samples to 16-bit integers. A sample of exactly 1.0 becomes 32767, as in any 16-bit file."""
     steps: np.ndarray = np.clip(np.rint(wave.samples * 2**15), -(2**15), 2**15 - 1).astype(np.int16)
     return steps

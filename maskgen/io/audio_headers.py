@@ -1,29 +1,29 @@
-"""Damage of sound files that their decoders pass over in silence: every container is walked once, nothing is decoded."""
+"""Detect damage in audio files that decoders ignore. Each container is scanned once and nothing is decoded."""
 
 import struct
 import zlib
 
 MOST_PARTS = 200_000
-"""Chunks, pages or frames that are walked; a minute of sound has a few thousand."""
+"""Maximum number of chunks, pages or frames that are scanned; a minute of audio has a few thousand."""
 MP3_KBPS = {
     1: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
     2: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
 MP3_RATES_HZ = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
-"""By the version bits of the header: 3 is MPEG 1, 2 is MPEG 2, 0 is MPEG 2.5."""
+"""Keyed by the version bits of the header: 3 is MPEG 1, 2 is MPEG 2, 0 is MPEG 2.5."""
 MP3_ENDINGS = (b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"ID3", b"3DI")
 LAST_PAGE = 4
 REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 def find_damage(content: bytes) -> str | None:
-    """What is wrong with the container, in one short sentence.
+    """Describe the damage of an audio container in one short sentence.
 
     Args:
         content: The file's bytes.
 
     Returns:
-        None for a whole WAV, Ogg or MP3 file and for anything that begins like FLAC, whose decoder checks everything itself.
+        The description, or None for an intact WAV, Ogg or MP3 file. FLAC also gives None, because its decoder checks everything itself.
     """
     if content[:4] == b"fLaC":
         return None
@@ -37,7 +37,7 @@ def find_damage(content: bytes) -> str | None:
 
 
 def _wav_damage(content: bytes) -> str | None:
-    """Chunks that claim more bytes than there are; libsndfile takes what it finds."""
+    """Find chunks that declare more bytes than the file has. libsndfile silently reads what is there."""
     place = 12
     for _ in range(MOST_PARTS):
         if place + 8 > len(content):
@@ -50,7 +50,7 @@ def _wav_damage(content: bytes) -> str | None:
 
 
 def _ogg_damage(content: bytes) -> str | None:
-    """Pages with a wrong checksum and a missing last page; libogg leaves both out without a word."""
+    """Find pages with a wrong checksum and a missing last page. libogg silently skips both."""
     place, kind = 0, 0
     for _ in range(MOST_PARTS):
         if place == len(content):
@@ -69,13 +69,13 @@ def _ogg_damage(content: bytes) -> str | None:
 
 
 def _ogg_checksum(page: bytes) -> int:
-    """CRC-32 most significant bit first, from 0: zlib's, which is the mirror image, over mirrored bytes."""
+    """Compute the CRC-32 of Ogg (most significant bit first, initial value 0) as zlib's bit-reversed CRC over bit-reversed bytes."""
     mirrored = zlib.crc32(page.translate(REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return int(f"{mirrored:032b}"[::-1], 2)
 
 
 def _mp3_damage(content: bytes) -> str | None:
-    """Frames that do not follow each other or are not whole; mpg123 skips and fills in."""
+    """Find gaps between frames and incomplete frames. mpg123 silently skips or conceals them."""
     start = place = _after_id3(content)
     for count in range(MOST_PARTS):
         if place >= len(content) or content.startswith(MP3_ENDINGS, place) or not content[place : place + 4096].strip(b"\0"):
@@ -90,7 +90,7 @@ def _mp3_damage(content: bytes) -> str | None:
 
 
 def _mp3_count_damage(first: bytes, count: int) -> str | None:
-    """Another number of frames than the first one claims ("Xing" or "Info", flags, count); encoders differ on whether it counts itself."""
+    """Compare the frame count with the first frame's ("Xing" or "Info", flags, count). Encoders differ on whether it counts itself."""
     mark = max(first.find(b"Xing"), first.find(b"Info"))
     if mark >= 0 and len(first) >= mark + 12 and first[mark + 7] & 1:
         (claimed,) = struct.unpack_from(">I", first, mark + 8)
@@ -100,7 +100,7 @@ def _mp3_count_damage(first: bytes, count: int) -> str | None:
 
 
 def _after_id3(content: bytes) -> int:
-    """Where the first frame should be: after the tag, whose size has 7 bits a byte, and its padding."""
+    """Return the offset of the first frame, after the ID3 tag (its size is stored as 7 bits per byte) and the padding."""
     if content[:3] != b"ID3" or len(content) < 10:
         return 0
     place = 10 + sum((byte & 0x7F) << shift for byte, shift in zip(content[6:10], (21, 14, 7, 0), strict=True))
@@ -109,7 +109,7 @@ def _after_id3(content: bytes) -> int:
 
 
 def _mp3_frame_bytes(header: bytes) -> int | None:
-    """Length of a layer III frame with its header; None if these four bytes are no such header."""
+    """Return the length of a layer III frame including its header, or None if the four bytes are not such a header."""
     if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE6 != 0xE2:
         return None
     version, kbps, rate = header[1] >> 3 & 3, header[2] >> 4, header[2] >> 2 & 3

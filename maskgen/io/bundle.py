@@ -1,4 +1,4 @@
-"""A bundle: one folder with a config, safetensors weights and a hash of everything, so that a flipped byte is found at load."""
+"""Saving and loading bundles: folders with a config, safetensors weights and a hash of every file, verified at load."""
 
 import hashlib
 import json
@@ -23,14 +23,14 @@ RECORD = Record({"format": Plain(), "kind": Text(), "config": Table(Plain()), "f
 
 @dataclass(frozen=True)
 class Bundle:
-    """What `load_bundle` read.
+    """Content of a bundle, as `load_bundle` returns it.
 
     Args:
         kind: What the bundle holds, for example "image_tokenizer".
-        config: Plain data to rebuild the object.
+        config: Plain data from which the object is rebuilt.
         tensors: Weights by name.
-        fingerprint: sha256 over kind, config and file hashes; stored with shards and compared at load.
-        folder: Where it was read from.
+        fingerprint: sha256 over kind, config and file hashes. It is stored with shards and compared at load.
+        folder: Folder that the bundle was read from.
     """
 
     kind: str
@@ -41,7 +41,7 @@ class Bundle:
 
 
 def fingerprint_of(kind: str, config: Mapping[str, Any], files: Mapping[str, str]) -> str:
-    """Hash that identifies a bundle: its kind, its config and the sha256 of its files."""
+    """Compute the hash that identifies a bundle from its kind, its config and the sha256 of its files."""
     text = json.dumps([kind, dict(config), dict(files)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -49,20 +49,20 @@ def fingerprint_of(kind: str, config: Mapping[str, Any], files: Mapping[str, str
 def save_bundle(
     folder: Path | str, kind: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor], files: Mapping[str, bytes] | None = None
 ) -> str:
-    """Write a bundle; `bundle.json` comes last, so a folder that has it is complete.
+    """Write a bundle and return its fingerprint. `bundle.json` is written last, so a folder that has it is complete.
 
     Args:
-        folder: Made if missing; other files in it (a card) stay.
-        kind: What it holds.
-        config: Plain data for JSON.
+        folder: Created if missing. Other files in it, such as a model card, are kept.
+        kind: What the bundle holds, for example "image_tokenizer".
+        config: Data that JSON can represent.
         tensors: Weights by name; may be empty.
-        files: Further files by name, hashed like the weights.
+        files: Additional files by name, hashed like the weights.
 
     Returns:
         The fingerprint.
 
     Raises:
-        ValueError: If a file's name is not plain.
+        ValueError: If a file name contains a path or is not portable.
     """
     from safetensors.torch import save
 
@@ -80,10 +80,10 @@ def save_bundle(
 
 
 def read_bundle_record(folder: Path | str) -> dict[str, Any]:
-    """The parsed `bundle.json` of a folder, or of what ships with maskgen under that relative name.
+    """Read the `bundle.json` of a folder, or of the bundle that ships with maskgen under that relative name.
 
     Raises:
-        ValueError: If the folder is no bundle, or its `bundle.json` is damaged, of another format, or names a file outside of the folder.
+        ValueError: If the folder isn't a bundle, or its `bundle.json` is damaged, has another format, or names a file outside the folder.
     """
     path = find_path(folder) / CONFIG_FILE
     if not path.is_file():
@@ -108,15 +108,15 @@ def read_bundle_record(folder: Path | str) -> dict[str, Any]:
 
 
 def load_bundle(folder: Path | str, kind: str, schema: Schema | None = None) -> Bundle:
-    """Read a bundle and check every byte of it.
+    """Load a bundle and verify the hash of every file.
 
     Args:
         folder: Folder with `bundle.json`, or the relative name of a shipped one, for example "tokenizers/text-bpe/bundle".
-        kind: What is expected in it.
-        schema: What its configuration may hold, checked before any other file of it is read; None takes any plain data of bounded size.
+        kind: Expected kind of the bundle.
+        schema: Schema of the config, checked before any other file is read; None accepts any plain data of bounded size.
 
     Raises:
-        ValueError: If the bundle is missing, of another kind, incomplete or damaged, or its configuration holds something else.
+        ValueError: If the bundle is missing, of another kind, incomplete or damaged, or its config doesn't match the schema.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -135,18 +135,18 @@ def load_bundle(folder: Path | str, kind: str, schema: Schema | None = None) -> 
             raise ValueError(f"{path} is damaged: sha256 {found[:12]}…, {CONFIG_FILE} says {wanted[:12]}…; copy the bundle again")
     try:
         tensors = load((folder / WEIGHTS_FILE).read_bytes()) if WEIGHTS_FILE in record["files"] else {}
-    except (SafetensorError, KeyError) as error:  # KeyError: a type of numbers that this torch has not
+    except (SafetensorError, KeyError) as error:  # KeyError: a dtype that this torch doesn't have
         raise ValueError(f"{folder / WEIGHTS_FILE} is no safetensors file ({error}); copy the bundle again, or export it anew") from error
     return Bundle(kind, record["config"], tensors, record["fingerprint"], folder)
 
 
 def rewrite_config(folder: Path | str, kind: str, config: Mapping[str, Any]) -> str:
-    """Give a bundle another config; its weights and files are checked and stay as they are.
+    """Replace the config of a bundle. Its weights and files are verified and stay unchanged.
 
     Args:
-        folder: Folder of a whole bundle.
-        kind: What is expected in it.
-        config: Plain data for JSON.
+        folder: Folder of a complete bundle.
+        kind: Expected kind of the bundle.
+        config: Data that JSON can represent.
 
     Returns:
         The new fingerprint.
@@ -168,11 +168,11 @@ def _write_record(folder: Path, kind: str, config: Mapping[str, Any], hashes: Ma
 
 
 def find_model(name: Path | str) -> Path:
-    """Folder of a model's bundle: a path, or the name of a model that ships with maskgen or is installed beside it.
+    """Return the folder of a model's bundle, given a path or the name of a shipped or installed model.
 
     Raises:
-        ValueError: If there is none.
-        ImportError: If the model is a distribution of its own that is not installed.
+        ValueError: If there is no such model.
+        ImportError: If the model is a separate distribution that isn't installed.
     """
     folder = Path(name) if (Path(name) / CONFIG_FILE).is_file() else model_folder(name)
     if folder is None or not (folder / CONFIG_FILE).is_file():
@@ -184,10 +184,10 @@ def find_model(name: Path | str) -> Path:
 
 
 def require_fingerprint(modality: str, found: str, wanted: str, model: str) -> None:
-    """Refuse a tokenizer other than the one the model was trained with.
+    """Raise if a tokenizer isn't the one that the model was trained with.
 
     Raises:
-        ValueError: If they differ; names both and the commands that rebuild.
+        ValueError: If the fingerprints differ. The message names both and the commands that rebuild the tokenizer.
     """
     if found != wanted:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Reading Lightning checkpoints as plain data: nothing in a file can run code, and a damaged file is found by its hash."""
+"""Reading Lightning checkpoints as plain data: a file can't run code, and its hash reveals damage."""
 
 import logging
 import pickle
@@ -14,29 +14,29 @@ logger = logging.getLogger(__name__)
 
 
 def record_of(path: Path) -> Path:
-    """The file beside a checkpoint that holds its sha256, in the format of `sha256sum --check`."""
+    """Return the path of the file next to a checkpoint that holds its sha256, in the format of `sha256sum --check`."""
     return path.with_name(f"{path.name}.sha256")
 
 
 def previous_of(path: Path) -> Path:
-    """Where the checkpoint that stood under this name before is kept."""
+    """Return the path where the previous checkpoint of this name is kept."""
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
 def recorded_hashes(path: Path) -> list[str]:
-    """What a checkpoint may hash to, likeliest first: none without a record; after a cut-off save it is not the first."""
-    record = record_of(path.resolve())  # a link stands for the checkpoint that it names
+    """Return the hashes a checkpoint may have, most likely first; empty without a record. After an interrupted save a later one matches."""
+    record = record_of(path.resolve())  # resolve a link to the checkpoint it points to
     if not record.is_file():
         return []
     return record.read_text(errors="replace").replace("#", "").split()[::2] or [""]
 
 
 def load_verified(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
-    """A checkpoint whose bytes are those that were written.
+    """Load a checkpoint after verifying its hash.
 
     Args:
-        path: The .ckpt file. Without a hash beside it (older files have none) it is read unchecked, with a note.
-        map_location: Where the tensors go.
+        path: The .ckpt file. Without a hash file next to it (older checkpoints have none) it is read unverified, with a notice.
+        map_location: Device that the tensors are loaded to.
 
     Returns:
         The checkpoint.
@@ -66,14 +66,14 @@ def load_verified(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
 
 
 def read_checkpoint(path: Path | str, kind: str) -> dict[str, Any]:
-    """What a maskgen module of the given kind left in a Lightning checkpoint.
+    """Read a Lightning checkpoint that a maskgen module of the given kind saved.
 
     Args:
         path: The .ckpt file.
         kind: "image_tokenizer" or "masked_transformer".
 
     Returns:
-        The checkpoint; its entry "maskgen" tells how to rebuild the network.
+        The checkpoint; its entry "maskgen" holds what is needed to rebuild the network.
 
     Raises:
         ValueError: If the file is missing, damaged or of another kind.
@@ -90,9 +90,9 @@ def read_checkpoint(path: Path | str, kind: str) -> dict[str, Any]:
 
 
 def weights(checkpoint: dict[str, Any], prefix: str) -> dict[str, Tensor]:
-    """Weights under a prefix, without it: averaged ones where averaging had begun.
+    """Return the weights under a prefix, with the prefix removed. Averaged weights are preferred once averaging has begun.
 
-    Lightning's WeightAveraging puts the average into `state_dict`; before its first update that is the untrained model.
+    Lightning's WeightAveraging stores the average in `state_dict`; before its first update, that is the untrained model.
     """
     begun = int(checkpoint.get("averaging_state", {}).get("n_averaged", 1)) > 0
     state = checkpoint["state_dict" if begun else "current_model_state"]

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, and their hashes."""
+"""Atomic file writing, file hashes and reading and writing of text files."""
 
 import contextlib
 import hashlib
@@ -9,22 +9,22 @@ from typing import BinaryIO
 
 
 def file_sha256(path: Path) -> str:
-    """Hex sha256 of a file's bytes."""
+    """Return the sha256 of a file as a hexadecimal string."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that appears under its name only when complete.
+    """Open a file for atomic writing: it appears under its final name only when complete.
 
-    Temporary name in the same folder, fsync, rename, fsync of the folder: whenever the machine stops, it leaves the old file or the new.
+    The data goes to a temporary file in the same folder, then fsync, rename and fsync of the folder. A crash leaves the old or new file.
 
     Args:
         path: Final name; its folder must exist.
 
     Yields:
-        The open temporary file; an exception inside removes it.
+        The open temporary file. An exception inside the block removes it.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -33,20 +33,20 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             handle.flush()
             os.fsync(handle.fileno())
         os.replace(temporary, path)
-    except BaseException:  # a full disk or Ctrl-C: leave nothing behind
+    except BaseException:  # for example a full disk or Ctrl-C: remove the temporary file
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file so that it is either whole or absent."""
+    """Write a file atomically."""
     with atomic_file(path) as handle:
         handle.write(data)
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder last through a power cut."""
+    """Flush a folder's entries to disk, so that they survive a power failure."""
     number = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(number)
@@ -58,7 +58,7 @@ LARGEST_TEXT_BYTES = 2**20
 
 
 def read_text(path: Path | str) -> str:
-    """Text of a UTF-8 file, without the line break at its end.
+    """Read a UTF-8 file, without the line break at its end.
 
     Raises:
         ValueError: If the file is missing, over 1 MiB or not UTF-8.
@@ -75,5 +75,5 @@ def read_text(path: Path | str) -> str:
 
 
 def write_text(text: str, path: Path | str) -> None:
-    """Write a text as UTF-8, with a line break at its end."""
+    """Write text as UTF-8, with a line break at its end."""
     write_atomic(Path(path), f"{text}\n".encode())

@@ -1,4 +1,4 @@
-"""Networks built from a configuration of a file: first as empty shapes beside the weights, then for real."""
+"""Building networks from an untrusted config: shapes are checked against the weights before memory is allocated."""
 
 import sys
 import threading
@@ -19,19 +19,19 @@ CONSTRUCTION_ERRORS: tuple[type[Exception], ...] = (
     ArithmeticError,
     AssertionError,
 )
-"""What a constructor raises for arguments that it does not check."""
+"""Exceptions that constructors raise for arguments they don't validate."""
 MOST_UNSAVED = 2**24
-"""Numbers in buffers that are not saved, such as windows: they follow from the configuration alone."""
+"""Maximum elements in buffers that are not saved, such as windows, which depend only on the config."""
 SPARE_PARTS = 1024
-"""Modules and buffers without a saved tensor that any network may have."""
+"""Modules and buffers without a saved tensor that every network is allowed."""
 
 
 @contextmanager
 def refusing(source: str) -> Iterator[None]:
-    """Turns what constructors raise for absurd arguments into a ValueError that names the file.
+    """Convert exceptions that constructors raise for invalid arguments into a ValueError that names the file.
 
     Args:
-        source: Where the arguments come from.
+        source: Origin of the arguments, for the error message.
 
     Raises:
         ValueError: If the body raises one of `CONSTRUCTION_ERRORS`.
@@ -53,18 +53,18 @@ def fitted(
     source: str,
     state: Callable[[Built], Mapping[str, Tensor]] = nn.Module.state_dict,
 ) -> Built:
-    """A network whose sizes are those of its saved weights, which are not loaded yet.
+    """Build a network after checking that its sizes match its saved weights. The weights are not loaded.
 
-    It is built on torch's "meta" device first, where nothing is allocated, so that sizes that do not fit cost neither memory nor time.
+    It is first built on torch's "meta" device, which allocates nothing, so that a mismatch costs neither memory nor time.
 
     Args:
-        build: Makes the network; it is called twice.
+        build: Builds the network; called twice.
         tensors: Saved weights by name.
-        source: Where the configuration comes from, for the errors.
-        state: What of a network is saved.
+        source: Origin of the config, for error messages.
+        state: Returns the tensors of a network that are saved.
 
     Raises:
-        ValueError: If no network can be built, or if names or shapes are not those of the weights.
+        ValueError: If the network cannot be built, or its names or shapes differ from those of the weights.
     """
     with refusing(source):
         with torch.device("meta"), _bounded(len(tensors), source):
@@ -79,7 +79,7 @@ def fitted(
 
 
 def _require_shapes(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], source: str) -> None:
-    """Raises ValueError for the first tensor that is missing, of another shape, or not of the network."""
+    """Raise ValueError for the first tensor that is missing, has another shape, or isn't part of the network."""
     for name in [*wanted, *found]:
         if wanted.get(name) != found.get(name):
             have, want = (str(list(shapes[name])) if name in shapes else "no such tensor" for shapes in (found, wanted))
@@ -91,7 +91,7 @@ def _require_shapes(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, t
 
 @contextmanager
 def _bounded(tensors: int, source: str) -> Iterator[None]:
-    """Stops this thread from building a network of many more parts than there are saved tensors."""
+    """Prevent this thread from building a network with many more parts than saved tensors."""
     most, thread, parts = SPARE_PARTS + 8 * tensors, threading.get_ident(), 0
 
     def count(module: nn.Module, name: str, part: Any) -> None:

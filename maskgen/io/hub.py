@@ -1,4 +1,4 @@
-"""Models by name: a folder, a shipped or installed model, or a repository on the Hugging Face hub; and folders sent to the hub."""
+"""Resolving model names (folder, shipped or installed model, Hugging Face Hub repository) and uploading folders to the Hub."""
 
 import re
 from collections.abc import Iterator
@@ -8,26 +8,26 @@ from pathlib import Path
 from maskgen.io.shipped import find_path, model_folder, model_names
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-"""owner/name."""
+"""Pattern of a hub id, "owner/name"."""
 FILES = ("*.safetensors", "*.json", "*.yaml", "*.yml", "*.txt", "*.md", "*.xz", "LICENSE*", "NOTICE*")
-"""What is downloaded: weights, plain data and texts (the phonemes' lexicon is text in xz). Never a pickle, never code."""
+"""Patterns of the files that are downloaded: weights, plain data and text (the phoneme lexicon is xz text). Never pickle or code."""
 MODEL_FILES = ("bundle.json", "model_index.json", "config.json")
-"""A folder with one of these is a model, even if a shipped model has its name."""
+"""A folder with one of these files is a model. It takes precedence over a shipped model of the same name."""
 
 
 def local_folder(name: Path | str, revision: str | None = None) -> Path:
-    """Folder of a model, downloaded first where the name is a hub id.
+    """Return the folder of a model, after downloading it if the name is a hub id.
 
     Args:
-        name: A folder, the name of a shipped or installed model, or a hub id "owner/name"; looked up in this order.
-        revision: Branch, tag or commit of a hub id; None is its main branch.
+        name: A folder, the name of a shipped or installed model, or a hub id "owner/name"; tried in this order.
+        revision: Branch, tag or commit of a hub id; None takes its main branch.
 
     Returns:
-        An existing folder. A download lies in the cache of huggingface_hub, and holds the files that match `FILES` alone.
+        An existing folder. Downloads are stored in the cache of huggingface_hub and contain only files that match `FILES`.
 
     Raises:
-        ValueError: If nothing has that name, a revision is given for what is no hub id, or the hub has no such repository or revision.
-        ImportError: If the model is a distribution that is not installed.
+        ValueError: If there is no such model, a revision is given without a hub id, or the hub has no such repository or revision.
+        ImportError: If the model is a distribution that isn't installed.
         OSError: If the hub cannot be reached and the model is not in the cache.
     """
     folder = _present(name)
@@ -51,20 +51,20 @@ def push_folder(
     token: str | None = None,
     commit_message: str = "Upload a model with maskgen",
 ) -> str:
-    """Send a folder to a model repository on the hub, made if missing.
+    """Upload a folder to a model repository on the hub and return the commit id. A missing repository is created.
 
     Args:
-        folder: What is uploaded, whole.
-        repo_id: "owner/name", or "name" for a repository of your own.
-        private: Whether a new repository is private; one that exists keeps what it is.
-        token: Access token; None takes the one that `hf auth login` stored.
+        folder: Folder to upload, with all its files.
+        repo_id: "owner/name", or "name" for a repository in your own account.
+        private: Whether a new repository is private. An existing repository keeps its visibility.
+        token: Access token; None uses the one stored by `hf auth login`.
         commit_message: Title of the commit.
 
     Returns:
         The id of the commit.
 
     Raises:
-        ValueError: If the folder is missing, the id is no hub id, or the hub refuses.
+        ValueError: If the folder is missing, the id is invalid, or the hub rejects the upload.
         OSError: If the hub cannot be reached.
     """
     from huggingface_hub import create_repo, upload_folder
@@ -77,7 +77,7 @@ def push_folder(
 
 
 def _present(name: Path | str) -> Path | None:
-    """The folder of a model that needs no download, or None."""
+    """Return the folder of a model that needs no download, or None."""
     path = Path(name)
     if any((path / file).is_file() for file in MODEL_FILES):
         return path
@@ -89,7 +89,7 @@ def _present(name: Path | str) -> Path | None:
 
 
 def _download(repo_id: str, revision: str | None) -> Path:
-    """The files of a hub repository that match `FILES`, in the cache."""
+    """Download the files of a hub repository that match `FILES` and return their folder in the cache."""
     from huggingface_hub import snapshot_download
 
     with _sentences(repo_id, revision):
@@ -98,11 +98,11 @@ def _download(repo_id: str, revision: str | None) -> Path:
 
 @contextmanager
 def _sentences(repo_id: str, revision: str | None) -> Iterator[None]:
-    """Errors of huggingface_hub as one sentence each.
+    """Convert errors of huggingface_hub into one-sentence errors.
 
     Raises:
-        ValueError: For what the caller can mend: the id, the revision, the access.
-        OSError: For a hub that cannot be reached, and any other answer of it.
+        ValueError: For what the caller can fix: the id, the revision or the access.
+        OSError: If the hub cannot be reached, and for any other error response.
     """
     from huggingface_hub import errors
 
@@ -129,5 +129,5 @@ def _sentences(repo_id: str, revision: str | None) -> Iterator[None]:
                 f"the hub refuses access to {repo_id} ({status}); log in with a token that may write: hf auth login"
             ) from error
         raise OSError(f"the hub failed on {repo_id} ({' '.join(str(error).split())}); try again") from error
-    except errors.HTTPError as error:  # type: ignore[attr-defined]  # of the HTTP client below, whose name differs between versions
+    except errors.HTTPError as error:  # type: ignore[attr-defined]  # from the HTTP client, whose name differs between versions
         raise OSError(f"the hub cannot be reached for {repo_id} ({' '.join(str(error).split())}); check the connection") from error

@@ -1,4 +1,4 @@
-"""Pictures as data: reading files safely, as numbers and back, laying them out."""
+"""Reading untrusted image files, converting images to tensors and back, writing images and animations, and contact sheets."""
 
 import io
 import warnings
@@ -18,23 +18,23 @@ LARGEST_PICTURE_PIXELS = 50_000_000
 
 
 def read_picture(path: Path | str, max_pixels: int = LARGEST_PICTURE_PIXELS) -> Image.Image:
-    """RGB picture of a file: upright by its EXIF tag, transparency laid on white.
+    """Read an image file as RGB, rotated by its EXIF tag, with transparency composited on white.
 
-    The header is checked before a pixel is decoded.
+    The header is checked before any pixel is decoded.
 
     Args:
-        path: Any format Pillow reads.
-        max_pixels: Most pixels that are decoded.
+        path: File in any format that Pillow reads.
+        max_pixels: Maximum number of pixels.
 
     Raises:
-        ValueError: If the file is missing, no picture, truncated or too large.
+        ValueError: If the file is missing, not an image, truncated or too large.
     """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path} does not exist or is no file; give a picture")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower and an error
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels is lower and raises an error
             opened = Image.open(path)
         with opened:
             if opened.width * opened.height > max_pixels:
@@ -50,22 +50,22 @@ def read_picture(path: Path | str, max_pixels: int = LARGEST_PICTURE_PIXELS) -> 
 
 
 def to_pixels(pictures: Sequence[Image.Image]) -> Float[Tensor, "batch 3 rows columns"]:
-    """Pictures of one size as floats in [0, 1]."""
+    """Convert images of one size to a float tensor in [0, 1]."""
     arrays = [np.asarray(picture.convert("RGB")) for picture in pictures]
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
 
 
 def to_pictures(pixels: Float[Tensor, "batch 3 rows columns"]) -> list[Image.Image]:
-    """Floats around [0, 1] as pictures."""
+    """Convert a float tensor to images. Values outside [0, 1] are clipped."""
     arrays = (pixels.float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(array) for array in arrays]
 
 
 def write_picture(picture: Image.Image, path: Path | str) -> None:
-    """Write a picture in the format of the file's ending; it is whole or absent, and an older file stays until it is whole.
+    """Write an image atomically, in the format given by the file extension. An older file stays until the new one is complete.
 
     Raises:
-        ValueError: If the ending names no format that can be written.
+        ValueError: If the extension is not a format that can be written.
         OSError: If it cannot be written, for example on a full disk.
     """
     kind, content = _format_of(Path(path)), io.BytesIO()
@@ -74,15 +74,15 @@ def write_picture(picture: Image.Image, path: Path | str) -> None:
 
 
 def write_animation(frames: Sequence[Image.Image], path: Path | str, durations_ms: Sequence[int]) -> None:
-    """Write an animation that repeats without end, in the format of the file's ending (gif, webp, png); whole or absent as a picture.
+    """Write an endlessly repeating animation atomically, in the format given by the file extension (gif, webp, png).
 
     Args:
-        frames: Pictures of one size.
-        path: The file.
-        durations_ms: Time that each is shown.
+        frames: Images of one size.
+        path: Output file.
+        durations_ms: Display time of each frame.
 
     Raises:
-        ValueError: If the ending names no format that can be written.
+        ValueError: If the extension is not a format that can be written.
         OSError: If it cannot be written.
     """
     kind, content = _format_of(Path(path)), io.BytesIO()
@@ -91,10 +91,10 @@ def write_animation(frames: Sequence[Image.Image], path: Path | str, durations_m
 
 
 def _format_of(path: Path) -> str:
-    """Pillow's name of the format of a file's ending.
+    """Return Pillow's format name for a file extension.
 
     Raises:
-        ValueError: If it has none.
+        ValueError: If Pillow has no format for it.
     """
     kind = Image.registered_extensions().get(path.suffix.lower())
     if kind is None or kind not in Image.SAVE:
@@ -103,7 +103,7 @@ def _format_of(path: Path) -> str:
 
 
 def contact_sheet(pictures: Sequence[Image.Image], columns: int, gap: int = 4) -> Image.Image:
-    """Pictures of one size side by side on white, row after row."""
+    """Arrange images of one size in a grid on white, row by row."""
     width, height = pictures[0].size
     rows = -(-len(pictures) // columns)
     sheet = Image.new("RGB", (columns * (width + gap) + gap, rows * (height + gap) + gap), "white")

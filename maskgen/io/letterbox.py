@@ -1,11 +1,11 @@
-"""Pictures laid on white; needs Pillow alone, so that building data starts without torch."""
+"""Compositing and letterboxing images on white. Needs only Pillow, so that dataset builds start without importing torch."""
 
 import numpy as np
 from PIL import Image, ImageOps
 
 
 def on_white(picture: Image.Image) -> Image.Image:
-    """RGB picture with transparency laid on white; 16-bit grey is scaled, where Pillow's own conversion would clip it."""
+    """Convert an image to RGB with transparency composited on white. 16-bit grey is scaled; Pillow's own conversion would clip it."""
     if picture.mode.startswith("I"):
         picture = Image.fromarray((np.asarray(picture).clip(0, 65535) // 257).astype(np.uint8))
     if "A" in picture.getbands() or "transparency" in picture.info:
@@ -16,11 +16,11 @@ def on_white(picture: Image.Image) -> Image.Image:
 
 
 def letterbox(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The whole picture, never stretched, centred on white.
+    """Fit the whole image into a size, centred on white, keeping its aspect ratio.
 
     Args:
-        picture: RGB.
-        size: (width, height) wanted.
+        picture: RGB image.
+        size: (width, height) of the result.
     """
     if picture.size == size:
         return picture

@@ -1,28 +1,28 @@
-"""What one sample may hold at most, and the error for a sample that cannot be used."""
+"""Size limits of media samples, and the error for a sample that cannot be used."""
 
 from dataclasses import dataclass
 
 PILLOW_PIXELS = 89_478_485
-"""Pillow's own warning limit, which is an error here."""
+"""Maximum pixels of an image: the limit at which Pillow warns. maskgen raises an error instead."""
 
 
 class BadMedia(ValueError):
-    """One sample that cannot be used; the message is the reason in one short sentence."""
+    """Raised for a sample that cannot be used. The message states the reason in one short sentence."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MediaLimits:
-    """What one sample may hold at most; checked before it is decoded.
+    """Size limits of one sample, checked before it is decoded.
 
     Args:
-        max_bytes: Bytes of a file, tar member or cell of a table.
-        max_pixels: Pixels of a picture.
-        min_side: Shortest side of a picture, in pixels.
-        max_seconds: Length of a sound.
-        min_sample_rate_hz: Lowest rate of a sound.
-        max_sample_rate_hz: Highest rate of a sound.
-        max_channels: Channels of a sound.
-        max_characters: Characters of a text, all its alternatives together.
+        max_bytes: Maximum size of a file, tar member or table cell.
+        max_pixels: Maximum pixels of an image.
+        min_side: Minimum length of the shorter side of an image, in pixels.
+        max_seconds: Maximum duration of audio.
+        min_sample_rate_hz: Minimum sample rate of audio.
+        max_sample_rate_hz: Maximum sample rate of audio.
+        max_channels: Maximum audio channels.
+        max_characters: Maximum characters of a text, summed over all its alternatives.
 
     Raises:
         ValueError: If a limit is not positive, the rates are out of order or max_pixels is above what Pillow opens without a warning.
@@ -48,7 +48,7 @@ class MediaLimits:
 
 
 def check_bytes(content: bytes, limits: MediaLimits) -> None:
-    """Refuses nothing at all, and more than `max_bytes`."""
+    """Raise if the content is empty or longer than `max_bytes`."""
     if len(content) > limits.max_bytes:
         raise BadMedia(f"{len(content)} bytes, at most {limits.max_bytes}")
     if not content:

@@ -1,22 +1,22 @@
-"""Names of files that come from data: an index, a bundle or a checkpoint may only name files of its own folder."""
+"""Validation of file names from untrusted data: an index, bundle or checkpoint may only name files in its own folder."""
 
 import re
 from pathlib import PurePath
 from typing import Any
 
 PLAIN = re.compile(r"\w[\w.+ -]*")
-"""A letter, digit or underscore, then these and the signs . + - and space: no separator, control character or wildcard fits."""
+"""Letters, digits, underscores and, after the first character, also . + - and space. No separators, control characters or wildcards."""
 LONGEST_NAME_BYTES = 200
-"""File systems take 255; atomic writing adds the process's number and an ending."""
+"""File systems allow 255; atomic writing appends the process id and an extension."""
 DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com\d|lpt\d)(\..*)?", re.IGNORECASE)
-"""Names that are devices on Windows, with any ending."""
+"""Names that are devices on Windows, with any extension."""
 PLACE_PART = re.compile(r'[^\\/:*?"<>|\x00-\x1f\x7f-\x9f\u2028\u2029\u200b-\u200f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]+')
-"""One part of a place: any folder name without separators, drives, wildcards and characters that cannot be seen."""
+"""One component of a path: a folder name without separators, drives, wildcards or invisible characters."""
 LONGEST_PLACE = 1024
 
 
 def is_file_name(name: object) -> bool:
-    """Whether a value is the name of a plain file: no path, no hidden file, no device, and the same on every system."""
+    """Return whether a value is a plain file name: no path, hidden file or device, and valid on every operating system."""
     return (
         isinstance(name, str)
         and PLAIN.fullmatch(name) is not None
@@ -27,17 +27,17 @@ def is_file_name(name: object) -> bool:
 
 
 def file_name(name: Any, where: str) -> str:
-    """The name of a file that a record from outside gives, for use as `folder / name`.
+    """Validate a file name from an untrusted record, for use as `folder / name`.
 
     Args:
-        name: Anything that was read.
-        where: What names the file, for the error.
+        name: Value that was read.
+        where: Record that holds the name, for the error message.
 
     Returns:
         The name.
 
     Raises:
-        ValueError: If it is not the name of a plain file, so that `folder / name` could lie elsewhere.
+        ValueError: If it is not a plain file name, so that `folder / name` could point outside the folder.
     """
     if not is_file_name(name):
         raise ValueError(
@@ -48,20 +48,20 @@ def file_name(name: Any, where: str) -> str:
 
 
 def relative_place(place: Any, where: str) -> str:
-    """A folder that a record names relative to its own, for reading only: "tokenizers/text", "../../tokenizers/text-bpe/bundle".
+    """Validate a relative folder from an untrusted record, for reading only: "tokenizers/text", "../../tokenizers/text-bpe/bundle".
 
-    A bundle may name a sibling, so leading ".." are allowed; whatever is read there is verified by its fingerprint, and nothing is
+    A bundle may refer to a sibling, so leading ".." is allowed. What is read there is verified by its fingerprint, and nothing is
     written there.
 
     Args:
-        place: Anything that was read.
-        where: What names the folder, for the error.
+        place: Value that was read.
+        where: Record that holds the path, for the error message.
 
     Returns:
-        The place.
+        The path.
 
     Raises:
-        ValueError: If it is absolute, of another system, empty, has ".." behind a name, or holds characters that cannot be seen.
+        ValueError: If it is absolute, in another system's syntax, empty, has ".." after a name, or holds invisible characters.
     """
     parts = place.split("/") if isinstance(place, str) and len(place) <= LONGEST_PLACE else []
     named = next((parts[number:] for number, part in enumerate(parts) if part != ".."), [])
@@ -74,10 +74,10 @@ def relative_place(place: Any, where: str) -> str:
 
 
 def checkpoint_path(path: PurePath | str) -> PurePath:
-    """The path of a checkpoint that may be removed: the state of a resumed training names it, and it may come from outside.
+    """Validate the path of a checkpoint to delete. It comes from the state of a resumed training, which may be untrusted.
 
     Raises:
-        ValueError: If it is an address, climbs by "..", or is not a .ckpt file.
+        ValueError: If it is a URL, contains "..", or is not a .ckpt file.
     """
     found = PurePath(path)
     if "://" in str(path) or ".." in found.parts or found.suffix != ".ckpt" or "\0" in str(path):

@@ -1,4 +1,4 @@
-"""What a configuration that comes from a file may hold: checked as a whole before anything is built from it."""
+"""Schemas for untrusted configs, which are validated completely before anything is built from them."""
 
 import dataclasses
 import types
@@ -13,27 +13,27 @@ LONGEST_LIST = 4096
 LONGEST_TABLE = 100_000
 LONGEST_TEXT = 2**20
 DEEPEST = 16
-"""Lists and tables inside each other."""
+"""Maximum nesting depth of lists and mappings."""
 
 
 class Schema(ABC):
-    """What one value may be."""
+    """Base class of schemas, each of which validates one value."""
 
     @abstractmethod
     def check(self, value: Any, where: str) -> None:
-        """Look at a value and all that is in it.
+        """Validate a value and everything nested in it.
 
         Args:
-            value: What `json.loads` or a checkpoint gave.
-            where: Its place, for the error, for example "models/mine: config.transformer.dim".
+            value: Value read from JSON or a checkpoint.
+            where: Location of the value, for the error message, for example "models/mine: config.transformer.dim".
 
         Raises:
-            ValueError: If it is something else; the sentence says where, what was found and what was wanted.
+            ValueError: If it is invalid. The message names the location, the value found and what was expected.
         """
 
 
 def _require(holds: bool, value: Any, where: str, wanted: str) -> None:
-    """Raises ValueError unless the value holds."""
+    """Raise ValueError unless the condition holds."""
     if not holds:
         shown = repr(value) if not isinstance(value, int) or abs(value) < 10**30 else "a number of over 30 digits"
         found = shown if len(shown) <= 60 else f"{shown[:60]}…"
@@ -42,73 +42,73 @@ def _require(holds: bool, value: Any, where: str, wanted: str) -> None:
 
 @dataclass(frozen=True)
 class Whole(Schema):
-    """A whole number from `least` to `most`."""
+    """Schema of an integer from `least` to `most`."""
 
     least: int = 0
     most: int = LARGEST_WHOLE
 
     def check(self, value: Any, where: str) -> None:
-        """See `Schema.check`."""
+        """Validate a value; see `Schema.check`."""
         fits = isinstance(value, int) and not isinstance(value, bool) and self.least <= value <= self.most
         _require(fits, value, where, f"a whole number in [{self.least}, {self.most}]")
 
 
 @dataclass(frozen=True)
 class Real(Schema):
-    """A finite number from `least` to `most`."""
+    """Schema of a finite number from `least` to `most`."""
 
     least: float = -LARGEST_REAL
     most: float = LARGEST_REAL
 
     def check(self, value: Any, where: str) -> None:
-        """See `Schema.check`."""
+        """Validate a value; see `Schema.check`."""
         fits = isinstance(value, int | float) and not isinstance(value, bool) and self.least <= value <= self.most
         _require(fits, value, where, f"a finite number in [{self.least:g}, {self.most:g}]")
 
 
 @dataclass(frozen=True)
 class Flag(Schema):
-    """True or false."""
+    """Schema of a boolean."""
 
     def check(self, value: Any, where: str) -> None:
-        """See `Schema.check`."""
+        """Validate a value; see `Schema.check`."""
         _require(isinstance(value, bool), value, where, "true or false")
 
 
 @dataclass(frozen=True)
 class Text(Schema):
-    """A text; one of `choices` where there are some."""
+    """Schema of a string, which must be one of `choices` if any are given."""
 
     choices: Sequence[str] = ()
 
     def check(self, value: Any, where: str) -> None:
-        """See `Schema.check`."""
+        """Validate a value; see `Schema.check`."""
         fits = isinstance(value, str) and len(value) <= LONGEST_TEXT and "\0" not in value
         _require(fits and (not self.choices or value in self.choices), value, where, " or ".join(self.choices) or "a text")
 
 
 @dataclass(frozen=True)
 class Maybe(Schema):
-    """What another schema takes, or null."""
+    """Schema of a value that matches another schema or is null."""
 
     other: Schema
 
     def check(self, value: Any, where: str) -> None:
-        """See `Schema.check`."""
+        """Validate a value; see `Schema.check`."""
         if value is not None:
             self.other.check(value, where)
 
 
 @dataclass(frozen=True)
 class Items(Schema):
-    """A list of `least` to `most` values of one kind."""
+    """Schema of a list of `least` to `most` items that share one schema."""
 
     item: Schema
     least: int = 0
     most: int = LONGEST_LIST
 
     def check(self, value: Any, where: str) -> None:
-        """See `Schema.check`."""
+        """Validate a value; see `Schema.check`."""
         fits = isinstance(value, list | tuple) and self.least <= len(value) <= self.most
         _require(fits, value, where, f"a list of {self.least} to {self.most} entries")
         for place, entry in enumerate(value):
@@ -117,12 +117,12 @@ class Items(Schema):
 
 @dataclass(frozen=True)
 class Table(Schema):
-    """Names, each to a value of one kind."""
+    """Schema of a mapping from names to values that share one schema."""
 
     entry: Schema
 
     def check(self, value: Any, where: str) -> None:
-        """See `Schema.check`."""
+        """Validate a value; see `Schema.check`."""
         fits = isinstance(value, Mapping) and len(value) <= LONGEST_TABLE and all(isinstance(name, str) for name in value)
         _require(fits, value, where, f"a table of at most {LONGEST_TABLE} names")
         for name, entry in value.items():
@@ -131,18 +131,18 @@ class Table(Schema):
 
 @dataclass(frozen=True)
 class Record(Schema):
-    """A table of known names.
+    """Schema of a mapping with known keys.
 
     Args:
-        needed: Names that must be there.
-        free: Names that may be there.
+        needed: Required keys.
+        free: Optional keys.
     """
 
     needed: Mapping[str, Schema]
     free: Mapping[str, Schema] = field(default_factory=dict)
 
     def check(self, value: Any, where: str) -> None:
-        """See `Schema.check`."""
+        """Validate a value; see `Schema.check`."""
         _require(isinstance(value, Mapping) and all(isinstance(name, str) for name in value), value, where, "a table")
         known = {**self.needed, **self.free}
         unknown, missing = sorted(set(value) - set(known)), sorted(set(self.needed) - set(value))
@@ -157,16 +157,16 @@ class Record(Schema):
 
 @dataclass(frozen=True)
 class Plain(Schema):
-    """Plain data of any shape but of bounded size: what only another library can judge.
+    """Schema of any plain data of bounded size, for values that only another library can validate.
 
     Args:
-        depth: Lists and tables that may still come inside each other.
+        depth: Remaining nesting depth of lists and mappings.
     """
 
     depth: int = DEEPEST
 
     def check(self, value: Any, where: str) -> None:
-        """See `Schema.check`."""
+        """Validate a value; see `Schema.check`."""
         inside = Plain(self.depth - 1)
         if isinstance(value, Mapping | list | tuple):
             if not self.depth:
@@ -183,11 +183,11 @@ class Plain(Schema):
 
 
 def record_of(made: type, **special: Schema) -> Record:
-    """The schema of a dataclass's arguments, from its types; an argument with a default may be missing.
+    """Return the schema of a dataclass's arguments, derived from their types. Arguments with a default are optional.
 
     Args:
-        made: The dataclass.
-        special: Schema of some arguments where their type does not say enough.
+        made: Dataclass.
+        special: Schemas of arguments whose type isn't specific enough.
     """
     hints = get_type_hints(made)
     found = {one.name: special.get(one.name) or _of_type(hints[one.name]) for one in dataclasses.fields(made)}
@@ -197,7 +197,7 @@ def record_of(made: type, **special: Schema) -> Record:
 
 
 def _of_type(hint: Any) -> Schema:
-    """The schema of an annotation."""
+    """Return the schema of a type annotation."""
     plain: dict[Any, Schema] = {int: Whole(), float: Real(), bool: Flag(), str: Text()}
     if hint in plain:
         return plain[hint]

@@ -1,4 +1,4 @@
-"""Files that ship with maskgen: models, tokenizers, configurations and recipes, in a clone or in an installed wheel."""
+"""Locating files that ship with maskgen (models, tokenizers, configurations, recipes), in a clone or an installed wheel."""
 
 import logging
 from importlib.metadata import entry_points
@@ -8,27 +8,27 @@ from pathlib import Path, PurePath
 from maskgen.io.files import write_atomic
 
 GROUPS = ("configs", "data", "models", "tokenizers")
-"""Folders of the repository that ship, each under the same relative name in the wheel."""
+"""Repository folders that ship, under the same relative names in the wheel."""
 MODEL_PACKAGES = {"any-64": "maskgen-any-64"}
-"""Models of this repository that are distributions of their own, by name, because the wheel would be too large with them."""
+"""Models of this repository that are separate distributions, by name, because the wheel would be too large with them."""
 ENTRY_POINTS = "maskgen.models"
-"""Group in which an installed distribution names its models: `any-64 = "maskgen_any_64"`, a package folder that holds the bundle."""
+"""Entry point group for models of installed distributions: `any-64 = "maskgen_any_64"`, a package folder that holds the bundle."""
 
 logger = logging.getLogger(__name__)
 
 
 def shipped(group: str) -> Path:
-    """Folder of one of `GROUPS`, in a clone or in an installed wheel; it may be missing in other installations."""
+    """Return the folder of one of `GROUPS`, in a clone or an installed wheel. It may not exist in other installations."""
     package = Path(__file__).resolve().parents[1]
     inside = package / "shipped" / group
     return inside if inside.is_dir() else package.parent / group
 
 
 def shipped_path(name: Path | str) -> Path | None:
-    """What ships with maskgen under a relative name of the repository.
+    """Return the file or folder that ships with maskgen under a relative path of the repository.
 
     Args:
-        name: For example "configs/generation_emoji64.yaml". What precedes the last ".." is left out, because a bundle names its
+        name: For example "configs/generation_emoji64.yaml". Everything up to the last ".." is ignored, because a bundle names its
             tokenizers relative to itself ("../../tokenizers/text-bpe/bundle") and may have been moved away from them.
 
     Returns:
@@ -44,19 +44,19 @@ def shipped_path(name: Path | str) -> Path | None:
 
 
 def find_path(name: Path | str) -> Path:
-    """The path itself where it exists, else what ships under that name, else the path unchanged, for the caller's own error."""
+    """Return the path if it exists, else the shipped file of that name, else the path unchanged, so that the caller reports the error."""
     path = Path(name)
     return path if path.exists() else shipped_path(path) or path
 
 
 def working_copy(name: Path | str) -> Path:
-    """A recipe that may be built: builds read and write beside their recipe, so a shipped one is copied to the working directory.
+    """Return a recipe in a writable folder. Builds read and write next to the recipe, so a shipped one is copied to the working directory.
 
     Args:
         name: A file, or the relative name of a shipped one, for example "data/speech/recipe.yaml".
 
     Returns:
-        The path itself where it exists; else the same relative name, after the shipped file and the files that lie beside it were
+        The path itself if it exists; else the same relative path, after the shipped file and the files in its folder were
         copied there. Files that exist already are kept. If nothing ships under that name, the path unchanged.
     """
     path = Path(name)
@@ -72,7 +72,7 @@ def working_copy(name: Path | str) -> Path:
 
 
 def installed_models() -> dict[str, Path]:
-    """Folders of models in installed distributions, by name. Nothing of a distribution is imported to find them."""
+    """Return the folders of models in installed distributions, by name. No distribution is imported."""
     found = {}
     for entry in entry_points(group=ENTRY_POINTS):
         spec = find_spec(entry.value) if entry.value.isidentifier() else None
@@ -82,18 +82,18 @@ def installed_models() -> dict[str, Path]:
 
 
 def model_names() -> list[str]:
-    """Names of the models that can be loaded without a download."""
+    """Return the names of the models that can be loaded without a download."""
     return sorted({path.parent.name for path in shipped("models").glob("*/bundle.json")} | set(installed_models()))
 
 
 def model_folder(name: Path | str) -> Path | None:
-    """Folder of a model by its name: one that ships with maskgen, or one of an installed distribution.
+    """Return the folder of a model that ships with maskgen or with an installed distribution.
 
     Returns:
         The folder, or None if there is no such model.
 
     Raises:
-        ImportError: If the model is a distribution of its own that is not installed; the message names the pip command.
+        ImportError: If the model is a separate distribution that isn't installed. The message names the pip command.
     """
     name = str(name).removeprefix("models/")
     folder = shipped("models") / name

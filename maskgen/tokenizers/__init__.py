@@ -1,1 +1,1 @@
-"""Modality tokenizers: the front doors between media and codes."""
+"""Tokenizers that convert media of each modality to discrete codes and back."""

@@ -1,4 +1,4 @@
-"""Facts about a sample as codes: one cell that says which of some values an attribute has."""
+"""Tokenizer for categorical attributes: one cell holds the value of the attribute."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,15 +18,15 @@ ATTRIBUTE_SCHEMA = Record({"field": Text(), "values": Items(Text(), most=65_536)
 
 
 class AttributeTokenizer(Tokenizer):
-    """One of some values, such as the name of a speaker, a style or a language, as a single cell.
+    """Tokenizer for one categorical attribute, such as a speaker, style or language name, encoded as a single cell.
 
     Args:
-        field: Attribute of the samples' json.
-        values: Its values in the order of their codes; more may be appended later.
-        codebook_size: Codes, with room for values to come.
+        field: Name of the attribute in the samples' JSON.
+        values: Values of the attribute in the order of their codes. More may be appended later.
+        codebook_size: Number of codes, with room for future values.
 
     Raises:
-        ValueError: If a value comes twice or there are more values than codes.
+        ValueError: If a value is repeated or there are more values than codes.
     """
 
     kind: ClassVar[Kind] = "attribute"
@@ -39,7 +39,7 @@ class AttributeTokenizer(Tokenizer):
 
     @classmethod
     def from_bundle(cls, folder: Path | str) -> "AttributeTokenizer":
-        """Read what `save` wrote.
+        """Load a tokenizer that `save` wrote.
 
         Raises:
             ValueError: If the bundle is missing, of another kind or damaged.
@@ -52,7 +52,7 @@ class AttributeTokenizer(Tokenizer):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of field and values; equals the bundle's."""
+        """Hash of field and values, equal to the bundle's fingerprint."""
         return fingerprint_of(_BUNDLE_KIND, self._config, {})
 
     def save(self, folder: Path | str) -> str:
@@ -60,10 +60,10 @@ class AttributeTokenizer(Tokenizer):
         return save_bundle(folder, _BUNDLE_KIND, self._config, {})
 
     def read(self, path: Path | str) -> str:
-        """The value in a text file.
+        """Read an attribute value from a text file.
 
         Raises:
-            ValueError: If the file is missing or no UTF-8.
+            ValueError: If the file is missing or not UTF-8.
         """
         path = Path(path)
         if not path.is_file():
@@ -78,10 +78,10 @@ class AttributeTokenizer(Tokenizer):
         write_atomic(Path(path), f"{media}\n".encode())
 
     def encode(self, media: Sequence[str]) -> list[Codes]:
-        """Codes [1, 1] of each value.
+        """Encode each value as codes of shape [1, 1].
 
         Raises:
-            ValueError: If a value is not known.
+            ValueError: If a value is unknown.
         """
         for value in media:
             if value not in self.values:
@@ -89,10 +89,10 @@ class AttributeTokenizer(Tokenizer):
         return [torch.tensor([[self.values.index(value)]]) for value in media]
 
     def decode(self, codes: Sequence[Codes]) -> list[str]:
-        """Value of each [1, 1].
+        """Decode each [1, 1] grid to its value.
 
         Raises:
-            ValueError: If codes have another shape, are unknown or stand for no value.
+            ValueError: If codes have another shape, are unknown or have no value assigned.
         """
         for grid in codes:
             if tuple(grid.shape) != (1, 1):

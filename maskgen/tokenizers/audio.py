@@ -1,4 +1,4 @@
-"""Sound as code grids: the learned audio codec as a tokenizer."""
+"""Tokenizer for maskgen's own learned audio codec."""
 
 import dataclasses
 import hashlib
@@ -24,9 +24,9 @@ from maskgen.tokens.batch import Codes
 
 _BUNDLE_KIND = "audio_tokenizer"
 CHUNK_FRAMES = 1200
-"""Frames that the networks see at a time."""
+"""Frames that the networks process at a time."""
 CONTEXT_FRAMES = 64
-"""Frames before and after a chunk that they see too: more than the convolutions reach, so that chunks leave no seam."""
+"""Context frames on each side of a chunk. They exceed the receptive field of the convolutions, so that chunks join without a seam."""
 NOISE_SEED = 20_305
 
 
@@ -45,7 +45,7 @@ AUDIO_SCHEMA = Record(
 
 
 def build_audio_network(config: Mapping[str, Any]) -> AudioAutoencoder:
-    """An untrained codec of the sizes in a bundle or checkpoint.
+    """Build an untrained codec from the config in a bundle or checkpoint.
 
     Raises:
         ValueError: If the quantizer is unknown.
@@ -57,7 +57,7 @@ def build_audio_network(config: Mapping[str, Any]) -> AudioAutoencoder:
 
 
 def audio_codes_fingerprint(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    """Hash of everything that decides which codes a sound has: sizes and weights of encoder and quantizer."""
+    """Hash everything that determines the codes of audio: sizes and weights of encoder and quantizer."""
     sizes = {name: value for name, value in config["autoencoder"].items() if not name.startswith(("decoder", "window"))}
     digest = hashlib.sha256(json.dumps([_BUNDLE_KIND, sizes, config["quantizer"], config["quantizer_args"]], sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
@@ -68,10 +68,10 @@ def audio_codes_fingerprint(config: Mapping[str, Any], tensors: Mapping[str, Ten
 
 
 class AudioTokenizer(SoundTokenizer):
-    """The learned audio codec as a tokenizer: mono, of any length.
+    """Tokenizer for mono audio of any length, based on maskgen's learned audio codec.
 
-    Long sounds go through the networks in chunks with so much context that the result is that of the whole. The decoder's noise is the
-    same at every call, so the same codes give the same samples.
+    Long audio is processed in chunks with enough context that the result equals processing the whole. The decoder's noise is the
+    same in every call, so the same codes give the same samples.
 
     Args:
         network: Trained encoder, quantizer and decoder.
@@ -87,7 +87,7 @@ class AudioTokenizer(SoundTokenizer):
 
     @classmethod
     def from_bundle(cls, folder: Path | str) -> "AudioTokenizer":
-        """Read what `save` wrote.
+        """Load a tokenizer that `save` wrote.
 
         Raises:
             ValueError: If the bundle is missing, of another kind or damaged.
@@ -99,7 +99,7 @@ class AudioTokenizer(SoundTokenizer):
 
     @classmethod
     def from_checkpoint(cls, path: Path | str) -> "AudioTokenizer":
-        """The tokenizer in a checkpoint of AudioAutoencoderModule.
+        """Load the tokenizer from a checkpoint of AudioAutoencoderModule.
 
         Raises:
             ValueError: If the checkpoint is missing, damaged or of another module.
@@ -113,22 +113,22 @@ class AudioTokenizer(SoundTokenizer):
 
     @property
     def device(self) -> torch.device:
-        """Where the network runs."""
+        """Device that the network runs on."""
         return next(self.network.parameters()).device
 
     def to(self, device: torch.device | str) -> None:
-        """Move the network; codes and sounds come back on the CPU all the same."""
+        """Move the network to a device. Codes and waveforms are still returned on the CPU."""
         self.network.to(device)
 
     @property
     def fingerprint(self) -> str:
-        """Hash of what decides codes: encoder and quantizer. The decoder may be trained on without making other codes of a sound."""
+        """Hash of encoder and quantizer, which determine the codes. Training the decoder further doesn't change it."""
         if not self._fingerprint:
             self._fingerprint = audio_codes_fingerprint(self._config(), self.network.state_dict())
         return self._fingerprint
 
     def _config(self) -> dict[str, Any]:
-        """What `from_bundle` needs beside the weights."""
+        """Return the config that `from_bundle` needs in addition to the weights."""
         quantizer = self.network.quantizer
         return {
             "autoencoder": dataclasses.asdict(self.network.config),
@@ -137,27 +137,27 @@ class AudioTokenizer(SoundTokenizer):
         }
 
     def save(self, folder: Path | str, half: bool = False) -> str:
-        """Write a bundle and return the fingerprint of the tokenizer in it.
+        """Write a bundle and return the fingerprint of the saved tokenizer.
 
         Args:
-            folder: Made if missing.
-            half: Store floating-point weights in half precision, which makes another tokenizer of it.
+            folder: Created if missing.
+            half: Store floating-point weights in half precision, which changes the fingerprint.
         """
         tensors = {name: t.half() if half and t.is_floating_point() else t for name, t in self.network.state_dict().items()}
         save_bundle(folder, _BUNDLE_KIND, self._config(), tensors)
         return audio_codes_fingerprint(self._config(), tensors)
 
     def encode(self, media: Sequence[Waveform]) -> list[Codes]:
-        """Codes [level, frames] of each sound.
+        """Encode each waveform as codes of shape [level, frames].
 
         Raises:
-            ValueError: If a sound is empty or holds NaN or infinity.
+            ValueError: If a waveform is empty or holds NaN or infinity.
         """
         return [self._encoded(samples[0]) for samples in self.fitted(media)]
 
     @torch.no_grad()
     def _encoded(self, samples: Float[Tensor, " samples"]) -> Codes:
-        """Codes of one sound, chunk by chunk."""
+        """Encode one waveform chunk by chunk."""
         per_frame, parts = self.samples_per_frame, []
         frames = self.frames(len(samples))
         for start in range(0, frames, CHUNK_FRAMES):
@@ -168,13 +168,13 @@ class AudioTokenizer(SoundTokenizer):
         return torch.cat(parts, dim=1)
 
     def decode(self, codes: Sequence[Codes], samples: Sequence[int] | None = None) -> list[Waveform]:
-        """See `SoundTokenizer.decode`; fewer levels give a coarser sound where the quantizer is residual."""
+        """Decode grids to waveforms; see `SoundTokenizer.decode`. With a residual quantizer, fewer levels give coarser audio."""
         self.checked(codes)
         return self.cut([self._decoded(grid)[None] for grid in codes], samples)
 
     @torch.no_grad()
     def _decoded(self, grid: Codes) -> Float[Tensor, " samples"]:
-        """The samples of one grid. Pitch and excitations run through the whole sound; their filters are made chunk by chunk."""
+        """Decode one grid. Pitch and excitations span the whole waveform; their filters are computed chunk by chunk."""
         config = self.network.config
         values = self.network.quantizer.lookup(grid[None].to(self.device)).float()
         steps = STEPS_PER_FRAME * values.shape[1]
@@ -189,14 +189,14 @@ class AudioTokenizer(SoundTokenizer):
         return torch.cat([self._stretch(shape, source, noise, start) for start in range(0, steps, STEPS_PER_FRAME * CHUNK_FRAMES)])
 
     def _voice(self, values: Float[Tensor, "1 frames dim"], start: int) -> Voice:
-        """What the decoder says of one chunk."""
+        """Run the decoder on one chunk."""
         before, stop = max(0, start - CONTEXT_FRAMES), min(values.shape[1], start + CHUNK_FRAMES)
         voice = self.network.decoder(values[:, before : stop + CONTEXT_FRAMES])
         kept = slice(STEPS_PER_FRAME * (start - before), STEPS_PER_FRAME * (stop - before))
         return Voice(*(part[:, kept] for part in voice))
 
     def _stretch(self, shape: Tensor, source: Tensor, noise: Tensor, start: int) -> Float[Tensor, " samples"]:
-        """The samples of one chunk of inner frames; those around it are filtered too and cut off."""
+        """Return the samples of one chunk without its context. The context frames are filtered too and then cut off."""
         hop, steps, reach = self.network.config.hop, shape.shape[1], 2 * self.network.config.window // self.network.config.hop
         before, stop = max(0, start - reach), min(steps, start + STEPS_PER_FRAME * CHUNK_FRAMES)
         after = min(steps, stop + reach)

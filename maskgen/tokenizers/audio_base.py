@@ -1,4 +1,4 @@
-"""What every tokenizer of sound shares: files, rates, channels and exact lengths."""
+"""Base class of audio tokenizers: files, sample rates, channels and exact lengths."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -17,15 +17,15 @@ from maskgen.tokens.space import Kind
 
 
 class SoundTokenizer(Tokenizer):
-    """A codec: waveforms to codes [level, frames] and back.
+    """Base class of audio tokenizers, which convert waveforms to codes [level, frames] and back.
 
-    A waveform of another rate or channel count is fitted first: channels by their mean, then the rate by soxr. `n` samples take
-    ceil(n / samples_per_frame) frames, and `decode` gives frames * samples_per_frame samples, or as many as are asked for.
+    A waveform of another rate or channel count is converted first: channels by their mean, then the rate by soxr. `n` samples take
+    ceil(n / samples_per_frame) frames, and `decode` gives frames * samples_per_frame samples, or as many as requested.
 
     Attributes:
-        sample_rate_hz: Rate of the waveforms inside.
-        channels: Their channels.
-        samples_per_frame: Samples that one frame of codes stands for.
+        sample_rate_hz: Sample rate that the codec works at.
+        channels: Channels that the codec works with.
+        samples_per_frame: Samples per frame of codes.
     """
 
     kind: ClassVar[Kind] = "audio"
@@ -35,28 +35,28 @@ class SoundTokenizer(Tokenizer):
 
     @property
     def frames_per_s(self) -> float:
-        """Frames of codes a second."""
+        """Frames of codes per second."""
         return self.sample_rate_hz / self.samples_per_frame
 
     @property
     def bits_per_s(self) -> float:
-        """Bits that a second of sound takes as codes."""
+        """Bits per second of audio, when stored as codes."""
         return float(self.frames_per_s * self.num_levels * np.log2(self.codebook_size))
 
     def frames(self, samples: int) -> int:
-        """Frames that so many samples at the tokenizer's rate take."""
+        """Return the number of frames for a number of samples at the tokenizer's rate."""
         return -(-samples // self.samples_per_frame)
 
     def read(self, path: Path | str) -> Waveform:
-        """See `maskgen.io.audio.read_sound`."""
+        """Read an audio file; see `maskgen.io.audio.read_sound`."""
         return read_sound(path)
 
     def write(self, media: Waveform, path: Path | str) -> None:
-        """See `maskgen.io.audio.write_sound`."""
+        """Write an audio file; see `maskgen.io.audio.write_sound`."""
         write_sound(media, path)
 
     def fitted(self, media: Sequence[Waveform]) -> list[Float[Tensor, "channels samples"]]:
-        """Samples at the tokenizer's rate and channels.
+        """Convert waveforms to samples at the tokenizer's rate and channel count.
 
         Raises:
             ValueError: If a waveform is empty or holds NaN or infinity.
@@ -71,7 +71,7 @@ class SoundTokenizer(Tokenizer):
         return found
 
     def checked(self, codes: Sequence[Codes]) -> None:
-        """Refuses codes that cannot be decoded.
+        """Raise if codes cannot be decoded.
 
         Raises:
             ValueError: If a grid has another shape, unknown cells or codes out of range.
@@ -85,21 +85,21 @@ class SoundTokenizer(Tokenizer):
 
     @abstractmethod
     def decode(self, codes: Sequence[Codes], samples: Sequence[int] | None = None) -> list[Waveform]:
-        """Waveforms of code grids [level, frames]; fewer levels than `num_levels` give a coarser sound where the codec allows it.
+        """Decode code grids [level, frames] to waveforms. Fewer levels than `num_levels` give coarser audio if the codec allows it.
 
         Args:
-            codes: Known codes.
-            samples: Length of each waveform, at most frames * samples_per_frame; None takes all of it.
+            codes: Code grids without unknown cells.
+            samples: Length of each waveform, at most frames * samples_per_frame; None keeps all samples.
 
         Raises:
             ValueError: If a grid has another shape, unknown cells or codes out of range, or a length does not fit its frames.
         """
 
     def cut(self, waves: Sequence[Float[Tensor, "channels _"]], samples: Sequence[int] | None) -> list[Waveform]:
-        """Decoded samples as waveforms of the lengths asked for, clipped to [-1, 1].
+        """Cut decoded samples to the requested lengths and clip them to [-1, 1].
 
         Raises:
-            ValueError: If a length is below 1 or beyond what was decoded.
+            ValueError: If a length is below 1 or exceeds the decoded samples.
         """
         lengths = [wave.shape[1] for wave in waves] if samples is None else list(samples)
         if len(lengths) != len(waves):

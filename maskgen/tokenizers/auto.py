@@ -1,4 +1,4 @@
-"""The tokenizer in a bundle, whatever its kind."""
+"""Loading a tokenizer of any kind from its bundle."""
 
 from pathlib import Path
 from typing import Any
@@ -31,10 +31,10 @@ TOKENIZER_KINDS: dict[str, Any] = {
 
 
 def load_tokenizer(folder: Path | str) -> Tokenizer:
-    """The tokenizer in a bundle, whatever its kind; or the fast text tokenizer in a folder of transformers.
+    """Load a tokenizer of any kind from its bundle, or the fast text tokenizer from a folder in the format of transformers.
 
     Raises:
-        ValueError: If the folder is no tokenizer bundle, or damaged.
+        ValueError: If the folder isn't a tokenizer bundle or is damaged.
     """
     if not (Path(folder) / CONFIG_FILE).is_file() and (Path(folder) / VOCABULARY_FILE).is_file():
         return TransformersTextTokenizer.from_transformers(folder)

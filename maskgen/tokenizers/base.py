@@ -1,4 +1,4 @@
-"""The contract of every tokenizer: media in, codes out, and back."""
+"""Base class of tokenizers, which convert media to codes and back."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -10,12 +10,12 @@ from maskgen.tokens.space import Kind, Modality
 
 
 class Tokenizer(ABC):
-    """A modality's front door.
+    """Base class of tokenizers, which convert the media of one modality to codes and back.
 
     Attributes:
         kind: "text", "image", "audio" or "attribute".
-        num_levels: Levels of a code grid.
-        codebook_size: Codes per level.
+        num_levels: Number of levels of a code grid.
+        codebook_size: Number of codes per level.
     """
 
     kind: ClassVar[Kind]
@@ -25,14 +25,14 @@ class Tokenizer(ABC):
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """Hash of config and weights; stored with every shard and bundle, compared at load."""
+        """Hash of config and weights. It is stored with every shard and bundle and compared at load."""
 
     @abstractmethod
     def read(self, path: Path | str) -> Any:
-        """Read one medium from a file.
+        """Read one medium (such as an image) from a file.
 
         Raises:
-            ValueError: If the file is missing, damaged or too large; the sentence says which.
+            ValueError: If the file is missing, damaged or too large; the message says which.
         """
 
     @abstractmethod
@@ -41,16 +41,16 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def encode(self, media: Sequence[Any]) -> list[Codes]:
-        """Codes `[level, *grid]` of each medium."""
+        """Encode each medium as codes of shape `[level, *grid]`."""
 
     @abstractmethod
     def decode(self, codes: Sequence[Codes]) -> list[Any]:
-        """Media of each code grid."""
+        """Decode each code grid to a medium."""
 
     @abstractmethod
     def save(self, folder: Path | str) -> str:
         """Write the tokenizer as a bundle and return its fingerprint."""
 
     def modality(self, name: str) -> Modality:
-        """This tokenizer's place in a token space under the given name."""
+        """Describe this tokenizer as a modality of a token space, under the given name."""
         return Modality(name=name, kind=self.kind, num_levels=self.num_levels, codebook_size=self.codebook_size)

@@ -1,4 +1,4 @@
-"""Long sounds in overlapping windows: which frames each window sees and keeps, and how the decoded windows are joined."""
+"""Processing long audio in overlapping windows: the frames each window sees and keeps, and how decoded windows are joined."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Windows:
-    """How a codec cuts what is longer than one window.
+    """How a codec splits audio that is longer than one window.
 
     Args:
-        length: Frames that the codec is given at once.
-        context: Frames on each inner side of a window that are seen, but kept from the neighbour.
-        fade: Frames on each side of a joint over which decoded neighbours are crossfaded; 0 puts them side by side.
+        length: Frames that the codec processes at once.
+        context: Frames on each inner side of a window that serve as context only; the neighbouring window provides their result.
+        fade: Frames on each side of a joint over which decoded neighbours are crossfaded; 0 concatenates them.
     """
 
     length: int
@@ -38,11 +38,11 @@ class Span:
 
 
 def spans(total: int, windows: Windows | None) -> list[Span]:
-    """Windows over `total` frames; what they keep covers every frame once. The last one is moved back to its full length.
+    """Place windows over `total` frames so that each frame is kept exactly once. The last window is moved back to have its full length.
 
     Args:
-        total: Frames of the whole sound.
-        windows: None takes everything at once.
+        total: Frames of the whole audio.
+        windows: Window settings; None uses a single window.
     """
     if windows is None or total <= windows.length:
         return [Span(0, total, 0, total)]
@@ -60,12 +60,12 @@ def spans(total: int, windows: Windows | None) -> list[Span]:
 def joined(
     places: Sequence[Span], pieces: Sequence[Float[Tensor, "channels _"]], samples_per_frame: int, fade: int
 ) -> Float[Tensor, "channels samples"]:
-    """Decoded windows as one sound; over `fade` frames on each side of a joint one window's weight falls linearly as the other's rises.
+    """Join decoded windows, with a linear crossfade over `fade` frames on each side of a joint.
 
     Args:
-        places: What `spans` gave.
+        places: Windows that `spans` returned.
         pieces: The samples of each window, (stop - start) * samples_per_frame of them.
-        samples_per_frame: Samples of a frame.
+        samples_per_frame: Samples per frame.
         fade: See `Windows`.
     """
     whole = pieces[0].new_zeros(len(pieces[0]), places[-1].stop * samples_per_frame)

@@ -1,4 +1,4 @@
-"""What every tokenizer must keep, as checks for a test suite: maskgen's own tests run them, and so can those of a tokenizer of yours.
+"""Checks of the tokenizer contract, for a test suite. maskgen's own tests run them, and you can run them on your own tokenizer.
 
 ```python
 CASE = Case(make=lambda change: MyTokenizer(size=8 + round(change)), reload=MyTokenizer.from_bundle, media=my_pictures)
@@ -7,7 +7,7 @@ CASE = Case(make=lambda change: MyTokenizer(size=8 + round(change)), reload=MyTo
 def test_contract(check, tmp_path):
     check(CASE, tmp_path)
 ```
-A check takes a case and an empty folder, and raises AssertionError where it fails.
+Each check takes a case and an empty folder, and raises AssertionError if it fails.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,14 +29,14 @@ from maskgen.tokens.space import TokenSpace
 
 @dataclass(frozen=True)
 class Case:
-    """A tokenizer under test.
+    """Description of a tokenizer under test.
 
     Args:
-        make: Builds it, always the same; with a number other than 0 one weight (or setting) that decides codes or media differs.
-        reload: Reads its bundle.
-        media: Media of mixed sizes, some alike.
-        ending: File ending of a lossless file.
-        damaged: Bytes of a file that no tokenizer should read.
+        make: Builds the tokenizer deterministically. A number other than 0 changes one weight or setting that affects codes or media.
+        reload: Loads the tokenizer from its bundle.
+        media: Media of mixed sizes; some have the same size.
+        ending: File extension of a lossless format.
+        damaged: Bytes of a file that the tokenizer must reject.
     """
 
     make: Callable[[float], Tokenizer]
@@ -47,7 +47,7 @@ class Case:
 
 
 def same_media(first: Sequence[Any], second: Sequence[Any]) -> bool:
-    """Whether two lists hold equal media."""
+    """Return whether two lists hold equal media."""
     return len(first) == len(second) and all(map(_same_medium, first, second))
 
 
@@ -58,12 +58,12 @@ def _same_medium(first: Any, second: Any) -> bool:
 
 
 def same_codes(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
-    """Whether two lists hold equal grids."""
+    """Return whether two lists hold equal code grids."""
     return len(first) == len(second) and all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 def _refuses(message: str, call: Callable[[], object]) -> None:
-    """Raises AssertionError unless the call ends in a ValueError whose sentence holds the message."""
+    """Raise AssertionError unless the call raises a ValueError that contains the message."""
     try:
         call()
     except ValueError as error:
@@ -74,7 +74,7 @@ def _refuses(message: str, call: Callable[[], object]) -> None:
 
 
 def gives_codes_in_range(case: Case, folder: Path) -> None:
-    """Codes are whole numbers on the CPU, one grid a medium, as many levels and codes as the tokenizer says."""
+    """Check that codes are integers on the CPU, with one grid per medium and the tokenizer's number of levels and codes."""
     tokenizer = case.make(0.0)
     codes = tokenizer.encode(case.media())
     assert len(codes) == len(case.media())
@@ -86,7 +86,7 @@ def gives_codes_in_range(case: Case, folder: Path) -> None:
 
 
 def is_the_same_alone_and_in_a_batch(case: Case, folder: Path) -> None:
-    """A batch of mixed sizes equals one by one, in its order."""
+    """Check that encoding a batch of mixed sizes gives the same codes as encoding one by one, in the same order."""
     tokenizer, media = case.make(0.0), case.media()
     codes = tokenizer.encode(media)
     assert same_codes(codes, [tokenizer.encode([one])[0] for one in media])
@@ -95,14 +95,14 @@ def is_the_same_alone_and_in_a_batch(case: Case, folder: Path) -> None:
 
 
 def gives_nothing_for_nothing(case: Case, folder: Path) -> None:
-    """Empty lists are fine."""
+    """Check that empty lists give empty lists."""
     tokenizer = case.make(0.0)
     assert tokenizer.encode([]) == []
     assert tokenizer.decode([]) == []
 
 
 def leaves_its_input_alone(case: Case, folder: Path) -> None:
-    """Neither media nor codes are edited."""
+    """Check that encoding and decoding modify neither media nor codes."""
     tokenizer, media = case.make(0.0), case.media()
     codes = tokenizer.encode(media)
     copies = [grid.clone() for grid in codes]
@@ -112,7 +112,7 @@ def leaves_its_input_alone(case: Case, folder: Path) -> None:
 
 
 def fits_its_place_in_a_token_space(case: Case, folder: Path) -> None:
-    """Codes come back from a row of cells as they went in."""
+    """Check that codes survive packing into a row of cells and unpacking."""
     tokenizer = case.make(0.0)
     modality = tokenizer.modality("mine")
     assert (modality.name, modality.kind) == ("mine", tokenizer.kind)
@@ -123,12 +123,12 @@ def fits_its_place_in_a_token_space(case: Case, folder: Path) -> None:
 
 
 def refuses_unknown_codes(case: Case, folder: Path) -> None:
-    """UNKNOWN cannot be decoded."""
+    """Check that decoding UNKNOWN raises an error."""
     _refuses_code(case, UNKNOWN)
 
 
 def refuses_foreign_codes(case: Case, folder: Path) -> None:
-    """A code of `codebook_size` or more cannot be decoded."""
+    """Check that decoding a code of `codebook_size` or more raises an error."""
     _refuses_code(case, case.make(0.0).codebook_size)
 
 
@@ -140,7 +140,7 @@ def _refuses_code(case: Case, code: int) -> None:
 
 
 def refuses_grids_of_another_shape(case: Case, folder: Path) -> None:
-    """Grids with too few or too many axes or levels are an error."""
+    """Check that grids with too few or too many axes or levels raise an error."""
     tokenizer = case.make(0.0)
     grid = tokenizer.encode(case.media()[:1])[0]
     for other in (grid[0], grid[None], grid.repeat(tokenizer.num_levels + 1, *[1] * (grid.ndim - 1))):
@@ -148,14 +148,14 @@ def refuses_grids_of_another_shape(case: Case, folder: Path) -> None:
 
 
 def has_a_fingerprint_that_tells_every_change(case: Case, folder: Path) -> None:
-    """The fingerprint is stable, and another one after any change."""
+    """Check that the fingerprint is stable and that any change of the tokenizer changes it."""
     tokenizer = case.make(0.0)
     assert tokenizer.fingerprint == tokenizer.fingerprint == case.make(0.0).fingerprint
     assert tokenizer.fingerprint != case.make(1e-3).fingerprint
 
 
 def comes_back_from_its_bundle(case: Case, folder: Path) -> None:
-    """A saved tokenizer gives the same codes and media, and the same bundle again."""
+    """Check that a reloaded tokenizer gives the same codes and media, and saves the same bundle."""
     tokenizer = case.make(0.0)
     codes = tokenizer.encode(case.media())
     saved = tokenizer.save(folder / "bundle")
@@ -169,7 +169,7 @@ def comes_back_from_its_bundle(case: Case, folder: Path) -> None:
 
 
 def refuses_other_bundles(case: Case, folder: Path) -> None:
-    """A missing, damaged or foreign bundle is an error."""
+    """Check that loading a missing, damaged or foreign bundle raises an error."""
     _refuses("no bundle in", lambda: case.reload(folder))
     case.make(0.0).save(folder)
     files = [path for path in folder.iterdir() if path.name != CONFIG_FILE]
@@ -183,7 +183,7 @@ def refuses_other_bundles(case: Case, folder: Path) -> None:
 
 
 def keeps_media_in_a_file(case: Case, folder: Path) -> None:
-    """A medium that was written comes back, and has the same codes."""
+    """Check that a medium that is written and read again is equal and has the same codes."""
     tokenizer = case.make(0.0)
     for number, one in enumerate(case.media()):
         path = folder / f"{number}{case.ending}"
@@ -193,7 +193,7 @@ def keeps_media_in_a_file(case: Case, folder: Path) -> None:
 
 
 def refuses_missing_and_damaged_files(case: Case, folder: Path) -> None:
-    """A file that is missing or no medium is an error that names it."""
+    """Check that reading a missing or invalid file raises an error that names the file."""
     tokenizer, path = case.make(0.0), folder / f"one{case.ending}"
     _refuses("does not exist", lambda: tokenizer.read(path))
     path.write_bytes(case.damaged)

@@ -1,4 +1,4 @@
-"""Pictures as codes of a VQModel of diffusers, the tokenizer of aMUSEd and Meissonic."""
+"""Image tokenizer based on a VQModel of diffusers, as used by aMUSEd and Meissonic."""
 
 import hashlib
 import json
@@ -24,11 +24,11 @@ _BUNDLE_KIND = "diffusers_vq_tokenizer"
 logger = logging.getLogger(__name__)
 
 ValueRange = tuple[float, float]
-"""What black and white are to a VQModel."""
+"""Pixel values of black and white for a VQModel."""
 SIGNED: ValueRange = (-1.0, 1.0)
-"""VQModels of latent diffusion and VQ-Diffusion (diffusers: `LDMPipeline` and `VQDiffusionPipeline`, `image / 2 + 0.5`)."""
+"""Range of the VQModels of latent diffusion and VQ-Diffusion (diffusers: `LDMPipeline` and `VQDiffusionPipeline`, `image / 2 + 0.5`)."""
 UNSIGNED: ValueRange = (0.0, 1.0)
-"""aMUSEd's VQModel and those who took it over (diffusers: `AmusedPipeline`, `VaeImageProcessor(do_normalize=False)`)."""
+"""Range of aMUSEd's VQModel and of models that reuse it (diffusers: `AmusedPipeline`, `VaeImageProcessor(do_normalize=False)`)."""
 PIPELINE_RANGES: dict[str, ValueRange] = {
     "AmusedPipeline": UNSIGNED,
     "AmusedImg2ImgPipeline": UNSIGNED,
@@ -38,16 +38,16 @@ PIPELINE_RANGES: dict[str, ValueRange] = {
     "LDMSuperResolutionPipeline": SIGNED,
     "VQDiffusionPipeline": SIGNED,
 }
-"""Pipelines, as `model_index.json` names them, to the range of their VQModel."""
+"""Range of the VQModel for each pipeline class named in `model_index.json`."""
 _PIPELINE_FILE = "model_index.json"
 _AMUSED_SCHEDULER = "AmusedScheduler"
 
 
 def _vq_model() -> Any:
-    """The VQModel class of diffusers.
+    """Import the VQModel class of diffusers.
 
     Raises:
-        ImportError: If diffusers is missing.
+        ImportError: If diffusers is not installed.
     """
     try:
         from diffusers import VQModel
@@ -57,15 +57,15 @@ def _vq_model() -> Any:
 
 
 class DiffusersVQTokenizer(Tokenizer):
-    """A VQModel of diffusers as a tokenizer, in float32.
+    """Image tokenizer based on a VQModel of diffusers, in float32.
 
     Args:
-        model: The VQModel; it is frozen and put into evaluation mode.
-        batch_size: Pictures encoded or decoded at once.
-        value_range: What black and white are to the model: (-1, 1), or (0, 1) for aMUSEd's.
+        model: The VQModel. It is frozen and set to evaluation mode.
+        batch_size: Images encoded or decoded at once.
+        value_range: Pixel values of black and white for the model: (-1, 1), or (0, 1) for aMUSEd's.
 
     Raises:
-        ValueError: If the model is not for RGB pictures, or the range is none.
+        ValueError: If the model isn't for RGB images, or the range is invalid.
     """
 
     kind: ClassVar[Kind] = "image"
@@ -77,7 +77,7 @@ class DiffusersVQTokenizer(Tokenizer):
                 f"the VQModel has {model.config.in_channels} channels in and {model.config.out_channels} out, wanted 3 and 3 (RGB)"
             )
         self.value_range = _checked_range(value_range)
-        # Without this switch diffusers takes the ids that `decode` is given for latents.
+        # Without this setting, diffusers treats the ids passed to `decode` as latents.
         model.register_to_config(lookup_from_codebook=True)
         self.model = model.float().eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self.batch_size, self.codebook_size = batch_size, int(model.config.num_vq_embeddings)
@@ -87,19 +87,19 @@ class DiffusersVQTokenizer(Tokenizer):
     def from_pretrained(
         cls, source: Path | str, subfolder: str = "", revision: str | None = None, value_range: Sequence[int | float] | None = None
     ) -> "DiffusersVQTokenizer":
-        """Read a model in the format of diffusers; only safetensors are read, and no code.
+        """Load a model in the format of diffusers. Weights are read from safetensors only, and no code is run.
 
         Args:
-            source: Folder with `config.json` and weights (never asks the network), or a hub id such as "amused/amused-256" (online).
-            subfolder: Folder of the VQModel inside a whole pipeline, mostly "vqvae".
+            source: Folder with `config.json` and weights (never accesses the network), or a hub id such as "amused/amused-256" (online).
+            subfolder: Folder of the VQModel inside a pipeline, usually "vqvae".
             revision: Branch, tag or commit of a hub id.
-            value_range: What black and white are to the model, for example (0, 1); None reads it from the `model_index.json` of the
-                pipeline around it, or from the two switches that aMUSEd's models alone set; a model that tells neither takes (-1, 1),
+            value_range: Pixel values of black and white, for example (0, 1). None reads the range from the `model_index.json` of the
+                model's pipeline, or from two config options that only aMUSEd's models set. If neither is present, it is (-1, 1),
                 with a warning.
 
         Raises:
-            ImportError: If diffusers is missing.
-            ValueError: If there is no such model, it is of another class, damaged or incomplete, or the range is none.
+            ImportError: If diffusers is not installed.
+            ValueError: If there is no such model, it has another class, is damaged or incomplete, or the range is invalid.
         """
         model_class = _vq_model()
         local = Path(source).is_dir()
@@ -119,17 +119,17 @@ class DiffusersVQTokenizer(Tokenizer):
         except (OSError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0]
             raise ValueError(f"no VQModel can be read from {source} ({reason}); give config.json and whole safetensors weights") from error
-        # diffusers only warns here, and leaves those weights random.
+        # diffusers only warns here and leaves those weights random.
         if lacking := [*info["missing_keys"], *info["mismatched_keys"]]:
             raise ValueError(f"the weights in {source} lack {len(lacking)} tensors, the first is {lacking[0]}; copy the model again")
         return cls(model, value_range=wanted or _found_range(source, subfolder, revision, model.config))
 
     @classmethod
     def from_bundle(cls, folder: Path | str) -> "DiffusersVQTokenizer":
-        """Read what `save` wrote.
+        """Load a tokenizer that `save` wrote.
 
         Raises:
-            ImportError: If diffusers is missing.
+            ImportError: If diffusers is not installed.
             ValueError: If the bundle is missing, of another kind or damaged.
         """
         model_class = _vq_model()
@@ -144,17 +144,17 @@ class DiffusersVQTokenizer(Tokenizer):
 
     @property
     def pixels_per_cell(self) -> int:
-        """Pixels a side that one cell stands for: every encoder stage but the last halves the picture."""
+        """Side length of a cell in pixels. Every encoder stage but the last halves the image."""
         return int(2 ** (len(self.model.config.block_out_channels) - 1))
 
     @property
     def _at_once(self) -> int:
-        """Pictures in one pass: one on a CPU, where a batch rounds otherwise on some processors."""
+        """Images per model call: one on a CPU, because batching changes rounding on some processors."""
         return 1 if next(self.model.parameters()).device.type == "cpu" else self.batch_size
 
     @property
     def fingerprint(self) -> str:
-        """Hash of config and weights; equals the bundle's."""
+        """Hash of config and weights, equal to the bundle's fingerprint."""
         if not self._fingerprint:
             from safetensors.torch import save
 
@@ -163,9 +163,9 @@ class DiffusersVQTokenizer(Tokenizer):
         return self._fingerprint
 
     def _config(self) -> dict[str, Any]:
-        """Arguments of VQModel as plain data, and a range other than (-1, 1).
+        """Return the arguments of VQModel as plain data, and the range if it isn't (-1, 1).
 
-        Left out, so that they move no fingerprint: diffusers' own notes (version, path), and (-1, 1), which older bundles imply.
+        To keep the fingerprint stable, diffusers' metadata (version, path) and the range (-1, 1), which older bundles imply, are omitted.
         """
         config = {name: value for name, value in self.model.config.items() if not name.startswith("_")}
         if self.value_range != SIGNED:
@@ -173,7 +173,7 @@ class DiffusersVQTokenizer(Tokenizer):
         return {name: list(value) if isinstance(value, tuple) else value for name, value in config.items()}
 
     def _tensors(self) -> dict[str, Tensor]:
-        """Weights, laid out for safetensors."""
+        """Return the weights as contiguous tensors for safetensors."""
         return {name: tensor.detach().cpu().contiguous() for name, tensor in self.model.state_dict().items()}
 
     def save(self, folder: Path | str) -> str:
@@ -182,24 +182,24 @@ class DiffusersVQTokenizer(Tokenizer):
         return self._fingerprint
 
     def read(self, path: Path | str) -> Image.Image:
-        """See `read_picture`."""
+        """Read an image file; see `read_picture`."""
         return read_picture(path)
 
     def write(self, media: Image.Image, path: Path | str) -> None:
-        """See `write_picture`."""
+        """Write an image file; see `write_picture`."""
         write_picture(media, path)
 
     def encode(self, media: Sequence[Image.Image]) -> list[Codes]:
-        """Codes [1, rows, columns] of each picture.
+        """Encode each image as codes of shape [1, rows, columns].
 
         Raises:
-            ValueError: If a side is no multiple of `pixels_per_cell`.
+            ValueError: If a side isn't a multiple of `pixels_per_cell`.
         """
         check_sides(media, self.pixels_per_cell)
         return in_batches(media, lambda picture: picture.size, self._at_once, self._encode_batch)
 
     def decode(self, codes: Sequence[Codes]) -> list[Image.Image]:
-        """Pictures of code grids [1, rows, columns].
+        """Decode code grids [1, rows, columns] to images.
 
         Raises:
             ValueError: If a grid has another shape, unknown cells or codes out of range.
@@ -224,10 +224,10 @@ class DiffusersVQTokenizer(Tokenizer):
 
 
 def _checked_range(value_range: Any) -> ValueRange:
-    """The range as two floats.
+    """Validate the range and return it as two floats.
 
     Raises:
-        ValueError: If it is no pair of finite numbers, the lower one first.
+        ValueError: If it isn't a pair of finite numbers in ascending order.
     """
     numbers = isinstance(value_range, Sequence) and all(isinstance(value, int | float) and math.isfinite(value) for value in value_range)
     if not numbers or len(value_range) != 2 or not value_range[0] < value_range[1]:
@@ -236,20 +236,20 @@ def _checked_range(value_range: Any) -> ValueRange:
 
 
 def _found_range(source: Path | str, subfolder: str, revision: str | None, config: Any) -> ValueRange:
-    """What the pipeline around a VQModel says of its range, or else the model's own configuration."""
+    """Return the range that a VQModel's pipeline implies, or else the one that the model's own config implies."""
     if found := _range_of_pipeline(_pipeline_record(source, subfolder, revision)):
         return found
-    if config.lookup_from_codebook and not config.mid_block_add_attention:  # switches that diffusers got for aMUSEd
+    if config.lookup_from_codebook and not config.mid_block_add_attention:  # options added to diffusers for aMUSEd
         return UNSIGNED
     logger.warning("nothing in %s says which values its VQModel works on, so (-1, 1) is taken; give value_range if it is another", source)
     return SIGNED
 
 
 def _pipeline_record(source: Path | str, subfolder: str, revision: str | None) -> Any:
-    """The parsed `model_index.json` of the pipeline that a VQModel belongs to; None without one.
+    """Read the `model_index.json` of the pipeline that a VQModel belongs to; None if there is none.
 
     Raises:
-        ValueError: If there is one that is no JSON.
+        ValueError: If the file isn't valid JSON.
     """
     if Path(source).is_dir():
         folder = Path(source).resolve()
@@ -263,7 +263,7 @@ def _pipeline_record(source: Path | str, subfolder: str, revision: str | None) -
 
 
 def _hub_file(name: str, revision: str | None) -> Path | None:
-    """The `model_index.json` of a hub id; None where the repository has none."""
+    """Download the `model_index.json` of a hub id; None if the repository has none."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
@@ -274,9 +274,9 @@ def _hub_file(name: str, revision: str | None) -> Path | None:
 
 
 def _range_of_pipeline(record: Any) -> ValueRange | None:
-    """Range that a pipeline's class or scheduler implies; None for a pipeline that is not known.
+    """Return the range that a pipeline's class or scheduler implies; None for an unknown pipeline.
 
-    Meissonic, Monetico and Muddit have classes of their own but aMUSEd's scheduler and VQModel.
+    Meissonic, Monetico and Muddit have their own classes but use aMUSEd's scheduler and VQModel.
     """
     if not isinstance(record, dict):
         return None

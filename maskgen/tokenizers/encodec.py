@@ -1,4 +1,4 @@
-"""Sound as codes of EnCodec in the package `encodec`, at 24 kHz or 48 kHz."""
+"""Audio tokenizer based on EnCodec from the package `encodec`, at 24 kHz or 48 kHz."""
 
 import importlib
 import importlib.util
@@ -29,14 +29,14 @@ class EncodecConfig:
     """Architecture of an EnCodec model.
 
     Args:
-        sample_rate_hz: Its rate.
-        channels: Its channels.
-        bandwidths_kbps: Bandwidths it was trained for, rising; the last takes all levels.
-        causal: Whether a frame depends on earlier samples alone.
+        sample_rate_hz: Sample rate.
+        channels: Audio channels.
+        bandwidths_kbps: Bandwidths that it was trained for, ascending; the last uses all levels.
+        causal: Whether a frame depends only on earlier samples.
         norm: "weight_norm" or "time_group_norm".
         normalize: Whether each segment is divided by its RMS.
-        segment_s: Length of a segment in seconds; None runs a sound whole.
-        codebook_size: Codes a level, a power of 2.
+        segment_s: Length of a segment in seconds; None processes the whole audio at once.
+        codebook_size: Number of codes per level, a power of 2.
         dim: Width of a frame.
         num_filters: Width of the first convolution.
         ratios: Strides of the decoder, first to last.
@@ -61,7 +61,7 @@ class EncodecConfig:
 
     @property
     def max_levels(self) -> int:
-        """Levels of the quantizer."""
+        """Number of levels of the quantizer."""
         return math.floor(self.bandwidths_kbps[-1] / self.kbps_per_level)
 
 
@@ -93,7 +93,7 @@ CONFIGS = {
         segment_s=1.0,
     ),
 }
-"""The two published models."""
+"""Architectures of the two published models, by name."""
 
 
 def _architecture(model: str | EncodecConfig) -> EncodecConfig:
@@ -105,14 +105,14 @@ def _architecture(model: str | EncodecConfig) -> EncodecConfig:
 
 
 def _parts() -> tuple[Any, Any]:
-    """The modules `encodec.modules` and `encodec.quantization`, without `encodec/__init__.py`.
+    """Import `encodec.modules` and `encodec.quantization` without running `encodec/__init__.py`.
 
     That file imports torchaudio, which the package needs for files, resampling and discriminators but not for its networks, and which
-    must match torch to the build. The two folders need torch and einops alone. They are imported under a name of our own, so that a
-    plain `import encodec` elsewhere is neither replaced nor changed.
+    must match the exact torch build. The two subpackages need only torch and einops. They are imported under a private name, so that a
+    plain `import encodec` elsewhere is not affected.
 
     Raises:
-        ImportError: If encodec or einops is missing.
+        ImportError: If encodec or einops is not installed.
     """
     place = importlib.util.find_spec("encodec")
     if place is None or place.submodule_search_locations is None:
@@ -125,10 +125,10 @@ def _parts() -> tuple[Any, Any]:
 
 
 class EncodecNetwork(nn.Module):
-    """Encoder, quantizer and decoder with random weights; the names of its weights are those of `encodec.EncodecModel`.
+    """EnCodec encoder, quantizer and decoder with random weights, and the parameter names of `encodec.EncodecModel`.
 
     Raises:
-        ImportError: If encodec is missing.
+        ImportError: If encodec is not installed.
     """
 
     def __init__(self, config: EncodecConfig) -> None:
@@ -141,23 +141,23 @@ class EncodecNetwork(nn.Module):
 
 
 class EncodecTokenizer(CodecTokenizer):
-    """EnCodec as a tokenizer: 75 frames a second at 24 kHz, 150 at 48 kHz.
+    """Audio tokenizer based on EnCodec: 75 frames per second at 24 kHz, 150 at 48 kHz.
 
-    The 24 kHz model runs a sound whole: its LSTM remembers from the first sample on, so no cut would be without a seam.
+    The 24 kHz model processes the whole audio at once: its LSTM keeps state from the first sample on, so any split would leave a seam.
 
-    The 48 kHz model was trained on segments of 1 s, each divided by its RMS, and normalizes inside over the segment, decoder output
-    included. So segments stay 1 s long, and the scale becomes the last level of the codes (see `CodecTokenizer`); without it silence
-    would come back as loud as speech. The package lets segments overlap by 1 %, 1.5 frames, and stores the codes of both; here
-    they overlap by 2 whole frames, one of them kept from each, so that a frame has one column of codes. Up to 1 s the codes equal
+    The 48 kHz model was trained on segments of 1 s, each divided by its RMS, and its normalization layers span the segment, decoder output
+    included. So segments stay 1 s long, and the scale becomes the last level of the codes (see `CodecTokenizer`); without it, silence
+    would be decoded as loud as speech. The package lets segments overlap by 1 %, 1.5 frames, and stores the codes of both; here
+    they overlap by 2 whole frames and each keeps one of them, so that a frame has one column of codes. Up to 1 s, the codes equal
     the package's.
 
     Args:
         network: An `EncodecNetwork` with weights.
         config: Its architecture.
-        num_levels: Levels of codes to use, without the loudness; None takes all.
+        num_levels: Number of levels to use, without the loudness level; None uses all.
 
     Raises:
-        ValueError: If the model has not so many levels.
+        ValueError: If the model has fewer levels.
     """
 
     bundle_kind: ClassVar[str] = _BUNDLE_KIND
@@ -173,32 +173,32 @@ class EncodecTokenizer(CodecTokenizer):
 
     @classmethod
     def from_file(cls, path: Path | str, model: str | EncodecConfig, bandwidth_kbps: float | None = None) -> "EncodecTokenizer":
-        """Read published weights from a file; never asks the network.
+        """Load published weights from a file. Never accesses the network.
 
         Args:
             path: A state dict of `encodec.EncodecModel`, in safetensors or as torch saved it (`encodec_24khz-d7cc33bc.th`).
-            model: What the weights are of: "24khz", "48khz" or another architecture.
-            bandwidth_kbps: Sets the number of levels; None takes all.
+            model: Architecture of the weights: "24khz", "48khz" or another architecture.
+            bandwidth_kbps: Bandwidth that determines the number of levels; None uses all.
 
         Raises:
-            ImportError: If encodec is missing.
+            ImportError: If encodec is not installed.
             ValueError: If the file is missing, damaged or of another model, or there is no such model or bandwidth.
         """
         return cls._loaded(_read_weights(Path(path)), _architecture(model), bandwidth_kbps, str(path))
 
     @classmethod
     def from_package(cls, model: str, bandwidth_kbps: float | None = None, repository: Path | None = None) -> "EncodecTokenizer":
-        """Let the package fetch its published weights (online), or read them from a folder.
+        """Load the published weights with the package, from the network or from a folder.
 
-        The package unpickles what it fetches after it compared the hash in the file's name; `from_file` reads the same file as data only.
+        The package unpickles the file after checking the hash in its name. `from_file` reads the same file as data only.
 
         Args:
             model: "24khz" or "48khz".
-            bandwidth_kbps: Sets the number of levels; None takes all.
-            repository: Folder with the package's weight files; None asks the network.
+            bandwidth_kbps: Bandwidth that determines the number of levels; None uses all.
+            repository: Folder with the package's weight files; None downloads them.
 
         Raises:
-            ImportError: If encodec cannot be imported, mostly for want of a torchaudio that matches torch.
+            ImportError: If encodec cannot be imported, usually because no torchaudio that matches torch is installed.
             ValueError: If there is no such model or bandwidth.
         """
         config = _architecture(model)
@@ -214,10 +214,10 @@ class EncodecTokenizer(CodecTokenizer):
 
     @classmethod
     def from_bundle(cls, folder: Path | str) -> "EncodecTokenizer":
-        """Read what `save` wrote.
+        """Load a tokenizer that `save` wrote.
 
         Raises:
-            ImportError: If encodec is missing.
+            ImportError: If encodec is not installed.
             ValueError: If the bundle is missing, of another kind or damaged.
         """
         bundle = load_bundle(folder, _BUNDLE_KIND, ENCODEC_SCHEMA)
@@ -232,7 +232,7 @@ class EncodecTokenizer(CodecTokenizer):
 
     @classmethod
     def _loaded(cls, weights: dict[str, Tensor], config: EncodecConfig, bandwidth_kbps: float | None, source: str) -> "EncodecTokenizer":
-        """A tokenizer of weights that must fit exactly."""
+        """Build a tokenizer from weights that must match the architecture exactly."""
         levels = None
         if bandwidth_kbps is not None:
             levels = levels_of_bandwidth(bandwidth_kbps, config.bandwidths_kbps, config.kbps_per_level)
@@ -245,12 +245,12 @@ class EncodecTokenizer(CodecTokenizer):
         return cls(network, config, levels)
 
     def _config(self) -> dict[str, Any]:
-        """Architecture and number of levels."""
+        """Return the architecture and the number of levels as plain data."""
         model = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self.config).items()}
         return {"model": model, "num_levels": self.codec_levels}
 
     def _to_codes(self, samples: Float[Tensor, "1 channels samples"]) -> Int[Tensor, "level frames"]:
-        """Asks the quantizer for a number of levels; its own `encode` would take a bandwidth, and all levels for one that is not set."""
+        """Encode with a given number of levels. The quantizer's own `encode` takes a bandwidth, and uses all levels if none is set."""
         network: Any = self.network
         codes: Tensor = network.quantizer.vq.encode(network.encoder(samples), n_q=self.codec_levels)
         return codes[:, 0]
@@ -262,7 +262,7 @@ class EncodecTokenizer(CodecTokenizer):
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
-    """A state dict from a file, as data only.
+    """Read a state dict from a file, as data only.
 
     Raises:
         ValueError: If the file is missing, damaged or holds anything else.

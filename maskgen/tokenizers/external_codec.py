@@ -1,4 +1,4 @@
-"""What the adapters of outside codecs share: exact lengths, windows, loudness, bundles."""
+"""Base class for adapters of external audio codecs: exact lengths, windows, loudness and bundles."""
 
 import hashlib
 import math
@@ -18,13 +18,13 @@ from maskgen.tokenizers.chunking import Windows, joined, spans
 from maskgen.tokens.batch import Codes
 
 QUIETEST_DB = -100.0
-"""Loudness of code 0, below the smallest step of 16 bits; the largest code is 0 dB, an RMS of 1."""
+"""Loudness of code 0, below the smallest 16-bit step. The largest code is 0 dB, an RMS of 1."""
 USUAL_DB = -20.0
-"""Loudness where the codes do not say it."""
+"""Loudness for codes without the loudness level."""
 
 
 def levels_of_bandwidth(bandwidth_kbps: float, offered_kbps: Sequence[float], kbps_per_level: float) -> int:
-    """Levels that a bandwidth takes.
+    """Return the number of levels for a bandwidth.
 
     Raises:
         ValueError: If the codec was not trained for that bandwidth.
@@ -35,10 +35,10 @@ def levels_of_bandwidth(bandwidth_kbps: float, offered_kbps: Sequence[float], kb
 
 
 def chosen_levels(num_levels: int | None, bandwidth_levels: int | None, lowest: int, highest: int) -> int:
-    """Levels to use: as many as are asked for, or as a bandwidth takes, or all.
+    """Return the number of levels to use: the requested number, the number for a bandwidth, or all.
 
     Raises:
-        ValueError: If both are given, or the codec has not so many levels.
+        ValueError: If both are given, or the codec doesn't have that number of levels.
     """
     if num_levels is not None and bandwidth_levels is not None:
         raise ValueError("num_levels and bandwidth_kbps say the same; give one of them")
@@ -49,18 +49,18 @@ def chosen_levels(num_levels: int | None, bandwidth_levels: int | None, lowest: 
 
 
 class CodecTokenizer(SoundTokenizer):
-    """A residual codec of another package, in float32.
+    """Base class of tokenizers for residual codecs of other packages, in float32.
 
-    Each sound runs through the network alone, so that its neighbours never change its codes. A sound longer than `windows` runs in
-    windows; without windows it runs whole, and memory grows with its length.
+    Each waveform is processed on its own, so that other items of a batch never change its codes. Audio longer than `windows` is split into
+    windows; without windows it is processed at once, and memory grows with its length.
 
-    A codec that divides each window by its RMS gives a scale beside the codes. As codes are all that we keep, its scale becomes
-    one level more, the last: the loudness of the window in equal steps of decibels, the same at every frame of the window. Decoding
+    A codec that divides each window by its RMS returns a scale in addition to the codes. Because only codes are stored, the scale becomes
+    one extra level, the last: the loudness of the window in equal decibel steps, constant over the frames of the window. Decoding
     multiplies a window by the median of its frames' loudness. Codes without that level decode at -20 dB.
 
     Attributes:
-        network: Frozen, in evaluation mode.
-        windows: How long sounds are cut, or None.
+        network: The codec, frozen and in evaluation mode.
+        windows: How long audio is split, or None.
         loudness: Whether the last level is the loudness.
         bundle_kind: Kind of the bundle that `save` writes.
     """
@@ -75,28 +75,28 @@ class CodecTokenizer(SoundTokenizer):
 
     @abstractmethod
     def _config(self) -> dict[str, Any]:
-        """Plain data that rebuilds the tokenizer but for its weights."""
+        """Return the plain data that rebuilds the tokenizer, without its weights."""
 
     @abstractmethod
     def _to_codes(self, samples: Float[Tensor, "1 channels samples"]) -> Int[Tensor, "level frames"]:
-        """The network's codes, `codec_levels` of them a frame."""
+        """Encode samples with the network, `codec_levels` codes per frame."""
 
     @abstractmethod
     def _to_samples(self, codes: Int[Tensor, "1 level frames"]) -> Float[Tensor, "channels samples"]:
-        """The network's samples; their number may be off by less than a frame."""
+        """Decode codes with the network. The number of samples may be off by less than a frame."""
 
     @property
     def device(self) -> torch.device:
-        """Where the network computes."""
+        """Device that the network runs on."""
         return next(self.network.parameters()).device
 
     def to(self, device: torch.device | str) -> None:
-        """Move the network; codes and waveforms stay on the CPU."""
+        """Move the network to a device. Codes and waveforms stay on the CPU."""
         self.network.to(device)
 
     @property
     def fingerprint(self) -> str:
-        """Hash of config and weights; equals the bundle's."""
+        """Hash of config and weights, equal to the bundle's fingerprint."""
         if not self._fingerprint:
             from safetensors.torch import save
 
@@ -105,7 +105,7 @@ class CodecTokenizer(SoundTokenizer):
         return self._fingerprint
 
     def _tensors(self) -> dict[str, Tensor]:
-        """Weights, laid out for safetensors."""
+        """Return the weights as contiguous tensors for safetensors."""
         return {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()}
 
     def save(self, folder: Path | str) -> str:
@@ -114,7 +114,7 @@ class CodecTokenizer(SoundTokenizer):
         return self._fingerprint
 
     def encode(self, media: Sequence[Waveform]) -> list[Codes]:
-        """Codes [level, frames] of each sound.
+        """Encode each waveform as codes of shape [level, frames].
 
         Raises:
             ValueError: If a waveform is empty or holds NaN or infinity.
@@ -122,12 +122,12 @@ class CodecTokenizer(SoundTokenizer):
         return [self._encode_one(wave) for wave in self.fitted(media)]
 
     def decode(self, codes: Sequence[Codes], samples: Sequence[int] | None = None) -> list[Waveform]:
-        """See `SoundTokenizer.decode`; fewer levels are allowed."""
+        """Decode grids to waveforms; see `SoundTokenizer.decode`. Fewer levels than `num_levels` are allowed."""
         self.checked(codes)
         lengths = [None] * len(codes) if samples is None else list(samples)
         if len(lengths) != len(codes):
             raise ValueError(f"{len(codes)} sounds need as many lengths, got {len(lengths)}")
-        # One by one: the type check of `cut` binds one number of samples a call.
+        # One by one, because the type check of `cut` binds one number of samples per call.
         pairs = zip(codes, lengths, strict=True)
         return [self.cut([self._decode_one(grid)], None if length is None else [length])[0] for grid, length in pairs]
 
@@ -158,16 +158,16 @@ class CodecTokenizer(SoundTokenizer):
         return joined(places, pieces, self.samples_per_frame, self.windows.fade if self.windows else 0)
 
     def _whole_frames(self, samples: Float[Tensor, "channels decoded"]) -> Float[Tensor, "channels samples"]:
-        """Zeros up to a whole frame: transposed convolutions of odd stride give a few samples too few."""
+        """Pad with zeros to a whole frame: transposed convolutions of odd stride return a few samples too few."""
         return nn.functional.pad(samples, (0, -samples.shape[1] % self.samples_per_frame))
 
     def _loudness_code(self, scale: float) -> int:
-        """Code of an RMS, never below code 0 nor above the last."""
+        """Return the loudness code of an RMS, clamped to the range of codes."""
         share = 1 - 20 * math.log10(scale) / QUIETEST_DB
         return round(min(max(share, 0.0), 1.0) * (self.codebook_size - 1))
 
     def _gain(self, codes: Int[Tensor, "level frames"]) -> float:
-        """Factor of a decoded window."""
+        """Return the gain that a decoded window is multiplied by."""
         if not self.loudness:
             return 1.0
         has_loudness = len(codes) == self.num_levels

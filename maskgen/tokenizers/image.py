@@ -1,4 +1,4 @@
-"""Pictures as code grids: reading files safely, and the learned image tokenizer."""
+"""Tokenizer for maskgen's own learned image autoencoder."""
 
 import copy
 import dataclasses
@@ -28,7 +28,7 @@ _BUNDLE_KIND = "image_tokenizer"
 QUANTIZERS: dict[str, type[Quantizer]] = {
     kind.__name__: kind for kind in (VectorQuantizer, FiniteScalarQuantizer, BinaryQuantizer, ResidualQuantizer)
 }
-"""Quantizers a bundle may name; nothing else is ever looked up."""
+"""Quantizers that a bundle may name; any other name is rejected."""
 
 
 _STAGES = {
@@ -48,14 +48,14 @@ QUANTIZER_SCHEMA = {
         },
     ),
 }
-"""How a bundle names its quantizer."""
+"""Schema entries of a quantizer in a bundle: its name and arguments."""
 IMAGE_SCHEMA = Record(
     {"autoencoder": record_of(ImageAutoencoderConfig, **_STAGES), **QUANTIZER_SCHEMA, "size": Items(Whole(1, 65_536), least=2, most=2)}
 )
 
 
 def build_image_network(config: Mapping[str, Any]) -> ImageAutoencoder:
-    """An untrained autoencoder of the sizes in a bundle or checkpoint.
+    """Build an untrained autoencoder from the config in a bundle or checkpoint.
 
     Raises:
         ValueError: If the quantizer is unknown.
@@ -67,7 +67,7 @@ def build_image_network(config: Mapping[str, Any]) -> ImageAutoencoder:
 
 
 def image_codes_fingerprint(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    """Hash of everything that decides which codes a picture has: sizes and weights of encoder and quantizer."""
+    """Hash everything that determines the codes of an image: sizes and weights of encoder and quantizer."""
     sizes = {name: value for name, value in config["autoencoder"].items() if not name.startswith("decoder")}
     plain = [_BUNDLE_KIND, sizes, config["quantizer"], config["quantizer_args"]]
     digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode())
@@ -79,12 +79,12 @@ def image_codes_fingerprint(config: Mapping[str, Any], tensors: Mapping[str, Ten
 
 
 class ImageTokenizer(Tokenizer):
-    """The learned image autoencoder as a tokenizer.
+    """Image tokenizer based on maskgen's learned image autoencoder.
 
     Args:
         network: Trained encoder, quantizer and decoder.
-        size: (width, height) of the pictures it was trained on; other multiples of `pixels_per_cell` work too.
-        batch_size: Pictures encoded or decoded at once.
+        size: (width, height) of the training images. Other multiples of `pixels_per_cell` work too.
+        batch_size: Images encoded or decoded at once.
     """
 
     kind: ClassVar[Kind] = "image"
@@ -97,7 +97,7 @@ class ImageTokenizer(Tokenizer):
 
     @classmethod
     def from_bundle(cls, folder: Path | str) -> "ImageTokenizer":
-        """Read what `save` wrote.
+        """Load a tokenizer that `save` wrote.
 
         Raises:
             ValueError: If the bundle is missing, of another kind or damaged.
@@ -110,11 +110,11 @@ class ImageTokenizer(Tokenizer):
 
     @classmethod
     def from_checkpoint(cls, path: Path | str, size: tuple[int, int]) -> "ImageTokenizer":
-        """The tokenizer in a checkpoint of ImageAutoencoderModule.
+        """Load the tokenizer from a checkpoint of ImageAutoencoderModule.
 
         Args:
             path: Checkpoint that `maskgen fit` wrote.
-            size: (width, height) of the training pictures.
+            size: (width, height) of the training images.
 
         Raises:
             ValueError: If the checkpoint is missing, damaged or of another module.
@@ -127,10 +127,10 @@ class ImageTokenizer(Tokenizer):
         return cls(network, size)
 
     def coarser(self, num_levels: int) -> "ImageTokenizer":
-        """The same tokenizer without its finest levels; codes of the levels that stay do not change.
+        """Return this tokenizer without its finest levels. The codes of the remaining levels don't change.
 
         Raises:
-            ValueError: If it has no residual levels to leave out.
+            ValueError: If it has no residual levels to remove.
         """
         quantizer = self.network.quantizer
         if not isinstance(quantizer, ResidualQuantizer) or not 1 <= num_levels <= quantizer.num_levels:
@@ -143,29 +143,29 @@ class ImageTokenizer(Tokenizer):
 
     @property
     def device(self) -> torch.device:
-        """Where the network runs."""
+        """Device that the network runs on."""
         device: torch.device = next(self.network.parameters()).device
         return device
 
     def to(self, device: torch.device | str) -> None:
-        """Move the network; codes come back on the CPU all the same."""
+        """Move the network to a device. Codes are still returned on the CPU."""
         self.network.to(device)
 
     @property
     def pixels_per_cell(self) -> int:
-        """Pixels a side that one cell stands for."""
+        """Side length of a cell in pixels."""
         pixels: int = self.network.config.pixels_per_cell
         return pixels
 
     @property
     def fingerprint(self) -> str:
-        """Hash of what decides codes: encoder and quantizer. The decoder may be trained on without making other codes of a picture."""
+        """Hash of encoder and quantizer, which determine the codes. Training the decoder further doesn't change it."""
         if not self._fingerprint:
             self._fingerprint = image_codes_fingerprint(self._config(), self.network.state_dict())
         return self._fingerprint
 
     def _config(self) -> dict[str, Any]:
-        """What `from_bundle` needs beside the weights."""
+        """Return the config that `from_bundle` needs in addition to the weights."""
         quantizer = self.network.quantizer
         return {
             "autoencoder": {
@@ -177,35 +177,35 @@ class ImageTokenizer(Tokenizer):
         }
 
     def save(self, folder: Path | str, half: bool = False) -> str:
-        """Write a bundle and return the fingerprint of the tokenizer in it.
+        """Write a bundle and return the fingerprint of the saved tokenizer.
 
         Args:
-            folder: Made if missing.
-            half: Store floating-point weights in half precision, which makes another tokenizer of it.
+            folder: Created if missing.
+            half: Store floating-point weights in half precision, which changes the fingerprint.
         """
         tensors = {name: t.half() if half and t.is_floating_point() else t for name, t in self.network.state_dict().items()}
         save_bundle(folder, _BUNDLE_KIND, self._config(), tensors)
         return image_codes_fingerprint(self._config(), tensors)
 
     def read(self, path: Path | str) -> Image.Image:
-        """See `read_picture`."""
+        """Read an image file; see `read_picture`."""
         return read_picture(path)
 
     def write(self, media: Image.Image, path: Path | str) -> None:
-        """See `write_picture`."""
+        """Write an image file; see `write_picture`."""
         write_picture(media, path)
 
     def encode(self, media: Sequence[Image.Image]) -> list[Codes]:
-        """Codes [level, rows, columns] of each picture.
+        """Encode each image as codes of shape [level, rows, columns].
 
         Raises:
-            ValueError: If a side is no multiple of `pixels_per_cell`.
+            ValueError: If a side isn't a multiple of `pixels_per_cell`.
         """
         check_sides(media, self.pixels_per_cell)
         return in_batches(media, lambda picture: picture.size, self.batch_size, self._encode_batch)
 
     def decode(self, codes: Sequence[Codes]) -> list[Image.Image]:
-        """Pictures of code grids [level, rows, columns]; fewer levels than `num_levels` give a coarser picture.
+        """Decode code grids [level, rows, columns] to images. Fewer levels than `num_levels` give a coarser image.
 
         Raises:
             ValueError: If a grid has another shape, unknown cells or codes out of range.
@@ -215,7 +215,7 @@ class ImageTokenizer(Tokenizer):
 
     @torch.no_grad()
     def preview(self, codes: Codes) -> Image.Image:
-        """Picture of a grid that is partly unknown: an unknown level adds nothing to its cell, cells unknown at the coarsest are grey."""
+        """Decode a partly unknown grid to an image. Unknown levels add nothing to a cell; cells unknown at the coarsest level are grey."""
         known = codes != UNKNOWN
         flat, depth = codes.clamp(min=0).flatten(1)[None], known.long().cumprod(dim=0).sum(dim=0).flatten()
         values = torch.zeros(1, flat.shape[-1], self.network.quantizer.dim)

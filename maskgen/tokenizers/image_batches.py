@@ -1,4 +1,4 @@
-"""What every image tokenizer does alike: checks at the door, and batches of one shape."""
+"""Helpers of image tokenizers: input checks and batches of one shape."""
 
 from collections.abc import Callable, Hashable, Sequence
 from typing import TypeVar
@@ -12,10 +12,10 @@ Result = TypeVar("Result")
 
 
 def check_sides(pictures: Sequence[Image.Image], pixels_per_cell: int) -> None:
-    """Refuse pictures that do not divide into cells.
+    """Raise if an image doesn't divide into whole cells.
 
     Raises:
-        ValueError: If a side is no multiple of `pixels_per_cell`.
+        ValueError: If a side isn't a multiple of `pixels_per_cell`.
     """
     for picture in pictures:
         if picture.width % pixels_per_cell or picture.height % pixels_per_cell:
@@ -23,7 +23,7 @@ def check_sides(pictures: Sequence[Image.Image], pixels_per_cell: int) -> None:
 
 
 def check_grids(codes: Sequence[Codes], num_levels: int, codebook_size: int) -> None:
-    """Refuse what is no code grid [1 to num_levels, rows, columns].
+    """Raise unless every item is a code grid [1 to num_levels, rows, columns].
 
     Raises:
         ValueError: If a grid has another shape, unknown cells or codes out of range.
@@ -40,7 +40,7 @@ def check_grids(codes: Sequence[Codes], num_levels: int, codebook_size: int) -> 
 def in_batches(
     items: Sequence[Element], shape_of: Callable[[Element], Hashable], batch_size: int, run: Callable[[list[Element]], Sequence[Result]]
 ) -> list[Result]:
-    """What `run` makes of the items, in their order; `run` sees at most `batch_size` items of one shape at a time."""
+    """Apply `run` to the items and return its results in order. `run` gets at most `batch_size` items of one shape at a time."""
     shapes = [shape_of(item) for item in items]
     found: dict[int, Result] = {}
     for shape in dict.fromkeys(shapes):

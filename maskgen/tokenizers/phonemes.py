@@ -1,4 +1,4 @@
-"""Text as phonemes with durations: what a speech model reads, made by lexicon, rules and a small network."""
+"""Tokenizer that converts English text to phonemes with durations for speech models, with a lexicon, rules and a small network."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,18 +30,18 @@ LONGEST_DURATION = CODEBOOK_SIZE - 1
 
 
 def between_slashes(text: str) -> bool:
-    """Whether a text is given as phonemes: "/həlˈO/"."""
+    """Return whether a text is written as phonemes between slashes: "/həlˈO/"."""
     return len(text) > 1 and text[0] == text[-1] == "/" and "/" not in text[1:-1]
 
 
 class PhonemeTokenizer(Tokenizer):
-    """English text to phoneme ids (level 0) and their durations in frames (level 1, UNKNOWN until a model fills them).
+    """Tokenizer for English text: phoneme ids (level 0) and durations in frames (level 1, UNKNOWN until a model predicts them).
 
-    Id 0 is the pause that stands at both ends of every utterance. Ids beyond the table of symbols are never given and are refused.
+    Id 0 is the pause at both ends of every utterance. Ids beyond the symbol table are never produced, and decoding them is an error.
 
     Args:
-        speaker: Turns text to phonemes.
-        symbols: Symbol of each id, from 0; at most 128.
+        speaker: Converts text to phonemes.
+        symbols: Symbols in the order of their ids, from 0; at most 128.
     """
 
     kind: ClassVar[Kind] = "phones"
@@ -56,7 +56,7 @@ class PhonemeTokenizer(Tokenizer):
 
     @classmethod
     def from_bundle(cls, folder: Path | str) -> "PhonemeTokenizer":
-        """Read what `save` wrote; the lexicon is parsed at the first text.
+        """Load a tokenizer that `save` wrote. The lexicon is parsed when the first text is encoded.
 
         Raises:
             ValueError: If the bundle is missing, of another kind or damaged.
@@ -75,8 +75,8 @@ class PhonemeTokenizer(Tokenizer):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the table of symbols. Lexicon and rules decide how a text is read, not what a code stands for: a model stays usable
-        with a better lexicon, and shards hold phonemes that a teacher said."""
+        """Hash of the symbol table. Lexicon and rules are not included: they affect how text is pronounced, not what a code means. A model
+        works with a better lexicon, and shards hold the phonemes that the teacher model spoke."""
         return fingerprint_of(_BUNDLE_KIND, {"symbols": list(self.symbols), "codebook_size": self.codebook_size}, {})
 
     def save(self, folder: Path | str) -> str:
@@ -85,7 +85,7 @@ class PhonemeTokenizer(Tokenizer):
         return self.fingerprint
 
     def read(self, path: Path | str) -> str:
-        """Text of a UTF-8 file, without the line break at its end.
+        """Read a UTF-8 text file, without the line break at its end.
 
         Raises:
             ValueError: If the file is missing, over 1 MiB or not UTF-8.
@@ -93,14 +93,14 @@ class PhonemeTokenizer(Tokenizer):
         return read_text(path)
 
     def write(self, media: str, path: Path | str) -> None:
-        """Write a text as UTF-8, with a line break at its end."""
+        """Write text as UTF-8, with a line break at its end."""
         write_text(media, path)
 
     def phonemes(self, text: str) -> str:
-        """Phonemes of a text, without slashes; what already stands between slashes is taken as it is.
+        """Convert a text to phonemes, without slashes. Text that is already between slashes is used as phonemes unchanged.
 
         Raises:
-            ValueError: If nothing of it can be spoken, or phonemes between slashes have a symbol that is not in the table.
+            ValueError: If no part of it can be spoken, or phonemes between slashes contain a symbol that is not in the table.
         """
         if not between_slashes(text):
             return self._speaker.phonemes(text)
@@ -108,26 +108,26 @@ class PhonemeTokenizer(Tokenizer):
         return text[1:-1]
 
     def left_out(self, text: str) -> list[str]:
-        """Characters of a text that are not spoken, each once, in the order of the text."""
+        """Return the characters of a text that are not spoken, without duplicates, in order of appearance."""
         return [] if between_slashes(text) else self._speaker.left_out(text)
 
     def sentences(self, text: str) -> list[str]:
-        """Sentences of a text, those over 300 phonemes split further at clauses or spaces; joined they are the text but for space.
+        """Split a text into sentences; those over 300 phonemes are split further at clauses or spaces. Only whitespace is lost.
 
         Raises:
-            ValueError: If nothing of it can be spoken.
+            ValueError: If no part of it can be spoken.
         """
         return [text] if between_slashes(text) else self._speaker.sentences(text)
 
     def codes_of(self, phonemes: str, durations: Sequence[int] | None = None) -> Codes:
-        """Codes [2, n + 2] of n phonemes, the pauses at both ends included.
+        """Build codes [2, n + 2] from n phonemes, including the pauses at both ends.
 
         Args:
             phonemes: Symbols without slashes; "|" is a pause.
-            durations: Frames (0 to 127) of each symbol with the two pauses, n + 2 numbers; None or -1 is unknown.
+            durations: Frames (0 to 127) of each symbol and the two pauses, n + 2 numbers; None or -1 is unknown.
 
         Raises:
-            ValueError: If a symbol is not in the table, there is none, or durations have another number or range.
+            ValueError: If a symbol is not in the table, there are no symbols, or durations have the wrong count or range.
         """
         ids = [0, *self._ids_of(phonemes), 0]
         frames = [UNKNOWN] * len(ids) if durations is None else [int(frames) for frames in durations]
@@ -138,7 +138,7 @@ class PhonemeTokenizer(Tokenizer):
         return torch.tensor([ids, frames])
 
     def _ids_of(self, phonemes: str) -> list[int]:
-        """Id of each symbol."""
+        """Return the id of each symbol."""
         unknown = sorted(set(phonemes) - set(self._ids))
         if unknown:
             raise ValueError(f"{', '.join(map(repr, unknown))} is no phoneme of this tokenizer; it has {' '.join(self.symbols)}")
@@ -147,23 +147,23 @@ class PhonemeTokenizer(Tokenizer):
         return [self._ids[symbol] for symbol in phonemes]
 
     def encode(self, media: Sequence[str]) -> list[Codes]:
-        """Codes [2, n] of each text, durations unknown; phonemes are taken as they are between slashes ("/həlˈO/").
+        """Encode each text as codes of shape [2, n] with unknown durations. Phonemes between slashes ("/həlˈO/") are used unchanged.
 
         Raises:
-            ValueError: If nothing of a text can be spoken, or phonemes between slashes have a symbol that is not in the table.
+            ValueError: If no part of a text can be spoken, or phonemes between slashes contain a symbol that is not in the table.
         """
         return [self.codes_of(self.phonemes(text)) for text in media]
 
     def decode(self, codes: Sequence[Codes]) -> list[str]:
-        """Phonemes of each [2, n] between slashes, without the pauses at both ends; encoding them gives level 0 back.
+        """Decode each [2, n] grid to phonemes between slashes, without the pauses at both ends. Encoding them restores level 0.
 
         Raises:
-            ValueError: If codes have another shape, or ids are out of range or stand for no symbol.
+            ValueError: If codes have another shape, or ids are out of range or have no symbol.
         """
         return [f"/{self._symbols_of(grid)}/" for grid in codes]
 
     def _symbols_of(self, grid: Codes) -> str:
-        """The phonemes of one utterance."""
+        """Return the phonemes of one utterance."""
         if grid.ndim != 2 or grid.shape[0] != self.num_levels:
             raise ValueError(f"phoneme codes have shape {tuple(grid.shape)}, wanted [{self.num_levels}, n]")
         ids, frames = grid.tolist()

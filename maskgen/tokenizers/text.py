@@ -1,4 +1,4 @@
-"""Text as byte-pair codes: any Unicode text goes in and the same text comes out."""
+"""Lossless byte-level BPE text tokenizer for any Unicode text, and its training."""
 
 import dataclasses
 import hashlib
@@ -20,22 +20,22 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 _BUNDLE_KIND = "text_tokenizer"
 VOCABULARY_FILE = "tokenizer.json"
 SPACE = "Ġ"
-"""The space in the alphabet of byte-level BPE."""
+"""The character for a space in the alphabet of byte-level BPE."""
 END_TOKEN = "Ā"
-"""The byte 0 in the alphabet of byte-level BPE: the end of a text that a model writes, as in C."""
+"""The character for byte 0 in the alphabet of byte-level BPE. Models end a text with it, as C does."""
 
 
 class TextTokenizer(Tokenizer):
-    """Byte-level BPE over Hugging Face tokenizers.
+    """Byte-level BPE text tokenizer, based on Hugging Face tokenizers.
 
-    Every text gets one space before it, so a word has the same code at the start as inside; decoding takes that space away.
+    A space is prepended to every text, so that a word has the same code at the start as inside. Decoding removes that space.
 
     Args:
         vocabulary: Content of a tokenizer.json with a byte-level BPE model.
-        lowercase: Whether text is lower-cased first; then decoding gives lower case.
+        lowercase: Whether to lower-case text before encoding. Decoding then returns lower case.
 
     Attributes:
-        end: Code of the byte 0, with which a model ends a text; none in a vocabulary without bytes.
+        end: Code of byte 0, with which a model ends a text. None if the vocabulary has no bytes.
     """
 
     kind: ClassVar[Kind] = "text"
@@ -48,7 +48,7 @@ class TextTokenizer(Tokenizer):
 
     @classmethod
     def from_bundle(cls, folder: Path | str) -> "TextTokenizer":
-        """Read what `save` wrote.
+        """Load a tokenizer that `save` wrote.
 
         Raises:
             ValueError: If the bundle is missing, of another kind or damaged.
@@ -62,7 +62,7 @@ class TextTokenizer(Tokenizer):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of vocabulary and settings; equals the bundle's."""
+        """Hash of vocabulary and settings, equal to the bundle's fingerprint."""
         digest = hashlib.sha256(self.vocabulary.encode()).hexdigest()
         return fingerprint_of(_BUNDLE_KIND, self._config, {VOCABULARY_FILE: digest})
 
@@ -71,7 +71,7 @@ class TextTokenizer(Tokenizer):
         return save_bundle(folder, _BUNDLE_KIND, self._config, {}, {VOCABULARY_FILE: self.vocabulary.encode()})
 
     def read(self, path: Path | str) -> str:
-        """Text of a UTF-8 file, without the line break at its end.
+        """Read a UTF-8 text file, without the line break at its end.
 
         Raises:
             ValueError: If the file is missing, over 1 MiB or not UTF-8.
@@ -79,14 +79,14 @@ class TextTokenizer(Tokenizer):
         return read_text(path)
 
     def write(self, media: str, path: Path | str) -> None:
-        """Write a text as UTF-8, with a line break at its end."""
+        """Write text as UTF-8, with a line break at its end."""
         write_text(media, path)
 
     def encode(self, media: Sequence[str]) -> list[Codes]:
-        """Codes [1, n] of each text; the empty text has n = 0.
+        """Encode each text as codes of shape [1, n]. Empty text has n = 0.
 
         Raises:
-            ValueError: If a text holds half a surrogate pair, which is no Unicode text.
+            ValueError: If a text contains an unpaired surrogate, which isn't valid Unicode.
         """
         prepared = [self._prepared(text) for text in media]
         found = self._engine.encode_batch([f" {text}" for text in prepared])
@@ -94,7 +94,7 @@ class TextTokenizer(Tokenizer):
         return [torch.tensor([codes.ids]) if text else empty for text, codes in zip(prepared, found, strict=True)]
 
     def _prepared(self, text: str) -> str:
-        """The text as it will come back."""
+        """Return the text as decoding will restore it."""
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
@@ -102,7 +102,7 @@ class TextTokenizer(Tokenizer):
         return text.lower() if self.lowercase else text
 
     def decode(self, codes: Sequence[Codes]) -> list[str]:
-        """Text of each [1, n]; bytes that are no UTF-8 (a model may draw them) become U+FFFD.
+        """Decode each [1, n] grid to text. Bytes that are not valid UTF-8 (a model may sample them) become U+FFFD.
 
         Raises:
             ValueError: If codes have another shape or are out of range or unknown.
@@ -110,15 +110,15 @@ class TextTokenizer(Tokenizer):
         return [self._engine.decode(self._checked(grid)).removeprefix(" ") for grid in codes]
 
     def begins_word(self, code: int) -> bool:
-        """Whether a code begins with a space."""
+        """Return whether a code begins with a space."""
         return str(self._engine.id_to_token(code)).startswith(SPACE)
 
     def modality(self, name: str) -> Modality:
-        """This tokenizer's place in a token space, with the code that ends a text."""
+        """Describe this tokenizer as a modality of a token space, with the code that ends a text."""
         return dataclasses.replace(super().modality(name), end=self.end)
 
     def _checked(self, grid: Codes) -> list[int]:
-        """The ids of one text."""
+        """Validate the grid of one text and return its ids."""
         if grid.ndim != 2 or grid.shape[0] != 1:
             raise ValueError(f"text codes have shape {tuple(grid.shape)}, wanted [1, n]")
         ids: list[int] = grid[0].tolist()
@@ -130,15 +130,15 @@ class TextTokenizer(Tokenizer):
 
 
 def train_bpe(lines: Iterable[str], codebook_size: int, lowercase: bool = True) -> TextTokenizer:
-    """Learns a byte-level BPE vocabulary; the same lines give the same vocabulary.
+    """Train a byte-level BPE tokenizer. The same lines always give the same vocabulary.
 
     Args:
-        lines: Texts; a text that comes more often counts more.
-        codebook_size: Codes, at least 256 (one a byte).
-        lowercase: Whether text is lower-cased, here and in use.
+        lines: Training texts. Repeated texts count more.
+        codebook_size: Number of codes, at least 256 (one per byte).
+        lowercase: Whether to lower-case text, in training and in use.
 
     Raises:
-        ValueError: If the size is below 256 or the texts give fewer codes than asked for.
+        ValueError: If the size is below 256 or the texts yield fewer codes than requested.
     """
     if codebook_size < 256:
         raise ValueError(f"codebook_size must be at least 256, one code a byte, got {codebook_size}")

@@ -1,4 +1,4 @@
-"""Text with its times as codes: what was said, laid out along the sound that says it."""
+"""Tokenizer for time-aligned transcripts: the words of speech in slots along the time axis of the audio."""
 
 import dataclasses
 import json
@@ -24,15 +24,15 @@ LARGEST_FILE_BYTES = 2**20
 
 @dataclass(frozen=True)
 class Transcript:
-    """Words and when each begins.
+    """Words of a transcript with the start time of each.
 
     Args:
         words: Words without spaces, in order.
-        starts_s: Seconds at which each begins, ascending.
-        seconds: Length of the sound.
+        starts_s: Start time of each word in seconds, ascending.
+        seconds: Duration of the audio.
 
     Raises:
-        ValueError: If there is not one start a word, or they do not ascend inside the sound.
+        ValueError: If there isn't one start per word, or starts don't ascend within the audio.
     """
 
     words: tuple[str, ...]
@@ -49,24 +49,24 @@ class Transcript:
 
     @property
     def text(self) -> str:
-        """The words with one space between them."""
+        """Words joined by single spaces."""
         return " ".join(self.words)
 
 
 class TranscriptTokenizer(Tokenizer):
-    """A transcript as a row of slots of equal length: a slot holds the code that begins in it, or nothing.
+    """Tokenizer for time-aligned transcripts: a row of equally long slots, each empty or holding the code that starts in it.
 
-    The codes of a word are spread evenly over its time; one that finds its slot taken goes into the next free one, so a transcript comes
-    back whole while it has no more codes than slots. Standing at its time, a code is found from the sound by rotary attention alone:
-    transcription needs no alignment to be learned, and no length to be guessed.
+    The codes of a word are spread evenly over its duration. If a slot is taken, the code goes to the next free slot, so a transcript is
+    restored completely if it has no more codes than slots. Because a code stands at its time, rotary attention alone finds it in the audio:
+    a transcription model doesn't need to learn an alignment or predict a length.
 
     Args:
-        text: Codes of the words; the code of the byte 0 marks an empty slot.
-        slot_frames: Frames of sound a slot.
-        frames_per_s: Frames of sound a second.
+        text: Tokenizer of the words. Its code of byte 0 marks an empty slot.
+        slot_frames: Audio frames per slot.
+        frames_per_s: Audio frames per second.
 
     Raises:
-        ValueError: If a size is not positive or the vocabulary has no code for the byte 0.
+        ValueError: If a size is not positive or the vocabulary has no code for byte 0.
     """
 
     kind: ClassVar[Kind] = "transcript"
@@ -82,16 +82,16 @@ class TranscriptTokenizer(Tokenizer):
 
     @property
     def slots_per_s(self) -> float:
-        """Slots a second."""
+        """Slots per second."""
         return self.frames_per_s / self.slot_frames
 
     def slots(self, frames: int) -> int:
-        """Slots beside so many frames of sound."""
+        """Return the number of slots for a number of audio frames."""
         return -(-frames // self.slot_frames)
 
     @classmethod
     def from_bundle(cls, folder: Path | str) -> "TranscriptTokenizer":
-        """Read what `save` wrote.
+        """Load a tokenizer that `save` wrote.
 
         Raises:
             ValueError: If the bundle is missing, of another kind or damaged.
@@ -107,7 +107,7 @@ class TranscriptTokenizer(Tokenizer):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of vocabulary and slots."""
+        """Hash of vocabulary and slot settings."""
         return fingerprint_of(_BUNDLE_KIND, {**self._config, "text": self.text.fingerprint}, {})
 
     def save(self, folder: Path | str) -> str:
@@ -116,11 +116,11 @@ class TranscriptTokenizer(Tokenizer):
         return self.fingerprint
 
     def modality(self, name: str) -> Modality:
-        """This tokenizer's place in a token space; its cells stand a slot apart on the time axis of the sound."""
+        """Describe this tokenizer as a modality of a token space. Its cells are one slot apart on the time axis of the audio."""
         return dataclasses.replace(super().modality(name), stride=self.slot_frames)
 
     def read(self, path: Path | str) -> Transcript:
-        """A transcript from JSON: {"words": [...], "starts_s": [...], "seconds": ...}.
+        """Read a transcript from JSON: {"words": [...], "starts_s": [...], "seconds": ...}.
 
         Raises:
             ValueError: If the file is missing, too large or holds something else.
@@ -139,11 +139,11 @@ class TranscriptTokenizer(Tokenizer):
         write_atomic(Path(path), f"{json.dumps(dataclasses.asdict(media), ensure_ascii=False)}\n".encode())
 
     def spelled(self, word: str) -> list[int]:
-        """The codes of one word."""
+        """Return the codes of one word."""
         return [int(code) for code in self.text.encode([word])[0][0]]
 
     def encode(self, media: Sequence[Transcript]) -> list[Codes]:
-        """Codes [1, slots] of each transcript.
+        """Encode each transcript as codes of shape [1, slots].
 
         Raises:
             ValueError: If one has more codes than slots.
@@ -151,7 +151,7 @@ class TranscriptTokenizer(Tokenizer):
         return [self._laid_out(one) for one in media]
 
     def _laid_out(self, transcript: Transcript) -> Codes:
-        """The slots of one transcript."""
+        """Place the codes of one transcript in slots."""
         count = self.slots(round(transcript.seconds * self.frames_per_s))
         slots = torch.full((1, count), self.empty)
         ends = (*transcript.starts_s[1:], transcript.seconds)
@@ -168,7 +168,7 @@ class TranscriptTokenizer(Tokenizer):
         return slots
 
     def decode(self, codes: Sequence[Codes]) -> list[Transcript]:
-        """The transcript of each [1, slots]; a word begins where its first code stands.
+        """Decode each [1, slots] grid to a transcript. A word starts at the slot of its first code.
 
         Raises:
             ValueError: If codes have another shape, or are unknown or out of range.
@@ -176,8 +176,8 @@ class TranscriptTokenizer(Tokenizer):
         return [self._read_off(grid) for grid in codes]
 
     def _read_off(self, grid: Codes) -> Transcript:
-        """Words and times of one row of slots."""
-        self.text.decode([grid])  # refuses what is no code
+        """Return the words and times of one row of slots."""
+        self.text.decode([grid])  # raises for invalid codes
         places = (grid[0] != self.empty).nonzero()[:, 0].tolist()
         words: list[tuple[list[int], int]] = []
         for place in places:

@@ -1,4 +1,4 @@
-"""Sound as codes of a codec of transformers: EnCodec, Mimi or DAC."""
+"""Audio tokenizer based on a codec of transformers: EnCodec, Mimi or DAC."""
 
 import math
 from collections.abc import Callable
@@ -19,21 +19,21 @@ from maskgen.tokens.space import MOST_LEVELS
 
 _BUNDLE_KIND = "transformers_codec_tokenizer"
 CHUNK_S = 20.0
-"""Longest piece that DAC is given at once, without its context."""
+"""Length of the pieces that DAC processes at once, without context."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CodecFamily:
-    """What differs between the codecs.
+    """Properties in which the supported codecs differ.
 
     Args:
         model: Name of the model class in transformers.
         config: Name of its config class.
-        max_levels: Levels of a config.
-        samples_per_frame: Samples of a frame of a config.
-        windows: How a config cuts long sounds.
-        encode: Codes [level, frames] of samples [1, channels, samples], with so many levels.
-        decode: Samples [channels, samples] of codes [1, level, frames].
+        max_levels: Returns the number of levels of a config.
+        samples_per_frame: Returns the samples per frame of a config.
+        windows: Returns how a config splits long audio.
+        encode: Encodes samples [1, channels, samples] to codes [level, frames] with a given number of levels.
+        decode: Decodes codes [1, level, frames] to samples [channels, samples].
     """
 
     model: str
@@ -46,7 +46,7 @@ class CodecFamily:
 
 
 def _encodec_windows(config: Any) -> Windows | None:
-    """Segments as the model was trained on, overlapping by whole frames: at least by what the config says."""
+    """Return segments as in training, overlapping by whole frames and at least by the overlap in the config."""
     if config.chunk_length_s is None:
         return None
     length = config.chunk_length // config.hop_length
@@ -59,7 +59,7 @@ def _encodec_kbps_per_level(config: Any) -> float:
 
 
 def _encodec_encode(model: Any, samples: Tensor, levels: int) -> Tensor:
-    """The quantizer rounds a bandwidth down to whole levels; half a level above the border no rounding error can lose one."""
+    """Encode with half a level more bandwidth: the quantizer rounds down to whole levels, so a rounding error can't lose one."""
     bandwidth = (levels + 0.5) * _encodec_kbps_per_level(model.config)
     codes: Tensor = model.quantizer.encode(model.encoder(samples), bandwidth)
     return codes[:, 0]
@@ -81,9 +81,9 @@ def _mimi_decode(model: Any, codes: Tensor) -> Tensor:
 
 
 def _dac_windows(config: Any) -> Windows:
-    """Pieces of `CHUNK_S` with so much context that no kept frame and no kept sample sees the border of its piece.
+    """Return pieces of `CHUNK_S` with enough context that no kept frame or sample depends on the border of its piece.
 
-    Each block reaches 39 samples to a side (kernels of 7, dilations 1, 3 and 9), each strided convolution less than 2 strides.
+    Each block reaches 39 samples to each side (kernels of 7, dilations 1, 3 and 9), each strided convolution less than 2 strides.
     """
     hop, rate = config.hop_length, 1.0
     encoder, decoder = 3.0, 3.0
@@ -97,7 +97,7 @@ def _dac_windows(config: Any) -> Windows:
 
 
 def _dac_encode(model: Any, samples: Tensor, levels: int) -> Tensor:
-    """DAC pads nothing itself and would drop the last frame; like its feature extractor we add zeros up to a whole frame."""
+    """Encode after padding with zeros to a whole frame, as DAC's feature extractor does; DAC itself would drop the last frame."""
     padded = torch.nn.functional.pad(samples, (0, -samples.shape[-1] % model.config.hop_length))
     codes: Tensor = model.encode(padded, n_quantizers=levels, return_dict=True).audio_codes
     return codes[0]
@@ -137,15 +137,15 @@ CODEC_FAMILIES = {
         decode=_dac_decode,
     ),
 }
-"""By `model_type` of the config."""
+"""Codecs by the `model_type` of their config."""
 CODEC_SCHEMA = Record({"family": Text(tuple(CODEC_FAMILIES)), "model": Table(Plain()), "num_levels": Whole(1, MOST_LEVELS)})
 
 
 def _transformers() -> Any:
-    """The package.
+    """Import transformers.
 
     Raises:
-        ImportError: If transformers is missing.
+        ImportError: If transformers is not installed.
     """
     try:
         import transformers
@@ -155,19 +155,19 @@ def _transformers() -> Any:
 
 
 class TransformersCodecTokenizer(CodecTokenizer):
-    """An EncodecModel, MimiModel or DacModel as a tokenizer.
+    """Audio tokenizer based on an EncodecModel, MimiModel or DacModel.
 
-    EnCodec of 24 kHz and Mimi run a sound whole, for an LSTM and attention remember what came before. EnCodec with chunks (48 kHz)
-    runs in its chunks, which overlap by whole frames, 2 for its 1 %; each chunk's scale is the last level of the codes. DAC is
-    of convolutions alone: beyond 20 s it runs in pieces with so much context that codes and samples are those of the whole sound.
+    EnCodec at 24 kHz and Mimi process the whole audio at once, because their LSTM and attention keep state. EnCodec with chunks (48 kHz)
+    uses its chunks, which overlap by whole frames, 2 for its 1 %; each chunk's scale is the last level of the codes. DAC is
+    purely convolutional: beyond 20 s it runs in pieces with enough context that codes and samples equal those of the whole audio.
 
     Args:
-        model: The model; it is frozen, made float32 and put into evaluation mode.
-        num_levels: Levels of codes to use, without the loudness; None takes all.
-        bandwidth_kbps: The same said as a bandwidth, for EnCodec.
+        model: The model. It is frozen, converted to float32 and set to evaluation mode.
+        num_levels: Number of levels to use, without the loudness level; None uses all.
+        bandwidth_kbps: Bandwidth that determines the number of levels, for EnCodec only.
 
     Raises:
-        ValueError: If the model is of another class, lacks a half, or has no such level or bandwidth.
+        ValueError: If the model has another class, lacks its encoder or decoder, or has no such level or bandwidth.
     """
 
     bundle_kind: ClassVar[str] = _BUNDLE_KIND
@@ -196,16 +196,16 @@ class TransformersCodecTokenizer(CodecTokenizer):
     def from_pretrained(
         cls, source: Path | str, num_levels: int | None = None, bandwidth_kbps: float | None = None, revision: str | None = None
     ) -> "TransformersCodecTokenizer":
-        """Read a model in the format of transformers; only safetensors are read, and no code.
+        """Load a model in the format of transformers. Weights are read from safetensors only, and no code is run.
 
         Args:
-            source: Folder with `config.json` and weights (never asks the network), or a hub id such as "kyutai/mimi" (online).
-            num_levels: Levels of codes to use; None takes all.
-            bandwidth_kbps: The same said as a bandwidth, for EnCodec.
+            source: Folder with `config.json` and weights (never accesses the network), or a hub id such as "kyutai/mimi" (online).
+            num_levels: Number of levels to use; None uses all.
+            bandwidth_kbps: Bandwidth that determines the number of levels, for EnCodec only.
             revision: Branch, tag or commit of a hub id.
 
         Raises:
-            ImportError: If transformers is missing.
+            ImportError: If transformers is not installed.
             ValueError: If there is no such model, it is of another class, damaged or incomplete, or has no such level or bandwidth.
         """
         from safetensors import SafetensorError
@@ -227,17 +227,17 @@ class TransformersCodecTokenizer(CodecTokenizer):
         except (OSError, RuntimeError, SafetensorError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ValueError(f"no codec can be read from {source} ({reason}); give config.json and whole safetensors weights") from error
-        # transformers only warns here, and leaves those weights random.
+        # transformers only warns here and leaves those weights random.
         if lacking := sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]])):
             raise ValueError(f"the weights in {source} lack {len(lacking)} tensors, the first is {lacking[0]}; copy the model again")
         return cls(model, num_levels, bandwidth_kbps)
 
     @classmethod
     def from_bundle(cls, folder: Path | str) -> "TransformersCodecTokenizer":
-        """Read what `save` wrote.
+        """Load a tokenizer that `save` wrote.
 
         Raises:
-            ImportError: If transformers is missing.
+            ImportError: If transformers is not installed.
             ValueError: If the bundle is missing, of another kind or damaged.
         """
         package = _transformers()
@@ -252,9 +252,9 @@ class TransformersCodecTokenizer(CodecTokenizer):
         return tokenizer
 
     def _config(self) -> dict[str, Any]:
-        """The model's config as plain data and the number of levels.
+        """Return the model's config as plain data and the number of levels.
 
-        What every config of transformers has (version, path, labels) says nothing of a codec and must move no fingerprint.
+        Fields that every transformers config has (version, path, labels) are omitted, because they must not change the fingerprint.
         """
         config: Any = self.network.config
         general = _transformers().PreTrainedConfig().to_dict()

@@ -1,4 +1,4 @@
-"""Text in the codes of a pretrained model: any fast tokenizer of transformers, without transformers."""
+"""Text tokenizer for pretrained models: any fast tokenizer of transformers, without needing transformers."""
 
 import dataclasses
 import hashlib
@@ -22,14 +22,14 @@ _BUNDLE_KIND = "transformers_text_tokenizer"
 
 
 class TransformersTextTokenizer(Tokenizer):
-    """A tokenizer.json as it is: code v is row v of the model's embedding table.
+    """Text tokenizer of a pretrained model, from its tokenizer.json: code v is row v of the model's embedding table.
 
-    No special token is added, and one that is written out in a text is text. Cutting and padding that the file may ask for are off. What
-    the vocabulary itself throws away (case, spaces) does not come back.
+    No special token is added, and a special token spelled out in a text is plain text. Truncation and padding set in the file are disabled.
+    What the vocabulary itself discards (case, spaces) isn't restored.
 
     Args:
         vocabulary: Content of a tokenizer.json.
-        end: Token that ends a text; None where the model has none.
+        end: Token that ends a text; None if the model has none.
 
     Raises:
         ValueError: If the vocabulary cannot be read or lacks the token.
@@ -40,7 +40,7 @@ class TransformersTextTokenizer(Tokenizer):
     def __init__(self, vocabulary: str, end: str | None = None) -> None:
         try:
             self._engine = Engine.from_str(vocabulary)
-        except Exception as error:  # the engine raises nothing narrower
+        except Exception as error:  # the tokenizers library raises no narrower type
             raise ValueError(f"tokenizer.json is damaged or of another format ({error}); save the tokenizer again") from error
         self._engine.no_truncation()
         self._engine.no_padding()
@@ -53,7 +53,7 @@ class TransformersTextTokenizer(Tokenizer):
 
     @classmethod
     def from_transformers(cls, source: Path | str) -> "TransformersTextTokenizer":
-        """The tokenizer in a folder that `save_pretrained` wrote, or of a hub id; its eos_token, else its sep_token, ends a text.
+        """Load the tokenizer from a `save_pretrained` folder or a hub id. Its eos_token, or else its sep_token, ends a text.
 
         Raises:
             ValueError: If there is no tokenizer.json, or it is damaged.
@@ -65,12 +65,12 @@ class TransformersTextTokenizer(Tokenizer):
 
     @classmethod
     def of(cls, found: Vocabulary) -> "TransformersTextTokenizer":
-        """The tokenizer of what was read beside a backbone."""
+        """Build the tokenizer from the vocabulary that was loaded with a backbone."""
         return cls(found.text, found.specials.get("eos_token", found.specials.get("sep_token")))
 
     @classmethod
     def from_bundle(cls, folder: Path | str) -> "TransformersTextTokenizer":
-        """Read what `save` wrote.
+        """Load a tokenizer that `save` wrote.
 
         Raises:
             ValueError: If the bundle is missing, of another kind or damaged.
@@ -84,7 +84,7 @@ class TransformersTextTokenizer(Tokenizer):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of vocabulary and settings; equals the bundle's."""
+        """Hash of vocabulary and settings, equal to the bundle's fingerprint."""
         digest = hashlib.sha256(self._vocabulary.encode()).hexdigest()
         return fingerprint_of(_BUNDLE_KIND, self._config, {VOCABULARY_FILE: digest})
 
@@ -93,7 +93,7 @@ class TransformersTextTokenizer(Tokenizer):
         return save_bundle(folder, _BUNDLE_KIND, self._config, {}, {VOCABULARY_FILE: self._vocabulary.encode()})
 
     def read(self, path: Path | str) -> str:
-        """Text of a UTF-8 file, without the line break at its end.
+        """Read a UTF-8 text file, without the line break at its end.
 
         Raises:
             ValueError: If the file is missing, over 1 MiB or not UTF-8.
@@ -101,14 +101,14 @@ class TransformersTextTokenizer(Tokenizer):
         return read_text(path)
 
     def write(self, media: str, path: Path | str) -> None:
-        """Write a text as UTF-8, with a line break at its end."""
+        """Write text as UTF-8, with a line break at its end."""
         write_text(media, path)
 
     def encode(self, media: Sequence[str]) -> list[Codes]:
-        """Codes [1, n] of each text; the empty text has n = 0.
+        """Encode each text as codes of shape [1, n]. Empty text has n = 0.
 
         Raises:
-            ValueError: If a text holds half a surrogate pair, which is no Unicode text.
+            ValueError: If a text contains an unpaired surrogate, which isn't valid Unicode.
         """
         for text in media:
             try:
@@ -119,7 +119,7 @@ class TransformersTextTokenizer(Tokenizer):
         return [torch.tensor([codes.ids], dtype=torch.long) for codes in found]
 
     def decode(self, codes: Sequence[Codes]) -> list[str]:
-        """Text of each [1, n]; special tokens (a model may draw them) are left out.
+        """Decode each [1, n] grid to text. Special tokens (a model may sample them) are omitted.
 
         Raises:
             ValueError: If codes have another shape or are out of range or unknown.
@@ -127,11 +127,11 @@ class TransformersTextTokenizer(Tokenizer):
         return [self._engine.decode(self._checked(grid)) for grid in codes]
 
     def modality(self, name: str) -> Modality:
-        """This tokenizer's place in a token space, with the code that ends a text."""
+        """Describe this tokenizer as a modality of a token space, with the code that ends a text."""
         return dataclasses.replace(super().modality(name), end=self.end)
 
     def _checked(self, grid: Codes) -> list[int]:
-        """The ids of one text."""
+        """Validate the grid of one text and return its ids."""
         if grid.ndim != 2 or grid.shape[0] != 1:
             raise ValueError(f"text codes have shape {tuple(grid.shape)}, wanted [1, n]")
         ids: list[int] = grid[0].tolist()
