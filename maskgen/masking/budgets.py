@@ -1,4 +1,4 @@
-"""Budgets of cells: how many cells of each modality a row shows and how many it must guess, drawn by chance."""
+"""Random token budgets: how many cells of each modality are visible in a row and how many the model must predict."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,18 +8,18 @@ import torch
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """Cells that are seen and cells that are asked, shared out among modalities by chance.
+    """Draws how many visible and how many predicted cells each modality of a row gets.
 
     Args:
-        seen: Fewest and most cells that are seen.
-        asked: Fewest and most cells that are asked.
-        alphas: Concentrations of the symmetric Dirichlet distributions, one chosen at random, each alike: small ones give all to one
-            modality.
+        seen: Fewest and most visible cells.
+        asked: Fewest and most cells to predict.
+        alphas: Concentrations of symmetric Dirichlet distributions, one of which is chosen uniformly at random; a small concentration
+            gives most cells to one modality.
 
     Raises:
         ValueError: If a range is empty or a concentration is not positive.
 
-    Source: 4M, arXiv:2312.06647. Differs: what is neither seen nor asked is hidden; sequences are masked cell by cell, without sentinels.
+    Source: 4M, arXiv:2312.06647. Differs: all other cells are hidden; sequences are masked cell by cell, without sentinels.
     """
 
     seen: tuple[int, int] = (0, 128)
@@ -35,7 +35,7 @@ class Budget:
 
 
 def shared_out(totals: Sequence[int], budget: Budget, generator: torch.Generator) -> tuple[list[int], list[int]]:
-    """Cells that are seen and cells that are asked of each modality; at least one cell is asked."""
+    """Numbers of visible cells and of cells to predict, per modality; at least one cell is to be predicted."""
     seen = _shares(list(totals), _between(budget.seen, generator), budget, generator)
     left = [total - count for total, count in zip(totals, seen, strict=True)]
     if not sum(left):
@@ -45,12 +45,12 @@ def shared_out(totals: Sequence[int], budget: Budget, generator: torch.Generator
 
 
 def _between(limits: tuple[int, int], generator: torch.Generator) -> int:
-    """A whole number in a range, both ends in it."""
+    """A random integer in a range that includes both ends."""
     return int(torch.randint(limits[0], limits[1] + 1, (), generator=generator))
 
 
 def _shares(room: Sequence[int], count: int, budget: Budget, generator: torch.Generator) -> list[int]:
-    """`count` cells shared out by a Dirichlet draw, each modality up to its room; what does not fit goes where room is left."""
+    """`count` cells split by a Dirichlet draw, each modality up to its capacity; the excess goes where there is capacity left."""
     alpha = budget.alphas[_between((0, len(budget.alphas) - 1), generator)]
     gammas = torch._standard_gamma(torch.full((len(room),), alpha, dtype=torch.float64), generator=generator).clamp(min=1e-300)
     left, taken = min(count, sum(room)), [0] * len(room)

@@ -1,4 +1,4 @@
-"""Training masks: which cells of a batch the model must guess, and what it may see."""
+"""Training masks: which cells of a batch the model must predict, and which it sees."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ from maskgen.tokens.space import MASK, Segment
 
 @dataclass(frozen=True)
 class Masked:
-    """A batch ready for one training step.
+    """A masked batch for one training step.
 
     Args:
         batch: What the model sees.
-        cells: Cells and levels whose code is to be guessed; of each row, levels of one group only.
-        codes: True codes there, local to the segment; UNKNOWN elsewhere.
-        level: First level of the group that each row learns.
-        total: Cells times levels of that group that could have been masked.
-        rate: Share of them that is masked, as drawn.
+        cells: Cells and levels whose code the model must predict; in each row, levels of one group only.
+        codes: True codes of these, local to the segment; UNKNOWN elsewhere.
+        level: First level of the group that each row is trained on.
+        total: Cells times levels of that group that can be masked.
+        rate: Mask rate as drawn.
         dropped: Rows whose condition is hidden.
     """
 
@@ -37,7 +37,7 @@ class Masked:
 
 
 def draw_rates(batch: int, schedule: MaskSchedule, generator: torch.Generator) -> Float[Tensor, " batch"]:
-    """One mask rate a row: the schedule at stratified uniform draws, so that a batch covers all rates.
+    """One mask rate per row: the schedule at stratified uniform draws, so that a batch covers all rates.
 
     Source: antithetic draws as in MDLM, arXiv:2406.07524.
     """
@@ -51,16 +51,16 @@ def random_cells(
     """Random cells of each row's target, at least one where there is any.
 
     Args:
-        target: Cells that may be chosen.
-        rate: Share of them that is chosen. One by one they are exactly ceil(rate x target cells).
+        target: Cells to choose from.
+        rate: Share of them to choose. With a span of 1, exactly ceil(rate x target cells) are chosen.
         generator: CPU generator.
-        span: Cells of a span. Above 1, as many spans are drawn, over each other where it happens, as cover this share in the mean.
+        span: Length of a span. Above 1, the number of spans, which may overlap, is such that they cover this share on average.
 
     Raises:
         ValueError: If span is below 1.
 
-    Source: spans of MAGNeT, arXiv:2401.04577. Differs: a span that runs over the end of the target goes on at its beginning, for then the
-    mean share is exact and every cell is chosen as often as the others.
+    Source: spans of MAGNeT, arXiv:2401.04577. Differs: a span that reaches the end of the target continues at its beginning, so the
+    mean share is exact and every cell is chosen equally often.
     """
     if span < 1:
         raise ValueError(f"span must be at least 1, got {span}")
@@ -73,14 +73,14 @@ def random_cells(
 
 
 def span_starts(total: Int[Tensor, " batch"], rate: Float[Tensor, " batch"], span: int) -> Int[Tensor, " batch"]:
-    """How many of a row's cells must start a span for a share of them nearest to `rate` to be covered in the mean; at least one of any.
+    """Number of spans that covers the share of a row's cells nearest to `rate` on average; at least one if the row has cells.
 
     n starts out of T, without replacement, leave C(T - span, n) / C(T, n) of the cells uncovered.
 
     Args:
         total: Cells of each row, T.
-        rate: Wanted share.
-        span: Cells of a span.
+        rate: Share to cover.
+        span: Length of a span.
     """
     starts = torch.arange(1, max(int(total.max()), 1) + 1, device=total.device)
     cells, left = total.double()[:, None], torch.ones(len(total), len(starts), dtype=torch.float64, device=total.device)
@@ -90,7 +90,7 @@ def span_starts(total: Int[Tensor, " batch"], rate: Float[Tensor, " batch"], spa
 
 
 def _run_on(starts: Bool[Tensor, "batch length"], target: Bool[Tensor, "batch length"], span: int) -> Bool[Tensor, "batch length"]:
-    """The starts and the target cells after each of them, round the end of the target."""
+    """The cells of all spans, from their first cells; a span wraps around the end of the target."""
     total, rank = target.sum(dim=1, keepdim=True).clamp(min=1), target.long().cumsum(dim=1) - 1
     by_rank = starts.gather(1, (~target).long().argsort(dim=1, stable=True))
     covered = torch.zeros_like(starts)
@@ -102,15 +102,15 @@ def _run_on(starts: Bool[Tensor, "batch length"], target: Bool[Tensor, "batch le
 def draw_spans(
     target: Bool[Tensor, "batch length"], prompt_share: float, infill_share: float, generator: torch.Generator
 ) -> Bool[Tensor, "batch length"]:
-    """The part of each row's target that is regenerated; the rest is context, clean at every level.
+    """Draws the part of each row's target to regenerate; the rest is context, clean at every level.
 
-    A share of the rows keeps a prompt, the first 10 to 50 % of its cells; another keeps both ends of a gap of 20 to 70 %; all others keep
-    nothing. At least one cell is always regenerated.
+    A share of the rows keeps a prompt, the first 10 to 50 % of its cells; another share keeps both ends around a gap of 20 to 70 %; all
+    others keep nothing. At least one cell is always regenerated.
 
     Args:
-        target: Cells of the target modality, in the order of time.
+        target: Cells of the target modality, in temporal order.
         prompt_share: Share of the rows that keep a prompt.
-        infill_share: Share of the rows that keep both ends.
+        infill_share: Share of the rows that keep both ends of the target.
         generator: CPU generator.
 
     Source: prompts as in SoundStorm, arXiv:2305.09636, and MaskGCT, arXiv:2409.00750; gaps as in Voicebox, arXiv:2306.15687.
@@ -125,11 +125,11 @@ def draw_spans(
 
 
 def drop_modalities(batch: TokenBatch, shares: Mapping[int, float], generator: torch.Generator) -> TokenBatch:
-    """Hides each of the given modalities in its share of the rows.
+    """Hides each of the given modalities in a random share of the rows.
 
     Args:
         batch: Rows.
-        shares: Number of a modality to the share of rows that do not see it.
+        shares: Number of a modality to the share of rows in which it is hidden.
         generator: CPU generator.
     """
     for index, share in shares.items():
@@ -154,17 +154,17 @@ def mask_group(
     cells: Bool[Tensor, "batch length level"],
     target: Bool[Tensor, "batch length"],
 ) -> tuple[TokenBatch, Int[Tensor, "batch length level"]]:
-    """Hide the chosen cells at the levels of each row's group and every target cell at finer levels; coarser levels stay clean.
+    """Masks the chosen cells at the levels of each row's group and every target cell at finer levels; coarser levels stay clean.
 
     Args:
         batch: Clean rows.
         segments: Segments of the target modality, coarse to fine.
         last: Finest level of each row's group.
-        cells: Cells and levels that are hidden inside the groups.
+        cells: Cells and levels that are masked inside the groups.
         target: Cells that are regenerated; all others stay clean at every level.
 
     Returns:
-        The masked batch, and the true codes where something is to be guessed (UNKNOWN elsewhere).
+        The masked batch, and the true codes where the model must predict one (UNKNOWN elsewhere).
 
     Source: SoundStorm, arXiv:2305.09636, one level at a time; groups of levels as in G-MLM, arXiv:2401.01099 (our reading of its abstract).
     """
@@ -178,10 +178,10 @@ def mask_group(
 
 
 def level_groups(groups: Sequence[Sequence[int]] | None, num_levels: int) -> list[list[int]]:
-    """Groups of levels that are learned and decoded together; each level alone if None.
+    """Groups of levels that are trained and decoded together; each level alone if None.
 
     Raises:
-        ValueError: If the groups are not all levels in their order, each once.
+        ValueError: If the groups don't list every level once, in order.
     """
     found = [[level] for level in range(num_levels)] if groups is None else [list(group) for group in groups]
     if [level for group in found for level in group] != list(range(num_levels)) or not all(found):
@@ -190,10 +190,10 @@ def level_groups(groups: Sequence[Sequence[int]] | None, num_levels: int) -> lis
 
 
 def level_windows(windows: Sequence[int] | None, groups: Sequence[Sequence[int]]) -> list[int] | None:
-    """Window of each level (see `maskgen.networks.visibility.nearby`), from one a group of levels; None stays None.
+    """Window of each level (see `maskgen.networks.visibility.nearby`), from one per group of levels; None stays None.
 
     Raises:
-        ValueError: If there is not one a group, or one is negative.
+        ValueError: If there isn't one window per group, or one is negative.
     """
     if windows is None:
         return None
@@ -205,7 +205,7 @@ def level_windows(windows: Sequence[int] | None, groups: Sequence[Sequence[int]]
 def _random_pairs(
     pairs: Bool[Tensor, "batch length level"], rate: Float[Tensor, " batch"], generator: torch.Generator, span: int
 ) -> Bool[Tensor, "batch length level"]:
-    """Random pairs of cell and level; spans run along the cells of one level."""
+    """Random pairs of cell and level; a span covers neighbouring cells of one level."""
     if span == 1:
         return random_cells(pairs.flatten(1), rate, generator).view_as(pairs)
     by_level = random_cells(rearrange(pairs, "b l k -> b (k l)"), rate, generator, span)
@@ -225,26 +225,26 @@ def draw_masks(
     groups: Sequence[Sequence[int]] | None = None,
     span: int = 1,
 ) -> Masked:
-    """Draw group of levels, rate, cells and condition dropout for every row of a batch.
+    """Masks a batch for training: draws the group of levels, mask rate, cells and condition dropout of every row.
 
-    A dropped condition is hidden, cell by cell: which is also the null condition of guidance.
+    All cells of a dropped condition are hidden, which is also the null condition of guidance.
 
     Args:
         batch: Clean rows.
         segments: Segments of the target modality, coarse to fine.
         schedule: Mask schedule; the rate is its value at a uniform draw.
-        level_weights: How often each level (each group, where there are groups) is learned, any scale.
+        level_weights: Relative frequency with which each level (or group, if there are groups) is trained; any scale.
         drop_condition: Probability that a row's condition is hidden.
-        generator: CPU generator that decides everything.
+        generator: CPU generator of all random draws.
         prompt_share: Share of rows that keep a prompt of the target, see `draw_spans`.
         infill_share: Share of rows that keep both ends of the target.
-        timed: Modalities whose cells stand at their time in the target: half of the rows that keep a context do not see what was said in
-            it, for a recording comes without a transcript.
-        groups: Levels that are masked and learned together, jointly over cells and levels; each level alone if None.
-        span: Neighbouring cells of one level that are masked together, see `random_cells`; the rate then holds in the mean only.
+        timed: Modalities whose cells are aligned in time with the target: in half of the rows that keep a context, their cells in that
+            context are hidden, because an audio prompt may come without a transcript.
+        groups: Levels that are masked and trained together, jointly over cells and levels; each level alone if None.
+        span: Neighbouring cells of one level that are masked together, see `random_cells`; the rate is then met only on average.
 
     Raises:
-        ValueError: If span is below 1, there is not one weight a group, or a probability lies outside [0, 1].
+        ValueError: If span is below 1, there isn't one weight per group, or a probability lies outside [0, 1].
     """
     together = level_groups(groups, len(segments))
     if len(level_weights) != len(together):

@@ -1,4 +1,4 @@
-"""Noise of masks and wrong codes: laws over time, draws of a batch, and the loss of a cell under them."""
+"""Hybrid noise of masks and uniform codes: noise schedules, noised training batches, and their loss."""
 
 import dataclasses
 from abc import ABC, abstractmethod
@@ -15,16 +15,16 @@ from maskgen.tokens.batch import TokenBatch, condition_cells
 from maskgen.tokens.space import MASK, Segment
 
 EARLIEST = 1e-3
-"""Times are drawn from [EARLIEST, 1 - EARLIEST], where all weights are moderate."""
+"""Times are drawn from [EARLIEST, 1 - EARLIEST], where all loss weights are moderate."""
 Weight = Literal["elbo", "clamped", "dynamic"]
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """What a cell may be at a time t, and how fast it turns into that; every field is one number a row.
+    """Marginal distribution of a cell at time t and its jump rates; every field holds one number per row.
 
     Args:
-        kept: Probability that the true code is kept, alpha.
+        kept: Probability alpha that the true code is kept.
         masked: Probability of MASK.
         uniform: Probability of a code drawn uniformly from all (the true one among them).
         mask_speed: Rate at which a cell jumps to MASK: alpha d(masked / alpha) / dt.
@@ -38,12 +38,12 @@ class Mixture:
     uniform_speed: Float[Tensor, " batch"]
 
     def where(self, rows: Bool[Tensor, " batch"], other: "Mixture") -> "Mixture":
-        """This one in the chosen rows, the other elsewhere."""
+        """This mixture in the chosen rows, the other mixture elsewhere."""
         return Mixture(*(torch.where(rows, getattr(self, one.name), getattr(other, one.name)) for one in dataclasses.fields(self)))
 
 
 class NoiseLaw(ABC):
-    """How text is destroyed over time: nothing at t = 0, everything at t = 1."""
+    """Noise schedule over time: no noise at t = 0, only noise at t = 1."""
 
     @abstractmethod
     def at(self, time: Float[Tensor, " batch"]) -> Mixture:
@@ -52,14 +52,14 @@ class NoiseLaw(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class HybridNoise(NoiseLaw):
-    """Masks, and between start and end wrong codes too.
+    """Noise schedule of masks with uniform codes at intermediate times.
 
-    Kept, MASK and uniform stand as (1 - t) : t : c with c = B (t (1 - t))^(gamma / 2) and B = 2^gamma p / (1 - p), so that at t = 1/2 a
-    share p is uniform. At t = 1 everything is MASK, so decoding starts as with masks alone.
+    The shares of kept, MASK and uniform codes are in the ratio (1 - t) : t : c with c = B (t (1 - t))^(gamma / 2) and
+    B = 2^gamma p / (1 - p), so that at t = 1/2 a share p is uniform. At t = 1 every cell is MASK, so decoding starts as with pure masking.
 
     Args:
-        p_uniform: Largest share of uniform codes, p, in [0, 1); 0 is masking alone.
-        gamma: How much of it lies in the middle, in (0, 2).
+        p_uniform: Largest share of uniform codes, p, in [0, 1); 0 is pure masking.
+        gamma: How strongly it is concentrated around t = 1/2, in (0, 2).
 
     Source: GIDD, arXiv:2503.04482.
     """
@@ -84,9 +84,9 @@ class HybridNoise(NoiseLaw):
 
 @dataclass(frozen=True)
 class UniformNoise(NoiseLaw):
-    """Wrong codes alone: kept with probability 1 - t, else uniform.
+    """Noise schedule of uniform codes only: a code is kept with probability 1 - t, else uniform.
 
-    Such a model has never seen MASK, which decoding starts from: give `HybridNoiseModule` some `mask_rows`.
+    A model trained with it alone never sees MASK, from which decoding starts: set `mask_rows` of `HybridNoiseModule` above 0.
 
     Source: uniform diffusion of D3PM, arXiv:2107.03006; UDLM, arXiv:2412.10193.
     """
@@ -97,14 +97,14 @@ class UniformNoise(NoiseLaw):
 
 @dataclass(frozen=True)
 class Noised:
-    """A batch ready for one training step.
+    """A noised batch for one training step.
 
     Args:
         batch: What the model sees.
-        clean: The ids before the noise, at the level of the target.
+        clean: Ids without noise, at the level of the target.
         target: Cells of the target.
-        mixture: What a cell of each row could have become.
-        time: When each row was looked at.
+        mixture: Marginal distribution of the cells of each row.
+        time: Time t of each row.
     """
 
     batch: TokenBatch
@@ -114,22 +114,22 @@ class Noised:
     time: Float[Tensor, " batch"]
 
     def seen(self, segment: Segment) -> Int[Tensor, "batch length"]:
-        """Ids at the level of the target as the model sees them."""
+        """Noised ids at the level of the target."""
         return self.batch.ids[..., segment.level]
 
 
 def draw_noise(
     batch: TokenBatch, segment: Segment, law: NoiseLaw, generator: torch.Generator, drop_condition: float = 0.0, mask_rows: float = 0.0
 ) -> Noised:
-    """Draw time, fate of every target cell and condition dropout for every row of a batch.
+    """Adds noise to a batch for training: draws the time, the noise of every target cell and the condition dropout of every row.
 
     Args:
         batch: Clean rows.
         segment: The target's only level.
-        law: Noise over time.
-        generator: CPU generator that decides everything.
+        law: Noise schedule.
+        generator: CPU generator of all random draws.
         drop_condition: Probability that a row's condition is hidden.
-        mask_rows: Share of rows whose noise is masks alone, whatever the law says.
+        mask_rows: Share of rows that get pure masking instead of the noise schedule.
     """
     device, target = batch.ids.device, batch.cells(segment.index)
     time = draw_rates(len(batch), Linear(), generator).double().clamp(EARLIEST, 1 - EARLIEST)
@@ -148,18 +148,18 @@ def draw_noise(
 
 
 def cell_weights(noised: Noised, segment: Segment, weight: Weight, largest: float) -> Float[Tensor, "batch length"]:
-    """How much the loss of each target cell counts; 0 outside the target, and where the law knows that the code is right.
+    """Loss weight of each target cell; 0 outside the target, and where under this noise the visible code must be the true one.
 
     Args:
         noised: The batch.
         segment: The target's only level.
-        weight: "elbo" makes the mean loss a bound on the likelihood: the speed into the code that stands, over its probability. "clamped"
-            takes at most `largest`. "dynamic" divides by the weight of a wrong code, which leaves about 2 for MASK, 1 for a wrong code and
-            little for a right one.
-        largest: For "clamped".
+        weight: "elbo" makes the mean loss a bound on the likelihood: the jump rate into the visible code over its probability. "clamped"
+            is "elbo" limited to `largest`. "dynamic" divides by the weight of a wrong code, which gives about 2 for MASK, 1 for a wrong
+            code and little for a correct one.
+        largest: Upper limit of "clamped".
 
-    Source: GIDD, arXiv:2503.04482. Differs: "dynamic" is the exact ratio, which stays below 1 for a right code as t nears 1, where the
-    paper's (B / N) exp(-lambda / 2) grows without bound; where there is no uniform noise MASK has 2 (gamma 1, the limit).
+    Source: GIDD, arXiv:2503.04482. Differs: "dynamic" is the exact ratio, which stays below 1 for a correct code as t nears 1, where
+    the paper's (B / N) exp(-lambda / 2) grows without bound; without uniform noise MASK has weight 2 (gamma 1, the limit).
     """
     mix, seen = noised.mixture, noised.seen(segment)
     is_mask, is_clean, tiny = seen == MASK, seen == noised.clean, torch.finfo(mix.kept.dtype).tiny
@@ -179,23 +179,24 @@ def divergences(
     logits: Float[Tensor, "cells size"], wanted: Int[Tensor, " cells"], seen: Int[Tensor, " cells"], kept: Float[Tensor, " cells"],
     code: Float[Tensor, " cells"],
 ) -> Float[Tensor, " cells"]:  # fmt: skip
-    """KL between the true and the guessed marginal of a cell, plus the Itakura-Saito divergence at the code that stands, in nats.
+    """KL divergence between true and predicted marginal of each cell, plus the Itakura-Saito divergence at the visible code, in nats.
 
-    With q(z) = kept [z = x] + code, and the same with the guess in place of x, MASK has the same share in both and drops out.
+    The marginal is q(z) = kept [z = x] + code, with the prediction in place of x for the predicted one. MASK has the same probability in
+    both and cancels.
 
     Args:
-        logits: Scores of the codes.
+        logits: Logits of the codes.
         wanted: True codes x.
-        seen: Codes that stand, negative where it is MASK.
+        seen: Visible codes, negative for MASK.
         kept: Probability that the true code was kept.
-        code: Probability of each single code under the uniform noise; 0 is masking alone, and the result kept x cross-entropy.
+        code: Probability of each single code under the uniform noise; 0 is pure masking, where the result is kept x cross-entropy.
     """
     logprobs = logits.log_softmax(dim=-1)
     kept, code = kept.to(logprobs.dtype), code.to(logprobs.dtype)
     log_kept, log_code = kept.log(), code.log()
 
     def guessed(codes: Int[Tensor, " cells"]) -> Float[Tensor, " cells"]:
-        """Log of the guessed marginal at one code a cell."""
+        """Log of the predicted marginal at one code per cell."""
         return torch.logaddexp(log_kept + logprobs.gather(-1, codes[:, None]).squeeze(-1), log_code)
 
     at_wanted = torch.logaddexp(log_kept, log_code)

@@ -1,4 +1,4 @@
-"""Mask schedules: the share of cells still masked as a function of progress, and exact counts from it."""
+"""Mask schedules: the share of cells still masked as a function of progress, and the exact counts."""
 
 import math
 from abc import ABC, abstractmethod
@@ -11,18 +11,18 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 ROUNDING_SLACK = 1e-8
-"""Counts closer than this to a whole number are that number: float64 leaves 1.9999999999999998 where the schedule says 2."""
+"""Counts closer than this to an integer are rounded to it: float64 gives 1.9999999999999998 where the schedule is exactly 2."""
 
 
 class MaskSchedule(ABC):
-    """A mask schedule: one object gives the training rate of a random u and the decoding count at a step.
+    """Base class of mask schedules: gives the mask rate in training (at a random u) and the masked share at a decoding step.
 
-    Every schedule is 1 at progress 0, falls, and is 0 at progress 1.
+    Every schedule decreases from 1 at progress 0 to 0 at progress 1.
     """
 
     @abstractmethod
     def ratio(self, progress: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """The schedule on checked progress; the caller clips what rounding leaves outside [0, 1]."""
+        """Value of the schedule at validated progress; the caller clamps rounding errors to [0, 1]."""
 
     @overload
     def __call__(self, progress: float) -> float: ...
@@ -49,7 +49,7 @@ class MaskSchedule(ABC):
 
 @dataclass(frozen=True)
 class Cosine(MaskSchedule):
-    """cos(pi r / 2): falls slowly at first, so few cells are fixed while the model knows least.
+    """cos(pi r / 2): decreases slowly at first, so few cells are decoded while there is little context.
 
     Source: MaskGIT, arXiv:2202.04200.
     """
@@ -60,7 +60,7 @@ class Cosine(MaskSchedule):
 
 @dataclass(frozen=True)
 class Arccos(MaskSchedule):
-    """(2 / pi) arccos(r): drops faster than cosine early and keeps more for the last steps.
+    """(2 / pi) arccos(r): decreases faster than cosine early and leaves more cells to the last steps.
 
     Source: Halton-MaskGIT, arXiv:2503.17076; also TiTok and MaskBit.
     """
@@ -104,13 +104,13 @@ def _check_length(length: int) -> None:
 
 @dataclass(frozen=True)
 class Log(MaskSchedule):
-    """-log(r) / log(length): most cells are fixed at once. Everything stays masked until r = 1 / length.
+    """-log(r) / log(length): most cells are decoded in the first steps. Everything stays masked until r = 1 / length.
 
     Args:
-        length: Cells for which the schedule is drawn, at least 2. It belongs to the schedule, not to the row at hand, so that one object
-            means the same in training and decoding, for rows of any size.
+        length: Number of cells the schedule is defined for, at least 2. It is a constant of the schedule, so training and decoding agree
+            for rows of any length.
 
-    Source: MaskGIT's reference code. Differs: length is fixed here, there it is that of the batch at hand.
+    Source: MaskGIT's reference code. Differs: length is a constant here; there it is the length of the current batch.
     """
 
     length: int = 256
@@ -124,12 +124,12 @@ class Log(MaskSchedule):
 
 @dataclass(frozen=True)
 class Exp(MaskSchedule):
-    """(1 - length ** (r - 1)) / (1 - 1 / length): nearly all cells are fixed in the last steps.
+    """(1 - length ** (r - 1)) / (1 - 1 / length): nearly all cells are decoded in the last steps.
 
     Args:
-        length: Cells for which the schedule is drawn, at least 2; see `Log`.
+        length: Number of cells the schedule is defined for, at least 2; see `Log`.
 
-    Source: MaskGIT's reference code. Differs: divided by 1 - 1 / length, so that progress 0 masks everything and not all but one cell.
+    Source: MaskGIT's reference code. Differs: divided by 1 - 1 / length, so that progress 0 masks every cell instead of all but one.
     """
 
     length: int = 256
@@ -143,15 +143,14 @@ class Exp(MaskSchedule):
 
 @dataclass(frozen=True)
 class TruncatedGaussian(MaskSchedule):
-    """The mask rates of a Gaussian between `low` and 1, the largest first: at progress p the rate above which a share p of it lies.
+    """Mask rates of a Gaussian truncated to [`low`, 1]: the value at progress p is exceeded with probability p.
 
-    A schedule for training: a uniform draw gives a rate of the truncated Gaussian, never below `low`. Decoding by it leaves a share of
-    `low` to the last step, where it falls to 0 at once, for at progress 1 nothing may be masked; decode by another schedule, such as
-    cosine.
+    Use it for training: a uniform draw gives a rate of the truncated Gaussian, never below `low`. In decoding it would leave a share of
+    `low` to the last step, because it drops to 0 only at progress 1; decode with another schedule, such as cosine.
 
     Args:
-        mean: Of the Gaussian before it is cut.
-        std: Of the Gaussian before it is cut, above 0.
+        mean: Mean of the Gaussian before truncation.
+        std: Standard deviation of the Gaussian before truncation, above 0.
         low: Smallest rate, in [0, 1).
 
     Source: MAGE, arXiv:2211.09117 (mean 0.55, standard deviation 0.25, from 0.5 to 1).
@@ -174,12 +173,12 @@ class TruncatedGaussian(MaskSchedule):
 
 
 def whole_floor(count: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Largest whole number not above `count`."""
+    """Largest integer not above `count`."""
     return torch.floor(count + ROUNDING_SLACK)
 
 
 def whole_ceil(count: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Smallest whole number not below `count`."""
+    """Smallest integer not below `count`."""
     return torch.ceil(count - ROUNDING_SLACK)
 
 
@@ -190,21 +189,22 @@ def masked_after(
     total: Int[Tensor, " batch"],
     rounding: Callable[[Tensor], Tensor] = whole_floor,
 ) -> Int[Tensor, " batch"]:
-    """Cells of each row still masked after a step.
+    """Number of cells of each row still masked after a step.
 
-    Every step takes at least one cell until the row has none, so a row with fewer cells than steps ends early.
+    Every step decodes at least one cell until none is left, so a row with fewer cells than steps ends early.
 
     Args:
         schedule: Mask schedule.
-        step: Number of the step, from 0.
-        steps: Steps in all.
-        total: Cells of each row that were unknown at the start.
+        step: Index of the step, from 0.
+        steps: Total number of steps.
+        total: Masked cells of each row at the start.
         rounding: `whole_floor` rounds the masked count down (MaskGIT), `whole_ceil` up (Halton: floor of the *revealed* count).
 
     Returns:
-        Counts that fall from step to step and end at 0. A step that is not one of the steps is a ValueError.
+        Counts that decrease from step to step and end at 0. A step outside [0, steps) raises a ValueError.
 
-    Source: MaskGIT, arXiv:2202.04200. Differs: the reference keeps one cell masked to the end and then writes all; here that is the 0.
+    Source: MaskGIT, arXiv:2202.04200. Differs: the reference keeps at least one cell masked until the end and then fills all; here the last
+    count is 0.
     """
     if not 0 <= step < steps:
         raise ValueError(f"step must lie in [0, steps), got step {step} of {steps}")
@@ -227,7 +227,7 @@ MASK_SCHEDULES: Laws = {
 
 
 def schedule_by_name(name: str) -> MaskSchedule:
-    """The mask schedule of that name with its default options, for the command line; a ValueError lists the names."""
+    """Mask schedule by name with its default options, for the command line; an unknown name raises a ValueError that lists the names."""
     if name not in MASK_SCHEDULES:
         raise ValueError(f"no mask schedule is called {name!r}; choose one of {', '.join(MASK_SCHEDULES)}")
     return MASK_SCHEDULES[name]()

@@ -1,4 +1,4 @@
-"""Training mixtures as data: which modalities a row is given, which it must make, and what the rest of it is."""
+"""Any-to-any training tasks: which modalities of a row are conditions, which the model must predict, and how they are masked."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,17 +17,17 @@ from maskgen.tokens.space import TokenSpace
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What some rows learn. A modality that is not named is hidden from them.
+    """A training task: target and condition modalities of a row. Modalities that it doesn't name are hidden.
 
     Args:
-        asked: Modalities whose codes are masked and guessed; several are masked each at a rate of its own.
-        given: Modalities that are seen whole; of a text the cells behind its end are not.
-        partly: Modalities of which a random share is seen, drawn for each row.
-        weight: How often the task is drawn, any scale, among those whose modalities a row has.
-        budget: Share cells out among the asked modalities that a row has; then `given` and `partly` are empty.
+        asked: Target modalities, whose codes are masked and predicted; each is masked at its own rate.
+        given: Modalities that are fully visible, except the cells after the end of a text.
+        partly: Modalities of which a random share, drawn per row, is visible.
+        weight: Relative frequency of the task among those that fit a row; any scale.
+        budget: Splits the visible and the predicted cells among the target modalities of a row; `given` and `partly` must then be empty.
 
     Raises:
-        ValueError: If nothing is asked, a modality has two roles, or the weight is not positive.
+        ValueError: If there is no target, a modality has two roles, or the weight is not positive.
     """
 
     asked: Sequence[str]
@@ -47,29 +47,29 @@ class Task:
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """All that the task names."""
+        """All modalities that the task names."""
         return (*self.asked, *self.given, *self.partly)
 
     def fits(self, present: Sequence[str]) -> bool:
-        """Whether rows with these modalities can learn it."""
+        """Whether rows with these modalities can be trained on the task."""
         wanted = set(self.modalities)
         return bool(wanted & set(present)) if self.budget is not None else wanted <= set(present)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TargetObjective:
-    """How a modality is masked and what its guesses cost.
+    """Mask schedule and loss of a target modality.
 
     Args:
         schedule: Mask schedule; the rate is its value at a uniform draw.
-        loss: "maskgit" is the mean over masked codes; "elbo" the bound on the likelihood, which needs the linear schedule.
-        weight: Of this modality's loss among all.
-        level_weights: How often each level is learned; None weighs all alike.
-        prompt_share: Share of rows that keep a prompt of it, see `maskgen.masking.masks.draw_spans`.
-        infill_share: Share of rows that keep both its ends.
+        loss: "maskgit" is the mean over masked codes; "elbo" is the bound on the likelihood, which needs the linear schedule.
+        weight: Weight of this modality's loss.
+        level_weights: Relative frequency with which each level is trained; None weights all equally.
+        prompt_share: Share of rows that keep a prompt of the modality, see `maskgen.masking.masks.draw_spans`.
+        infill_share: Share of rows that keep both ends of the modality.
 
     Raises:
-        ValueError: If the loss has no such name, or the weight is not positive.
+        ValueError: If the loss is unknown, or the weight is not positive.
     """
 
     schedule: MaskSchedule = field(default_factory=Cosine)
@@ -94,11 +94,11 @@ class TargetObjective:
 
 @dataclass(frozen=True)
 class Asked:
-    """What is guessed of one modality.
+    """The masked rows of one target modality.
 
     Args:
-        rows: Rows of the batch that are asked for it.
-        masked: Cells, codes and rates of those rows, in their order.
+        rows: Rows of the batch that have it as a target.
+        masked: Masked cells, codes and rates of those rows, in the same order.
     """
 
     rows: Int[Tensor, " rows"]
@@ -107,12 +107,12 @@ class Asked:
 
 @dataclass(frozen=True)
 class TaskBatch:
-    """A batch of tasks ready for one training step.
+    """A masked batch with a task per row, for one training step.
 
     Args:
         batch: What the model sees.
-        asked: Modality to what is guessed of it.
-        task: Number of each row's task in the table.
+        asked: Target modality to its masked rows.
+        task: Index of each row's task in the table.
     """
 
     batch: TokenBatch
@@ -128,15 +128,15 @@ def draw_tasks(
     drop_condition: float,
     generator: torch.Generator,
 ) -> TaskBatch:
-    """Draw each row's task, hide what it does not name, and mask what it asks for.
+    """Masks a batch for any-to-any training: draws a task per row, hides modalities that it doesn't name and masks its targets.
 
     Args:
         batch: Clean rows, one document each.
         space: Their token space.
-        tasks: The table.
-        targets: Modality to how it is masked; others take the defaults.
+        tasks: Table of tasks.
+        targets: Modality to its masking and loss; others use the defaults.
         drop_condition: Share of rows whose given and partly given modalities are hidden: the null condition of guidance.
-        generator: CPU generator that decides everything.
+        generator: CPU generator of all random draws.
 
     Raises:
         ValueError: If no task fits a row.
@@ -149,7 +149,7 @@ def draw_tasks(
     for name, with_timed in product(dict.fromkeys(name for one in table if one.budget is None for name in one.asked), (False, True)):
         asks = [one.budget is None and name in one.asked and bool(timed & set(one.asked)) == with_timed for one in table]
         if rows := torch.tensor(asks, device=task.device)[task].nonzero()[:, 0].tolist():
-            # Timed cells that are asked for themselves are not hidden around a gap in the frames.
+            # Timed cells that are targets themselves are not hidden around a gap in the frames.
             around = [] if with_timed or not space.modality(name).has_frames else [space.index(one) for one in timed]
             here = torch.tensor(rows, device=task.device)
             new = _masked(seen, space, name, targets.get(name, TargetObjective()), here, around, generator)
@@ -164,10 +164,10 @@ def draw_tasks(
 
 
 def choose_tasks(batch: TokenBatch, space: TokenSpace, tasks: Mapping[str, Task], generator: torch.Generator) -> Int[Tensor, " batch"]:
-    """Number of each row's task, drawn by weight among those that fit it.
+    """Index of each row's task, drawn by weight among those that fit it.
 
     Raises:
-        ValueError: If none fits a row; names what the row has.
+        ValueError: If no task fits a row; the message names the row's modalities.
     """
     table, names = list(tasks.values()), [one.name for one in space.modalities]
     has = torch.stack([batch.cells(space.index(name)).any(dim=1) for name in names], dim=1).cpu()
@@ -188,7 +188,7 @@ def _by_role(
     drop_condition: float,
     generator: torch.Generator,
 ) -> TokenBatch:
-    """Hide modalities without a role, parts of those partly given, ends of given texts, and conditions that are dropped."""
+    """Hides modalities without a role, parts of those partly given, cells after the end of given texts, and dropped conditions."""
     device = task.device
     dropped = (torch.rand(len(batch), generator=generator) < drop_condition).to(device)
     share = torch.rand(len(batch), 1, generator=generator).to(device)
@@ -217,7 +217,7 @@ def _masked(
     timed: Sequence[int],
     generator: torch.Generator,
 ) -> Asked:
-    """Mask one modality of some rows."""
+    """Masks one modality of some rows."""
     segments = space.of(name)
     weights = target.level_weights or [1.0] * len(segments)
     shares = 0.0, generator, target.prompt_share, target.infill_share, timed
@@ -225,7 +225,7 @@ def _masked(
 
 
 def _with(batch: TokenBatch, asked: Asked, index: int) -> TokenBatch:
-    """The batch with one modality of some rows as the model sees it."""
+    """The batch with one modality of some rows replaced by its masked cells."""
     ids, valid = batch.ids.clone(), batch.valid.clone()
     own = (asked.masked.batch.modality == index)[..., None]
     ids[asked.rows] = torch.where(own, asked.masked.batch.ids, ids[asked.rows])
@@ -243,7 +243,7 @@ def _budgeted(
     asked: dict[str, Asked],
     generator: torch.Generator,
 ) -> TokenBatch:
-    """Rows that share cells out by a budget; adds what they are asked to `asked`."""
+    """Masks the rows whose task has a budget, and adds their targets to `asked`."""
     names = [name for name in task.asked if any(bool(batch.cells(space.index(name))[row].any()) for row in rows)]
     seen, wanted = torch.zeros_like(batch.valid), torch.zeros_like(batch.valid)
     for row in rows:
@@ -273,7 +273,7 @@ def _asked_cells(
     cells: Bool[Tensor, "batch length"],
     generator: torch.Generator,
 ) -> Asked:
-    """Given cells of one modality, masked at a level that is drawn for each row."""
+    """Masks the given cells of one modality at a level drawn for each row."""
     rows = cells.any(dim=1).nonzero()[:, 0]
     segments, here, part = space.of(name), cells[rows], batch.rows(rows)
     weights = torch.tensor(target.level_weights or [1.0] * len(segments), dtype=torch.float64)
@@ -287,7 +287,7 @@ def _asked_cells(
 
 
 def _joined(first: Asked, second: Asked) -> Asked:
-    """What is guessed of one modality in two sets of rows."""
+    """The masked rows of one modality from two sets of rows."""
     one, other = first.masked, second.masked
     batch = TokenBatch(*(torch.cat([getattr(one.batch, part), getattr(other.batch, part)]) for part in vars(one.batch)))
     rest = (torch.cat([getattr(one, part), getattr(other, part)]) for part in ("cells", "codes", "level", "total", "rate", "dropped"))

@@ -1,1 +1,1 @@
-"""Text to phonemes: speakable words, a lexicon, and letter-to-sound for the rest; no media and no models of ours above it."""
+"""Grapheme-to-phoneme conversion of English text: normalisation, a lexicon, and a network for words outside the lexicon."""

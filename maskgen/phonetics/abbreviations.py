@@ -1,4 +1,4 @@
-"""Abbreviations to the words they stand for."""
+"""Expands abbreviations to words."""
 
 import re
 
@@ -7,7 +7,7 @@ PERSON_TITLES = {
     **{"Capt": "captain", "Lt": "lieutenant", "Sgt": "sergeant", "Rev": "reverend", "Hon": "honorable", "Gov": "governor"},
     **{"Sen": "senator", "Rep": "representative", "Pres": "president", "Mt": "mount", "Ft": "fort", "Fr": "father"},
 }
-"""Before a name; the point after them ends no sentence."""
+"""Titles that precede a name; the period after them doesn't end a sentence."""
 AFTER_NAMES = {"Jr": "junior", "Sr": "senior", "Inc": "incorporated", "Ltd": "limited", "Co": "company", "Corp": "corporation"}
 AFTER_NAMES |= {"Bros": "brothers", "Ave": "avenue", "Blvd": "boulevard", "Rd": "road", "Esq": "esquire", "Dept": "department"}
 ANYWHERE = {"vs": "versus", "approx": "approximately", "ca": "circa", "cf": "compare", "viz": "namely", "al": "al", "ed": "edition"}
@@ -20,7 +20,7 @@ MONTHS = dict(
     )
 )
 KEEPS_SENTENCE = frozenset((*PERSON_TITLES, *ANYWHERE, *MONTHS, "St", "Dr", "No", "Nos", "e.g", "i.e")) - {"al", "ed"}
-"""Words whose point does not end a sentence, whatever follows."""
+"""Abbreviations whose period never ends a sentence."""
 
 _FULL = PERSON_TITLES | AFTER_NAMES | {word: said for word, said in ANYWHERE.items() if word not in ("al", "ed", "ca")} | MONTHS
 _KNOWN = re.compile(rf"\b({'|'.join(sorted(_FULL, key=len, reverse=True))})\.(?=(\s+[A-Z“(]|\s*$)?)")
@@ -32,7 +32,7 @@ _DEGREE = re.compile(r"\bPh\.?\s?D\b\.?")
 
 
 def expand_abbreviations(text: str) -> str:
-    """Words for "Dr.", "etc.", "e.g.", "U.S." and the like; a point that also ends the sentence stays."""
+    """The text with "Dr.", "etc.", "e.g.", "U.S." and similar abbreviations expanded; a period that also ends the sentence is kept."""
     text = re.sub(r"\be\.\s?g\.(,?)", r"for example\1", text)
     text = re.sub(r"\bi\.\s?e\.(,?)", r"that is\1", text)
     text = _DEGREE.sub("PHD", text)
@@ -50,12 +50,12 @@ def expand_abbreviations(text: str) -> str:
 
 
 def _full(found: re.Match[str]) -> str:
-    """The word; a company or street at the end of a sentence keeps the point."""
+    """The expanded word; a company or street abbreviation at the end of a sentence keeps its period."""
     ends = found[2] is not None and (found[1] in AFTER_NAMES or not found[2].strip())
     return _FULL[found[1]] + ("." if ends else "")
 
 
 def _spelled(found: re.Match[str]) -> str:
-    """Initials as one word in capitals."""
+    """Initials joined into one upper-case word."""
     letters = (found[1] or found[3]).replace(".", "").upper()
     return letters + ("." if found[2] is not None and not found[2].strip() else "")

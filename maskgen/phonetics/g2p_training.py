@@ -1,4 +1,4 @@
-"""Trains the letter-to-sound network on a lexicon and measures it on held-out words."""
+"""Trains the grapheme-to-phoneme network on a lexicon and evaluates it on held-out words."""
 
 import itertools
 import logging
@@ -18,17 +18,17 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True, kw_only=True)
 class G2PRecipe:
-    """How the network is trained.
+    """Hyperparameters of the training.
 
     Args:
         dim: Width of a letter's embedding.
         hidden: Width of each direction of a recurrent layer.
         num_layers: Recurrent layers.
-        epochs: Times each word is seen.
-        batch_size: Words a step, all of one length.
-        learning_rate: Highest rate of the one-cycle schedule.
-        held_out: Share of the words kept for the measurement.
-        seed: Of the split, the weights and the order.
+        epochs: Passes over the training words.
+        batch_size: Words per step, all of the same length.
+        learning_rate: Peak learning rate of the one-cycle schedule.
+        held_out: Share of the words held out for evaluation.
+        seed: Seed of the split, the initial weights and the order of the words.
     """
 
     dim: int = 128
@@ -43,14 +43,14 @@ class G2PRecipe:
 
 @dataclass(frozen=True)
 class G2PScore:
-    """Measured on held-out words.
+    """Error rates on held-out words.
 
     Args:
-        words: Words measured.
-        error_rate: Phoneme edits over phonemes, stress marks counted.
+        words: Number of words evaluated.
+        error_rate: Phoneme edits over phonemes, stress marks included.
         error_rate_plain: The same without stress marks.
-        exact: Share of words that are right, stress and all.
-        exact_plain: Share of words that are right but for stress.
+        exact: Share of words that are fully correct, stress included.
+        exact_plain: Share of words that are correct when stress is ignored.
     """
 
     words: int
@@ -61,7 +61,7 @@ class G2PScore:
 
 
 def split_pairs(entries: Mapping[str, str], recipe: G2PRecipe, config: G2PConfig) -> tuple[list[Pair], list[Pair]]:
-    """Words to learn from and words held out: those of two letters or more that fit the slots, in lower case."""
+    """Training words and held-out words, in lower case: words of two letters or more whose phonemes fit the slots."""
     pairs = {word.lower(): sounds for word, sounds in sorted(entries.items()) if _learnable(word, sounds, config)}
     order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(recipe.seed)).tolist()
     words, count = list(pairs.items()), round(len(pairs) * recipe.held_out)
@@ -69,14 +69,14 @@ def split_pairs(entries: Mapping[str, str], recipe: G2PRecipe, config: G2PConfig
 
 
 def _learnable(word: str, sounds: str, config: G2PConfig) -> bool:
-    """Whether a word is letters only, is not all capitals and has room for its sounds."""
+    """Whether a word has letters only, is not all capitals and has enough slots for its phonemes."""
     repeats = sum(first == second for first, second in itertools.pairwise(sounds))
     plain = len(word) > 1 and not word.isupper() and all(letter in config.letters for letter in word.lower())
     return plain and len(sounds) + repeats <= config.slots * len(word) and all(sound in config.sounds for sound in sounds)
 
 
 def batches(pairs: Sequence[Pair], size: int, generator: torch.Generator) -> Iterator[list[Pair]]:
-    """All words once in random order, each batch of one word length."""
+    """All words once in random order, in batches of equal word length."""
     alike: dict[int, list[Pair]] = defaultdict(list)
     for place in torch.randperm(len(pairs), generator=generator).tolist():
         alike[len(pairs[place][0])].append(pairs[place])
@@ -94,14 +94,14 @@ def ctc(network: G2PNetwork, batch: Sequence[Pair]) -> Tensor:
 
 
 def train_g2p(entries: Mapping[str, str], recipe: G2PRecipe) -> tuple[G2PNetwork, G2PScore]:
-    """Trains the network on a lexicon; one thread and one seed give one result on one machine.
+    """Trains the network on a lexicon. With one thread, the same seed gives the same result on the same machine.
 
     Args:
         entries: Phonemes by word.
-        recipe: How.
+        recipe: Hyperparameters.
 
     Returns:
-        The network in half-precision values, and its score on the held-out words.
+        The network with weights rounded to half precision, and its error rates on the held-out words.
     """
     config = G2PConfig(dim=recipe.dim, hidden=recipe.hidden, num_layers=recipe.num_layers)
     learned, held_out = split_pairs(entries, recipe, config)
@@ -126,7 +126,7 @@ def train_g2p(entries: Mapping[str, str], recipe: G2PRecipe) -> tuple[G2PNetwork
 
 
 def rounded(network: G2PNetwork) -> G2PNetwork:
-    """The network with weights as they will come back from a half-precision file."""
+    """The network with weights rounded to half precision, as a saved file restores them."""
     network.load_state_dict({name: tensor.half().float() for name, tensor in network.state_dict().items()})
     return network.eval().requires_grad_(False)
 
@@ -142,7 +142,7 @@ def evaluate_g2p(network: G2PNetwork, pairs: Sequence[Pair]) -> G2PScore:
 
 
 def edits(first: str, second: str) -> int:
-    """Levenshtein distance: insertions, deletions and substitutions that turn one string into the other."""
+    """Levenshtein distance: the fewest insertions, deletions and substitutions that turn one string into the other."""
     row = list(range(len(second) + 1))
     for number, left in enumerate(first, start=1):
         before, row[0] = row[0], number

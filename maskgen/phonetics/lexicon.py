@@ -1,4 +1,4 @@
-"""Word to phonemes by lexicon: case variants, and endings by rule."""
+"""Looks up pronunciations in a lexicon, with case variants and rules for inflected endings."""
 
 import lzma
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,16 +18,16 @@ SOUND_BEFORE_FLAP = frozenset(VOWELS) - {"ᵊ"} | {"ɹ"}
 
 
 def pack_lexicon(entries: Mapping[str, str]) -> bytes:
-    """Words and phonemes, sorted and compressed; the same entries give the same bytes."""
+    """The lexicon as compressed bytes, sorted by word; the same entries give the same bytes."""
     lines = sorted(f"{word}\t{phonemes}" for word, phonemes in entries.items())
     return lzma.compress("\n".join(lines).encode(), format=lzma.FORMAT_XZ, check=lzma.CHECK_CRC32, preset=9)
 
 
 class Lexicon:
-    """Pronunciations of words; the file is parsed when the first word is asked for.
+    """Pronunciations of words; the packed data is parsed at the first lookup.
 
     Args:
-        packed: What `pack_lexicon` gave.
+        packed: Output of `pack_lexicon`.
     """
 
     def __init__(self, packed: bytes) -> None:
@@ -35,12 +35,12 @@ class Lexicon:
 
     @cached_property
     def entries(self) -> dict[str, str]:
-        """Phonemes by word as written in the lexicon."""
+        """Phonemes by word, as spelled in the lexicon."""
         lines = lzma.decompress(self.packed).decode().split("\n")
         return dict(line.split("\t", 1) for line in lines if line)
 
     def find(self, word: str) -> str | None:
-        """Phonemes of a word: its own entry, else that of its stem with the ending's sound; None if neither is known."""
+        """Phonemes of a word: its own entry, else its stem's with the phonemes of the ending; None if neither is known."""
         for way in (self.entry, self._by_ending, self._by_parts):
             found = way(word)
             if found:
@@ -48,11 +48,11 @@ class Lexicon:
         return None
 
     def entry(self, word: str) -> str | None:
-        """Phonemes of the word's own entry: as written, lower-cased, with a capital or in capitals."""
+        """Phonemes of the word's own entry: as written, lower-cased, capitalised or upper-cased."""
         return next((self.entries[form] for form in case_variants(word) if form in self.entries), None)
 
     def _by_ending(self, word: str) -> str | None:
-        """Phonemes of stem and ending; the endings of a plural, a possessive, a past and a participle."""
+        """Phonemes of stem and ending, for plurals, possessives, past tenses and participles."""
         for ending, sound, least in INFLECTIONS:
             if word.lower().endswith(ending) and len(word) >= least + len(ending):
                 for stem in stems(word, ending):
@@ -80,12 +80,12 @@ class Lexicon:
 
 
 def case_variants(word: str) -> Iterable[str]:
-    """The word as written, then lower-cased, then with a capital, then in capitals."""
+    """Case variants to look up: as written, lower-cased, capitalised, upper-cased."""
     return dict.fromkeys((word, word.lower(), word.capitalize(), word.upper()))
 
 
 def stems(word: str, ending: str) -> Iterator[str]:
-    """Words that may have been given an ending: as it is, with its "e" or "y" back, with one of a doubled consonant."""
+    """Candidate stems before an ending: unchanged, with a dropped "e" or a changed "y" restored, or with a doubled consonant undone."""
     stem = word[: -len(ending)]
     if ending == "'s" or ending == "'":
         yield stem
@@ -108,30 +108,30 @@ def stems(word: str, ending: str) -> Iterator[str]:
 
 
 def plural(stem: str) -> str:
-    """The sound of -s: ᵻz after a hiss, s after a voiceless sound, else z."""
+    """Phonemes with the ending -s: ᵻz after a sibilant, s after a voiceless consonant, else z."""
     return stem + ("ᵻz" if stem[-1] in SIBILANTS else "s" if stem[-1] in VOICELESS else "z")
 
 
 def past(stem: str) -> str:
-    """The sound of -ed: ᵻd after t and d, t after a voiceless sound, else d."""
+    """Phonemes with the ending -ed: ᵻd after t and d, t after a voiceless consonant, else d."""
     if stem[-1] in "td":
         return f"{flapped(stem)}ᵻd"
     return stem + ("t" if stem[-1] in VOICELESS or stem[-1] in "sʃʧ" else "d")
 
 
 def participle(stem: str) -> str:
-    """The sound of -ing."""
+    """Phonemes with the ending -ing."""
     return f"{flapped(stem)}ɪŋ"
 
 
 def flapped(stem: str) -> str:
-    """A last t between vowels becomes the flap T, as Americans say it."""
+    """Phonemes whose final t becomes the flap T between vowels, as in American English."""
     plain = stem.translate(str.maketrans("", "", STRESS))
     return f"{stem[:-1]}T" if plain[-1:] == "t" and plain[-2:-1] in SOUND_BEFORE_FLAP else stem
 
 
 def possessive_of_plural(stem: str) -> str:
-    """The silent apostrophe of "dogs'"."""
+    """Phonemes unchanged: the apostrophe of "dogs'" is silent."""
     return stem
 
 
@@ -145,4 +145,4 @@ INFLECTIONS: tuple[tuple[str, Callable[[str], str], int], ...] = (
     ("ed", past, 2),
     ("ing", participle, 2),
 )
-"""Ending, what it does to the sound, least letters of the stem."""
+"""Ending, the function that adds its phonemes to the stem's, and the fewest letters of the stem."""

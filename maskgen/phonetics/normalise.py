@@ -1,4 +1,4 @@
-"""Text to speakable words: numbers, money, times, abbreviations and signs become words; what cannot be spoken is told."""
+"""Normalises text to speakable words: expands numbers, money, times, abbreviations and symbols, and reports what can't be spoken."""
 
 import re
 import unicodedata
@@ -41,16 +41,16 @@ SIGNS = {
     "^": "to the power of",
 }
 SEPARATORS = frozenset("/_\\|\u00ad\u200b\u200c\u200d\u2060\ufeff")
-"""Between words or invisible: a break, and nothing is missed when they are not spoken."""
+"""Separators and invisible characters: they become a space and are not reported as left out."""
 ELISIONS = ("tis", "twas", "em", "cause", "til", "n", "d", "s", "ll", "m", "bout", "round", "neath", "cept")
 
 
 @dataclass(frozen=True)
 class NormalisedText:
-    """What `normalise` gives.
+    """Result of `normalise`.
 
     Args:
-        text: Words of ASCII letters, apostrophes and hyphens, and punctuation of the alphabet; single spaces.
+        text: Words of ASCII letters, apostrophes and hyphens, and the punctuation of the phoneme alphabet, with single spaces.
         left_out: Characters that are not spoken, each once, in the order of the text.
     """
 
@@ -59,10 +59,10 @@ class NormalisedText:
 
 
 def normalise(text: str) -> NormalisedText:
-    """Speakable words of any Unicode text.
+    """Converts any Unicode text to speakable words.
 
     Numbers to 10^15, ordinals, decimals, years, money, percent, times, dates, fractions, common units, abbreviations and signs
-    become words; accents are dropped. Every other character is told in `left_out`, except separators such as "/" and "_".
+    become words; accents are dropped. `left_out` lists every other character, except separators such as "/" and "_".
     """
     said = verbalise(expand_abbreviations(_quoted(_folded(text))))
     said = "".join(f" {SIGNS[sign]} " if sign in SIGNS else sign for sign in said)
@@ -72,7 +72,7 @@ def normalise(text: str) -> NormalisedText:
 
 
 def _folded(text: str) -> str:
-    """NFKC, one kind of quotes and dashes, ASCII digits."""
+    """The text in NFKC form, with uniform quotes and dashes and ASCII digits."""
     parted = "".join(f" {mark}" if unicodedata.category(mark) == "No" and mark not in BEFORE_FOLDING else mark for mark in text)
     kept = "".join(BEFORE_FOLDING.get(mark, mark) for mark in parted)
     folded = "".join(FOLDED.get(mark, mark) for mark in unicodedata.normalize("NFKC", kept))
@@ -82,7 +82,7 @@ def _folded(text: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Straight quotes that open or close; apostrophes that are quotes."""
+    """The text with straight quotes, and apostrophes used as quotes, turned into opening and closing quotes."""
     text = re.sub(r"''", '"', text)
     text = re.sub(rf"(?<![\w'])'(?=\w)(?!(?:{'|'.join(ELISIONS)}|\d0s)\b)", "“", text, flags=re.IGNORECASE)
     text = re.sub(r"(“[^“”'\"]*)'(?!\w)", r"\1”", text)
@@ -91,7 +91,7 @@ def _quoted(text: str) -> str:
 
 
 def _spaced(text: str) -> str:
-    """Single spaces, none before punctuation that closes and none after what opens; hyphens and apostrophes only in words."""
+    """The text with single spaces, none before closing or after opening punctuation; hyphens and apostrophes only inside words."""
     text = re.sub(r"(?<![A-Za-z])(?<![A-Za-z]')-+|-+(?![A-Za-z'])|(?<![A-Za-z])'+(?![A-Za-z])", " ", text)
     text = re.sub(r"([,;:])(?=[A-Za-z])", r"\1 ", text)
     text = re.sub(r"\s+([,.;:!?”)])", r"\1", re.sub(r"([“(])\s+", r"\1", text))

@@ -1,4 +1,4 @@
-"""Numbers as English words, the American way: no "and" between hundreds and tens."""
+"""Converts numbers to American English words: no "and" between hundreds and tens."""
 
 LARGEST = 10**15
 SMALL = [
@@ -38,7 +38,7 @@ DENOMINATORS = {2: "half", 4: "quarter"}
 
 
 def cardinal(number: int) -> str:
-    """Words of a whole number; beyond 10^15 its digits one by one.
+    """Words of an integer; beyond 10^15, of its digits one by one.
 
     Args:
         number: May be negative.
@@ -78,7 +78,7 @@ def digits(text: str) -> str:
 
 
 def decimal(text: str) -> str:
-    """Words of "12", "1,234.50", ".5" or "007"; a point is said, the digits after it one by one."""
+    """Words of "12", "1,234.50", ".5" or "007"; digits after the decimal point are read one by one."""
     whole, point, fraction = text.replace(",", "").partition(".")
     spelled = (len(whole) > 1 and whole[0] == "0") or len(whole) > len(str(LARGEST))
     said = digits(whole) if spelled else cardinal(int(whole)) if whole else ""

@@ -1,4 +1,4 @@
-"""A text to its phonemes: normalise, look words up, sound out the rest, join."""
+"""Converts text to phonemes: normalises it, looks words up, and predicts the pronunciation of unknown ones."""
 
 import re
 from collections.abc import Mapping
@@ -23,12 +23,12 @@ PLURAL_LETTERS = re.compile(r"[A-Z]{2,}(?='?s$)")
 
 
 class Phonemizer:
-    """Pronounces English text.
+    """Converts English text to phonemes.
 
     Args:
         lexicon: Pronunciations.
-        forms: Forms of words in running text where they differ from the lexicon's, by context.
-        letters: Reads what the lexicon lacks.
+        forms: Pronunciations by context, where they differ from the lexicon's.
+        letters: Grapheme-to-phoneme network for words outside the lexicon.
     """
 
     def __init__(self, lexicon: Lexicon, forms: Forms, letters: G2PNetwork) -> None:
@@ -39,16 +39,16 @@ class Phonemizer:
     def from_parts(
         cls, packed: bytes, config: Mapping[str, Any], tensors: Mapping[str, Tensor], source: str = "the phonemizer"
     ) -> "Phonemizer":
-        """Rebuild from a bundle's parts.
+        """Rebuilds the phonemizer from a bundle's parts.
 
         Args:
-            packed: The lexicon.
-            config: What `config` gave.
-            tensors: What `tensors` gave.
-            source: Where they come from, for the errors.
+            packed: The lexicon, packed by `pack_lexicon`.
+            config: The saved `config`.
+            tensors: The saved `tensors`.
+            source: Where the parts come from, for error messages.
 
         Raises:
-            ValueError: If the configuration makes no network, or one of other sizes than the weights.
+            ValueError: If the configuration is invalid, or its sizes don't match the weights.
         """
         network = fitted(lambda: G2PNetwork(G2PConfig(**config["letters"])), tensors, source)
         network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
@@ -56,7 +56,7 @@ class Phonemizer:
 
     @property
     def config(self) -> dict[str, Any]:
-        """Plain data for the bundle."""
+        """JSON-serialisable configuration for the bundle."""
         return {"forms": self.forms, "letters": asdict(self._letters.config)}
 
     @cached_property
@@ -65,11 +65,11 @@ class Phonemizer:
         return {name: tensor.detach().half() for name, tensor in self._letters.state_dict().items()}
 
     def left_out(self, text: str) -> list[str]:
-        """Characters that are not spoken, each once."""
+        """Characters of the text that can't be spoken, each once."""
         return normalise(text).left_out
 
     def sentences(self, text: str) -> list[str]:
-        """Sentences of a text, each with something to speak; those over 300 phonemes are split at clauses, else at spaces.
+        """Sentences of a text, each speakable; those over 300 phonemes are split at clauses, else at spaces.
 
         Raises:
             ValueError: If nothing of it can be spoken.
@@ -77,7 +77,7 @@ class Phonemizer:
         return split_sentences(text, self._length, LONGEST_SENTENCE) or [self.phonemes(text)]
 
     def _length(self, text: str) -> int:
-        """Phonemes of a text, 0 if nothing of it can be spoken."""
+        """Number of phonemes of a text, 0 if nothing of it can be spoken."""
         spoken = normalise(text).text
         return len(self._running(spoken)) if WORD.search(spoken) else 0
 
@@ -93,7 +93,7 @@ class Phonemizer:
         return self._running(spoken)
 
     def _running(self, spoken: str) -> str:
-        """Phonemes of speakable text; from the last word back, for a word's form hangs on what follows."""
+        """Phonemes of speakable text, converted from the last word to the first: a word's form depends on what follows."""
         shouted = spoken.isupper() and spoken.count(" ") >= 2
         said, rest, following = "", len(spoken), ""
         for place in reversed(places(spoken)):
@@ -102,7 +102,7 @@ class Phonemizer:
         return spoken[:rest] + said
 
     def _word(self, word: str, shouted: bool, before: str, following: str) -> str:
-        """A word in its place."""
+        """Phonemes of a word in context."""
         if shouted and self.lexicon.entry(word.lower()) is not None:
             word = word.lower()
         return in_context(word, self.word(word), self.forms, before, following)
@@ -116,7 +116,7 @@ class Phonemizer:
         return self._known[word]
 
     def _pronounced(self, word: str) -> str:
-        """Lexicon, letter by letter, part by part, or by the network."""
+        """Phonemes of a word from the lexicon, its letter names, its parts or the network."""
         if word.isupper() and len(word) > 1 and word in ALWAYS_SPELLED:
             return self._spelled(word)
         found = self.lexicon.find(word)
@@ -136,15 +136,15 @@ class Phonemizer:
         return self._sounded(word)
 
     def _sounded(self, word: str) -> str:
-        """A word by the network; letters one by one where there is no vowel sound."""
+        """Phonemes of a word by the network, or its letter names if the prediction has no vowel."""
         sounds = sound_out(self._letters, word)
         return sounds if any(sound in VOWELS for sound in sounds) else self._spelled(word)
 
     def _spelled(self, letters: str) -> str:
-        """Names of letters, the stress on the last."""
+        """Phonemes of the letter names, with the stress on the last."""
         names = [self.lexicon.entries.get(letter, "") for letter in letters.upper() if letter.isalpha()]
         return "".join(name.replace("ˈ", "ˌ") for name in names[:-1]) + "".join(names[-1:])
 
 
 ALWAYS_SPELLED = frozenset(("AM", "PM", "US", "IT", "PHD", "UK", "EU", "TV", "AD", "BC"))
-"""Capitals that are letters although the lexicon has a word that is written alike."""
+"""Upper-case words that are spelled out although the lexicon has a word with the same spelling."""

@@ -1,4 +1,4 @@
-"""Words in running text: weak forms, forms before vowels and at the end of a clause, stress of compounds."""
+"""Postlexical rules: weak forms, forms before vowels and at the end of a clause, and stress of compounds."""
 
 import itertools
 import re
@@ -74,12 +74,12 @@ VERBALS = frozenset(
 
 @dataclass(frozen=True)
 class WordPlace:
-    """A word in speakable text.
+    """A word and its position in speakable text.
 
     Args:
-        word: As written.
-        start: Its first character.
-        end: One after its last.
+        word: The word as written.
+        start: Index of its first character.
+        end: Index after its last character.
         before: The word before it, "" at the start of a clause.
         joined: Whether another word follows without punctuation.
     """
@@ -103,7 +103,7 @@ def places(spoken: str) -> list[WordPlace]:
 
 
 def contexts(before: str, following: str) -> tuple[str, ...]:
-    """Contexts of a word, the strongest first.
+    """Contexts of a word, the most specific first.
 
     Args:
         before: Word before it, "" at the start of a clause.
@@ -122,7 +122,7 @@ def form_key(word: str) -> str:
 
 
 def in_context(word: str, found: str, forms: Forms, before: str, following: str) -> str:
-    """The form of a word in its place: that of the table, else the lexicon's; a capital gives a weak word a light stress."""
+    """Phonemes of a word in context: from the table, else from the lexicon; a weak word with a capital gets a secondary stress."""
     table = forms.get(form_key(word), {})
     sound = next((table[context] for context in contexts(before, following) if context in table), found)
     if word[:1].isupper() and ANY not in table and not any(mark in sound for mark in STRESS):
@@ -131,27 +131,27 @@ def in_context(word: str, found: str, forms: Forms, before: str, following: str)
 
 
 def lightly_stressed(sounds: str) -> str:
-    """The same sounds with a secondary stress before the first vowel."""
+    """The same phonemes with a secondary stress before the first vowel."""
     vowel = next((place for place, sound in enumerate(sounds) if sound in VOWELS), None)
     return sounds if vowel is None else f"{sounds[:vowel]}ˌ{sounds[vowel:]}"
 
 
 def spread_stress(parts: Sequence[str]) -> str:
-    """A compound as one word: in one of two parts the first keeps a secondary stress only."""
+    """Phonemes of a compound as one word; in a compound of two parts the first keeps only a secondary stress."""
     first = parts[0].replace("ˈ", "ˌ") if len(parts) == 2 and "ˈ" in parts[1] else parts[0] if parts else ""
     return first + "".join(parts[1:])
 
 
 Sighting = tuple[str, str, str, str, str]
-"""Word, what we would say without a table, what the teacher says, the word before, the teacher's next phonemes."""
+"""The word, our phonemes without a table, the teacher's phonemes, the word before, and the teacher's phonemes of the next word."""
 
 
 def learn_forms(seen: Iterable[Sighting], least: int = 3) -> dict[str, dict[str, str]]:
-    """The table of forms: of each word and context the most frequent form, where it is not what would be said anyway.
+    """Builds the table of forms: the most frequent form per word and context, where it differs from the default.
 
     Args:
-        seen: Words in running text.
-        least: How often a form must be seen in a context to be believed.
+        seen: Words observed in running text.
+        least: Fewest observations of a form in a context.
     """
     counts: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
     plain: dict[str, str] = {}
@@ -165,7 +165,7 @@ def learn_forms(seen: Iterable[Sighting], least: int = 3) -> dict[str, dict[str,
 
 
 def _table(plain: str, found: Mapping[str, Counter[str]], least: int) -> dict[str, str]:
-    """Forms of one word."""
+    """Forms of one word by context."""
     best = {context: max(sorted(forms), key=forms.__getitem__) for context, forms in found.items()}
     usual = best[ANY] if found[ANY][best[ANY]] >= least else plain
     table = {ANY: usual} if usual != plain else {}

@@ -1,4 +1,4 @@
-"""A long text in sentences that a speech model can hold."""
+"""Splits long text into sentences short enough for a speech model."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -12,22 +12,22 @@ _LAST_WORD = re.compile(r"([A-Za-z.]*[A-Za-z])\.[\"'”’)\]]*\s*$")
 
 
 def split_sentences(text: str, length: Callable[[str], int], longest: int) -> list[str]:
-    """Sentences of a text, in order; joined they are the text but for white space.
+    """Splits a text into sentences, in order; joined, they equal the text except for white space.
 
     Args:
         text: Any text.
-        length: Phonemes of a piece of text, 0 where nothing is spoken; such a piece stays with its neighbour.
-        longest: Phonemes a sentence may have; a longer one is split at clause punctuation, then at spaces. One word is never split.
+        length: Returns the number of phonemes of a piece of text; a piece with 0 is joined to its neighbour.
+        longest: Most phonemes per sentence; a longer one is split at clause punctuation, then at spaces. A word is never split.
 
     Returns:
-        Sentences; none if nothing can be spoken.
+        The sentences; empty if nothing can be spoken.
     """
     pieces = (piece for sentence in _at_ends(text) for piece in _shortened(sentence, length, longest))
     return _spoken(pieces, length)
 
 
 def _at_ends(text: str) -> Iterable[str]:
-    """Pieces of a text, split where a sentence ends."""
+    """Pieces of a text, split at the ends of sentences."""
     start = 0
     for found in _END.finditer(text):
         if _ends(text[start : found.end()], text[found.end() : found.end() + 1], found.group()):
@@ -37,7 +37,7 @@ def _at_ends(text: str) -> Iterable[str]:
 
 
 def _ends(sentence: str, following: str, mark: str) -> bool:
-    """Whether a sentence ends here: not before a small letter, after a title or after an initial."""
+    """Whether a sentence ends here: not before a lower-case letter, after a title or after an initial."""
     if "\n\n" in re.sub(r"[^\S\n]", "", mark):
         return True
     word = _LAST_WORD.search(sentence[-LONGEST_ENDING:])
@@ -47,7 +47,7 @@ def _ends(sentence: str, following: str, mark: str) -> bool:
 
 
 def _shortened(sentence: str, length: Callable[[str], int], longest: int) -> list[str]:
-    """A sentence, in pieces if it is too long."""
+    """Pieces of a sentence; the whole sentence if it is short enough."""
     if length(sentence) <= longest:
         return [sentence]
     parts = _CLAUSE.split(sentence)
@@ -57,12 +57,12 @@ def _shortened(sentence: str, length: Callable[[str], int], longest: int) -> lis
 
 
 def _shortened_words(sentence: str, length: Callable[[str], int], longest: int) -> list[str]:
-    """A sentence split at spaces if it is too long."""
+    """Pieces of a sentence that is too long, split at spaces."""
     return [sentence] if length(sentence) <= longest else _grouped(sentence.split(), length, longest)
 
 
 def _grouped(parts: Iterable[str], length: Callable[[str], int], longest: int) -> list[str]:
-    """Parts joined with spaces as long as they fit."""
+    """Consecutive parts joined with spaces while they fit."""
     groups: list[str] = []
     filled = 0
     for part in parts:
@@ -77,7 +77,7 @@ def _grouped(parts: Iterable[str], length: Callable[[str], int], longest: int) -
 
 
 def _spoken(pieces: Iterable[str], length: Callable[[str], int]) -> list[str]:
-    """Pieces with something to speak; the others are joined to the one before, at the start to the one after."""
+    """Speakable pieces; the others are joined to the previous piece, or at the start to the next."""
     found: list[str] = []
     waiting = ""
     for piece in filter(None, pieces):

@@ -1,4 +1,4 @@
-"""Figures in a text to words: money, times, dates, units, ordinals, years, and what is left."""
+"""Converts numeric expressions to words: money, times, dates, units, ordinals, years and other numbers."""
 
 import re
 from collections.abc import Callable
@@ -27,14 +27,14 @@ UNIT = "|".join(sorted(map(re.escape, UNITS), key=len, reverse=True))
 
 
 def verbalise(text: str) -> str:
-    """The text with every figure in words; a figure that touches letters becomes a word of its own."""
+    """The text with every number in words; a number that touches letters becomes a separate word."""
     for pattern, say in RULES:
         text = pattern.sub(lambda found, say=say: f" {say(found)} ", text)  # type: ignore[misc]
     return text
 
 
 def _money(found: re.Match[str]) -> str:
-    """ "$9.99", "£5", "€3.2 billion", "$5m"."""
+    """Words of money: "$9.99", "£5", "€3.2 billion", "$5m"."""
     one, many, cent, cents = CURRENCIES[found["sign"]]
     minus, amount = "minus " if found["minus"] else "", found["amount"].replace(",", "")
     scale = found["scale"] and SHORT_SCALES.get(found["scale"].lower(), found["scale"])
@@ -47,7 +47,7 @@ def _money(found: re.Match[str]) -> str:
 
 
 def _time(found: re.Match[str]) -> str:
-    """ "7:30 pm", "10:00", "3:05"."""
+    """Words of a time: "7:30 pm", "10:00", "3:05"."""
     hour, minute = int(found["hour"]), int(found["minute"])
     half = f" {found['half'][0].upper()}M" if found["half"] else ""
     if hour > 24 or minute > 59:
@@ -57,14 +57,14 @@ def _time(found: re.Match[str]) -> str:
 
 
 def _month_first(found: re.Match[str]) -> str:
-    """ "March 3, 2024"."""
+    """Words of a written date: "March 3, 2024"."""
     day = int(found["day"])
     said = ordinal(day) if 1 <= day <= 31 else cardinal(day)
     return f"{found['month']} {said}" + (f", {year(int(found['year']))}" if found["year"] else "")
 
 
 def _numbered_date(found: re.Match[str]) -> str:
-    """ "2024-03-05" and "12/25/2024" (month first, as Americans write); no date if out of range."""
+    """Words of a numeric date: "2024-03-05" or "12/25/2024" (month first, as in American English); not a date if out of range."""
     month, day = int(found["month"]), int(found["day"])
     if not (1 <= month <= 12 and 1 <= day <= 31):
         return " ".join(decimal(part) for part in re.split(r"\D", found[0]))
@@ -72,7 +72,7 @@ def _numbered_date(found: re.Match[str]) -> str:
 
 
 def _unit(found: re.Match[str]) -> str:
-    """ "10km", "1 lb"."""
+    """Words of a quantity with its unit: "10km", "1 lb"."""
     head, space, tail = UNITS[found["unit"]].partition(" ")
     several = found["amount"] != "1" and not head.endswith("hertz")
     plural = {"foot": "feet"}.get(head, f"{head}s") if several else head
@@ -80,25 +80,25 @@ def _unit(found: re.Match[str]) -> str:
 
 
 def _fraction(found: re.Match[str]) -> str:
-    """ "1/2", "2 3/4"; nothing over zero is a fraction."""
+    """Words of a fraction: "1/2", "2 3/4"; a denominator of zero makes it no fraction."""
     whole = f"{cardinal(int(found['whole']))} and " if found["whole"] else ""
     said = fraction(int(found["top"]), int(found["bottom"]))
     return whole + (f"a {said.removeprefix('one ')}" if whole and said.startswith("one ") else said)
 
 
 def _phone(found: re.Match[str]) -> str:
-    """Groups of digits one by one, a comma between the groups."""
+    """Words of the digits one by one, with a comma between groups."""
     return ", ".join(digits(group) for group in re.findall(r"\d+", found[0]))
 
 
 def _decade(found: re.Match[str]) -> str:
-    """ "1990s", "'90s"."""
+    """Words of a decade: "1990s", "'90s"."""
     number = int(found["decade"])
     return plural_of(year(number) if number >= 1000 else cardinal(number))
 
 
 def _several_points(found: re.Match[str]) -> str:
-    """ "1.2.3" as in versions."""
+    """Words of a version number such as "1.2.3"."""
     return " point ".join(decimal(part) for part in found[0].split("."))
 
 

@@ -1,4 +1,4 @@
-"""CTC alignment: the likelihood of all ways to place a text's codes in slots, and the likeliest way."""
+"""CTC alignment: the likelihood of a text's codes over all alignments to slots, and the best alignment."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,16 +9,16 @@ from torch import Tensor
 from torch.nn import functional
 
 IMPOSSIBLE = -1e30
-"""Log-likelihood of what cannot be; finite, so that sums of it stay numbers."""
+"""Log-likelihood of an impossible event; finite, so that sums don't become NaN."""
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Codes in slots.
+    """An alignment of codes to slots.
 
     Args:
-        log_likelihood: Of the codes, in nats: all ways to place them together.
-        places: Slot of each code in the likeliest way, ascending.
+        log_likelihood: Log-likelihood of the codes in nats, summed over all alignments.
+        places: Slot of each code in the most probable alignment, ascending.
     """
 
     log_likelihood: float
@@ -26,20 +26,20 @@ class Placement:
 
 
 def place_codes(log_probs: Float[Tensor, "slots codes"], codes: Sequence[int], empty: int) -> Placement:
-    """Place codes in order, at most one a slot, all other slots empty.
+    """Aligns codes to slots in order, at most one code per slot; all other slots are empty.
 
-    Slots are taken as independent, each with the probabilities given: those of one pass with all slots masked.
+    Slots are treated as independent, with the given probabilities: those of one model call with all slots masked.
 
     Args:
         log_probs: Log-probabilities of all codes in each slot.
-        codes: What is to be placed.
+        codes: Codes to align.
         empty: Code of an empty slot.
 
     Raises:
         ValueError: If there are more codes than slots.
 
-    Source: the forward and Viterbi recursions of CTC (Graves et al. 2006) without its merging of repeats, for here a code stands in one
-    slot; masked models that are trained by such sums: Imputer, arXiv:2002.08926.
+    Source: the forward and Viterbi recursions of CTC (Graves et al. 2006) without merging of repeats, because a code occupies exactly one
+    slot here; masked models that are trained by such sums: Imputer, arXiv:2002.08926.
     """
     if len(codes) > len(log_probs):
         raise ValueError(f"{len(codes)} codes do not fit into {len(log_probs)} slots; leave the text out, or give longer audio")
@@ -62,5 +62,5 @@ def place_codes(log_probs: Float[Tensor, "slots codes"], codes: Sequence[int], e
 
 
 def _shifted(likelihood: Float[Tensor, " counts"], written: Float[Tensor, " codes"]) -> Float[Tensor, " counts"]:
-    """Likelihood of each count of codes after one more is written."""
+    """Log-likelihoods by number of placed codes, after one more code is placed."""
     return functional.pad(likelihood[:-1] + written, (1, 0), value=IMPOSSIBLE)

@@ -1,4 +1,4 @@
-"""Estimators of a log-likelihood: which codes each mask hides, how masks are weighted, and how far the sum may be off."""
+"""Estimators of a log-likelihood: the masks, their weights and the variance of the estimate."""
 
 import math
 from collections.abc import Sequence
@@ -12,15 +12,15 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreSettings:
-    """How a log-likelihood is estimated.
+    """Settings of the log-likelihood estimate.
 
     Args:
-        estimator: "elbo", a bound from random masks of every size; or "pseudo", each fold of the codes from all the others.
-        samples: Masks a level of "elbo", an even number: they come as pairs that together cover every code.
-        folds: Parts of the codes that "pseudo" masks one after the other; None leaves one code out at a time.
-        levels: Levels that are scored; None scores all.
-        seed: Decides the masks. Rows with as many scored codes get the same ones, so candidates are compared on equal terms.
-        batch_size: Masks of one row that go through the model at once. Another one rounds differently in the last bits.
+        estimator: "elbo", a bound from random masks of every size; or "pseudo", which predicts each fold of the codes from all others.
+        samples: Masks per level for "elbo", an even number: the two masks of a pair together cover every code.
+        folds: Number of folds of the codes for "pseudo", which masks one fold at a time; None masks one code at a time.
+        levels: Levels to score; None scores all.
+        seed: Seed of the masks. Rows with the same number of scored codes get the same masks, so candidates are comparable.
+        batch_size: Masks of one row per model call. Another batch size can change the last bits of the result.
     """
 
     estimator: Literal["elbo", "pseudo"] = "elbo"
@@ -47,11 +47,11 @@ class ScoreSettings:
 
 @dataclass(frozen=True)
 class Masks:
-    """Masks of one group of levels, and what the log-probabilities under each are multiplied by.
+    """Masks of one group of levels, and their weights.
 
     Args:
         hidden: Scored codes that each mask hides.
-        weights: One a mask; the estimate is the weighted sum.
+        weights: One per mask; the estimate is the weighted sum of the log-probabilities.
     """
 
     hidden: Bool[Tensor, "masks codes"]
@@ -59,10 +59,10 @@ class Masks:
 
 
 def elbo_masks(codes: int, samples: int, generator: torch.Generator) -> Masks:
-    """Random masks of 1 to `codes` codes, every size equally often: the mean of (codes / size) x log-probability is the bound.
+    """Random masks of 1 to `codes` codes, with uniform sizes: the mean of (codes / size) x log-probability is the bound.
 
-    The bound integrates (1 / r) E[log-probability of what is masked at rate r] over r from 0 to 1. At rate r exactly k of n codes are
-    masked with binomial probability, whose integral over dr / r is 1 / k: so sizes may be drawn uniformly and no rate is left to chance.
+    The bound integrates (1 / r) E[log-probability of the masked codes at rate r] over r from 0 to 1. At rate r exactly k of n codes are
+    masked with binomial probability, whose integral over dr / r is 1 / k, so sizes can be drawn uniformly without sampling a rate.
     Half of the sizes are stratified; each mask has a partner that hides the other end of the same random order, one code in both.
 
     Source: schedule-free bound of MD4, arXiv:2406.04329, and RADD, arXiv:2406.03736; sizes instead of rates as in LLaDA,
@@ -77,7 +77,7 @@ def elbo_masks(codes: int, samples: int, generator: torch.Generator) -> Masks:
 
 
 def fold_masks(codes: int, folds: int | None, generator: torch.Generator) -> Masks:
-    """Masks that hide every code exactly once, in random folds of nearly equal size; None hides one at a time.
+    """Masks that hide every code exactly once, in random folds of nearly equal size; None hides one code at a time.
 
     Source: pseudo-log-likelihood of masked language models, arXiv:1902.04094 and arXiv:1910.14659 (one at a time).
     """
@@ -87,10 +87,10 @@ def fold_masks(codes: int, folds: int | None, generator: torch.Generator) -> Mas
 
 
 def pair_variance(values: Float[Tensor, " masks"]) -> float:
-    """Variance of the sum of stratified pairs, from differences of neighbours in a ring: in the mean too large rather than too small.
+    """Variance of the sum of stratified pairs, from differences of neighbours in a ring; conservative: biased upwards, not downwards.
 
-    Source: estimators of successive differences for one draw a stratum (Wolter, Introduction to Variance Estimation, 2007). In a ring,
-    for otherwise the first pair, which holds the largest weight, would count half.
+    Source: successive difference estimators for one draw per stratum (Wolter, Introduction to Variance Estimation, 2007). The ring is
+    needed because otherwise the first pair, which has the largest weight, would count half.
     """
     pairs = values.reshape(-1, 2).sum(dim=1)
     return math.nan if len(pairs) < 2 else float((pairs - pairs.roll(1)).square().sum()) / 2

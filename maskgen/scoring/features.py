@@ -1,4 +1,4 @@
-"""Features of media from inside the transformer: hidden states of their cells with nothing masked."""
+"""Feature extraction: hidden states of the transformer for unmasked samples."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -17,19 +17,19 @@ from maskgen.tokens.space import TokenSpace
 
 Pool = Literal["mean", "none"]
 EMBED_BATCH = 64
-"""Rows of a pass where they need not go alone."""
+"""Rows per model call where rows can be batched."""
 
 
 @torch.no_grad()
 def hidden_states(
     model: Network, batch: TokenBatch, layer: int = -1, context: Bool[Tensor, "batch length"] | None = None
 ) -> Float[Tensor, "batch length dim"]:
-    """Hidden states of all cells after some of the blocks; after the last one with the last norm, exactly what the head sees.
+    """Hidden states of all cells after a number of blocks; after the last block, with the final norm: the input of the head.
 
     Args:
-        model: The transformer; of an adapted backbone the last layer alone, before its shift and head.
+        model: The transformer; an adapted backbone has only its last layer, before its shift and head.
         batch: Rows.
-        layer: Blocks that are run, from 0; negative numbers count from the end, -1 is all of them.
+        layer: Number of blocks to run, from 0; negative numbers count from the end, -1 runs all.
         context: As in `MaskTransformer.forward`, for a model with `blind_condition`.
 
     Raises:
@@ -63,12 +63,12 @@ def embed_rows(
     pool: Pool = "mean",
     target: str | None = None,
 ) -> list[dict[str, Tensor]]:
-    """Features of every modality of every row; `maskgen.pipelines.base.Pipeline.embed` says what the arguments mean.
+    """Features of every modality of every row; see `maskgen.pipelines.base.Pipeline.embed` for the arguments.
 
-    In float32 on a CPU a row goes through the model alone, so its features are the same to the last bit in any batch.
+    In float32 on a CPU each row is a separate model call, so its features are bit-identical in any batch.
 
     Raises:
-        ValueError: If a row is empty or of unknown modalities, or layer or pool does not exist, or `target` is missing where it is needed.
+        ValueError: If a row is empty or has unknown modalities, layer or pool doesn't exist, or `target` is missing where it is required.
     """
     if pool not in ("mean", "none"):
         raise ValueError(f'pool must be "mean" or "none", got {pool!r}')
@@ -92,7 +92,7 @@ def embed_rows(
 def _features(
     hidden: Float[Tensor, "length dim"], row: TokenBatch, space: TokenSpace, sample: Mapping[str, Codes], pool: Pool
 ) -> dict[str, Tensor]:
-    """Features of one row's modalities."""
+    """Features of each modality of one row."""
     found = {}
     for name, codes in sample.items():
         cells = hidden[row.cells(space.index(name))[0]].cpu()

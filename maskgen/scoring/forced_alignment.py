@@ -22,12 +22,12 @@ class ForcedAligner:
     """Scores candidate transcripts against an audio clip in one model call, however many there are.
 
     All slots of the transcript are masked in that call; a text's likelihood sums over every way to place its codes in the slots. The slots
-    are treated as independent given the audio, so how likely a text is as English does not count: give texts that could be said.
+    are treated as independent given the audio, so the language probability of a text doesn't count: pass plausible transcripts.
 
     Args:
         model: The masked transformer.
         space: Its token space, with the modalities "audio" and "transcript".
-        scribe: Tokenizer of transcripts.
+        scribe: Transcript tokenizer.
 
     Raises:
         ValueError: If the space lacks one of the two modalities.
@@ -41,15 +41,15 @@ class ForcedAligner:
 
     @torch.no_grad()
     def __call__(self, audio: Codes, texts: Sequence[str]) -> list[Ranked]:
-        """Texts, likeliest first.
+        """Ranks candidate transcripts of an audio clip, the most probable first, with the start times of their words.
 
         Args:
             audio: Codes of the clip [levels, frames].
-            texts: What may be said. Case does not count where the vocabulary has none; punctuation does.
+            texts: Candidate transcripts. Case is ignored if the vocabulary is caseless; punctuation counts.
 
         Returns:
-            Each with its probability among the texts, and as `candidate` {"transcript": its words with the times at which they begin}. A
-            text with more codes than the clip has slots cannot be said in it: likelihood -inf, no transcript.
+            Each text with its probability among the texts, and as `candidate` {"transcript": its words with their start times}. A text
+            with more codes than the clip has slots gets likelihood -inf and no transcript.
 
         Raises:
             ValueError: If there is no text, one has no word, or none fits into the clip.
@@ -73,7 +73,7 @@ class ForcedAligner:
         return rank_candidates([{"transcript": transcript} for transcript, _ in judged], [score for _, score in judged])
 
     def _judged(self, table: Float[Tensor, "slots codes"], codes: Sequence[int]) -> tuple[Transcript | None, Score]:
-        """One text along the slots."""
+        """Alignment of one text to the slots."""
         if len(codes) > len(table):
             return None, _score(-math.inf, len(table))
         found = place_codes(table, codes, self.scribe.empty)
@@ -83,5 +83,5 @@ class ForcedAligner:
 
 
 def _score(log_likelihood: float, slots: int) -> Score:
-    """The likelihood of a transcript, which no random mask has a part in."""
+    """Score of a transcript: its likelihood, which is exact (no random masks)."""
     return Score(levels=(log_likelihood,), codes=(slots,), standard_error=0.0, model_calls=1)

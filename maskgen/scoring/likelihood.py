@@ -1,4 +1,4 @@
-"""How likely a model finds given codes, in nats: two estimates of the log-likelihood, and candidates rank_candidates by it."""
+"""Estimates the log-likelihood of given codes under a model, in nats, by an ELBO or a pseudo-log-likelihood."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -23,19 +23,19 @@ from maskgen.tokens.packing import pack
 from maskgen.tokens.space import MASK, Segment, TokenSpace
 
 Marks = Bool[Tensor, "..."]
-"""Which codes of a target are scored: [*grid] for all levels of a cell alike, or [level, *grid]."""
+"""Mask of the target codes to score: [*grid] for all levels of a cell, or [level, *grid]."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """The log-likelihood of one row's target, in nats; of a difference, how much more likely it is than under the other condition.
+    """Log-likelihood of one row's target, in nats, or its difference between two conditions.
 
     Args:
-        levels: Of each level, given the coarser ones; 0 where no code was scored.
-        codes: Codes that were scored, of each level.
-        standard_error: Of the total, over the random masks, never too small in the mean; 0 where nothing is random, NaN where one draw
-            cannot tell (two samples, or random folds).
-        model_calls: Calls of the model for the row, those of the other condition included; equal masks are run once.
+        levels: Log-likelihood of each level, given the coarser ones; 0 where no code was scored.
+        codes: Number of scored codes of each level.
+        standard_error: Standard error of the total over the random masks, not underestimated on average; 0 if nothing is random, NaN if
+            it can't be estimated from one draw (two samples, or random folds).
+        model_calls: Model calls for the row, including those of the other condition; identical masks are run once.
     """
 
     levels: tuple[float, ...]
@@ -45,32 +45,31 @@ class Score:
 
     @property
     def total(self) -> float:
-        """Log-likelihood of all scored codes together."""
+        """Total log-likelihood of all scored codes."""
         return math.fsum(self.levels)
 
     @property
     def mean(self) -> float:
-        """Log-likelihood of the average scored code."""
+        """Mean log-likelihood per scored code."""
         return self.total / sum(self.codes)
 
 
 Values = Float[Tensor, "masks group"]
-"""What each mask adds to the estimate of each level of a group, in float64."""
+"""Contribution of each mask to the estimate of each level of a group, in float64."""
 
 
 class Scorer:
-    """Scores rows of one target modality, level after level: coarser levels are seen, finer ones are MASK, as in training.
+    """Scores one target modality of rows, level by level: coarser levels are visible, finer ones are MASK, as in training.
 
-    Levels that the settings of the decode group together are masked together, and its windows count here too. A row goes through the
-    model with its own masks alone, so on a CPU its score is the same to the last bit whatever else is scored. What was scored before
-    is remembered.
+    The level groups and windows of the decoding settings apply here too: levels of a group are masked together. A model call holds masks
+    of one row only, so on a CPU a row's score is bit-identical whatever else is scored. Scores are cached.
 
     Args:
         model: The transformer.
         space: Its token space.
-        target: Modality whose codes are scored; the model must have learned to guess it.
-        settings: How.
-        decoding: How the target is decoded: its groups of levels and windows.
+        target: Modality whose codes are scored; the model must be trained to predict it.
+        settings: Settings of the estimate.
+        decoding: Decoding settings of the target: its level groups and windows.
 
     Raises:
         ValueError: If there is no such modality or level.
@@ -87,13 +86,13 @@ class Scorer:
             space.segment(target, level)
 
     def __call__(self, row: Mapping[str, Codes], only: Marks | None = None, against: Mapping[str, Codes] | None = None) -> Score:
-        """Score one row.
+        """Scores one row.
 
         Args:
-            row: Codes of every modality, the target among them. UNKNOWN codes are MASK throughout and not scored.
-            only: Codes of the target that are scored; the others are seen, all levels of them. None scores all that are known. Where
-                anything of a cell is scored, what is not is seen only while finer levels are scored.
-            against: The same row under another condition, whose score is subtracted, mask by mask.
+            row: Codes of every modality, including the target. UNKNOWN codes are always MASK and not scored.
+            only: Codes of the target to score; None scores all known codes. Cells without a scored code are visible at all levels. In a
+                cell with scored codes, the other codes are visible only while finer levels are scored.
+            against: The same row under another condition; its score is subtracted, mask by mask.
 
         Raises:
             ValueError: If there is nothing to score, or `only` has a wrong shape or asks for an UNKNOWN code.
@@ -112,7 +111,7 @@ class Scorer:
         return Score(levels=tuple(levels), codes=tuple(asked.sum(dim=0).tolist()), standard_error=math.sqrt(variance), model_calls=calls)
 
     def _asked(self, row: Mapping[str, Codes], only: Marks | None) -> Bool[Tensor, "cells depth"]:
-        """Codes of the target that are scored."""
+        """Mask of the target codes to score."""
         if self.target not in row:
             raise ValueError(f"a score needs the codes of its target {self.target!r}, the row has {', '.join(row) or 'nothing'}")
         codes = row[self.target]
@@ -128,7 +127,7 @@ class Scorer:
         return asked.flatten(1).T
 
     def _values(self, row: Mapping[str, Codes], asked: Bool[Tensor, "cells depth"]) -> tuple[list[Tensor], int]:
-        """What each mask of each group adds to the estimate, and the model calls that it took."""
+        """Contribution of each mask of each group to the estimate, and the number of model calls."""
         parts = {**row, "": asked}
         key = tuple((name, part.dtype, part.shape, part.cpu().contiguous().numpy().tobytes()) for name, part in sorted(parts.items()))
         if key not in self._remembered:
@@ -136,7 +135,7 @@ class Scorer:
         return self._remembered[key]
 
     def _run(self, row: Mapping[str, Codes], asked: Bool[Tensor, "cells depth"]) -> tuple[list[Tensor], int]:
-        """`_values`, by the model."""
+        """Contributions of the masks, computed by the model without the cache."""
         batch = pack([row], self.space).to(self.model.embed.weight.device)
         counter, found = ModelCallCounter(), []
         prefix: PrefixCacheModel | None = None
@@ -150,14 +149,14 @@ class Scorer:
         return found, counter.rows
 
     def _variance(self, values: Values, codes: int) -> float:
-        """Square of the standard error of a group's sum; see `Score`."""
+        """Squared standard error of a group's sum; see `Score`."""
         if self.settings.estimator == "elbo":
             return pair_variance(values.sum(dim=1)) if codes > 1 else 0.0
         return 0.0 if len(values) == codes or len(values) <= 1 else math.nan
 
 
 def _check_marks(only: Marks, codes: Codes, target: str) -> None:
-    """Refuse marks of another grid, or of codes that are not there."""
+    """Raises a ValueError if `only` has a wrong shape or marks UNKNOWN codes."""
     if only.shape not in (codes.shape, codes.shape[1:]):
         found, wanted = tuple(only.shape), tuple(codes.shape)
         raise ValueError(f"only has shape {found}, the codes of {target!r} have {wanted}; give that shape, or it without the levels")
@@ -173,14 +172,14 @@ def group_values(
     asked: Bool[Tensor, "cells depth"],
     settings: ScoreSettings,
 ) -> Values:
-    """What each mask adds to the estimate of each level of one group.
+    """Contribution of each mask to the estimate of each level of one group.
 
     Args:
         logits_fn: The model.
-        row: One row, its known codes in place.
+        row: One row with its known codes.
         segments: Levels that are masked together, coarse to fine.
-        asked: Codes of the target that are scored.
-        settings: How. The masks depend on the seed, the first level and the number of scored codes alone.
+        asked: Target codes to score.
+        settings: Settings of the estimate. The masks depend only on the seed, the first level and the number of scored codes.
     """
     levels = [segment.level for segment in segments]
     cell, place = asked[:, levels].nonzero().T
@@ -202,7 +201,7 @@ def group_values(
 def _seen(
     row: TokenBatch, cells: Int[Tensor, " cells"], asked: Bool[Tensor, "cells depth"], levels: Sequence[int]
 ) -> Int[Tensor, "length level"]:
-    """Ids of the row before any mask: in cells of which anything is scored, what is finer or of this group and not asked for is MASK."""
+    """Ids of the row before masking: in cells with scored codes, finer levels and unscored codes of this group are MASK."""
     number = torch.arange(asked.shape[1], device=asked.device)
     here = torch.isin(number, torch.tensor(levels, device=asked.device))
     hidden = asked.any(dim=1, keepdim=True) & ((number > levels[-1]) | (here & ~asked))
@@ -219,14 +218,14 @@ def _masked_sums(
     spots: tuple[Int[Tensor, " codes"], Int[Tensor, " codes"]],
     hidden: Bool[Tensor, "masks codes"],
 ) -> Values:
-    """Log-probability of all that each mask hides, level by level.
+    """Log-probability of the codes that each mask hides, level by level.
 
     Args:
         logits_fn: The model.
         row: One row.
-        start: Its ids before any mask.
+        start: Its ids before masking.
         segments: Levels of the group.
-        spots: Cell in the row, and place in the group, of each scored code.
+        spots: Cell in the row, and index in the group, of each scored code.
         hidden: The masks.
     """
     cell, place = spots

@@ -1,4 +1,4 @@
-"""Candidates rank_candidates by their log-likelihood."""
+"""Ranks candidates by their log-likelihood."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from maskgen.scoring.likelihood import Score
 
 @dataclass(frozen=True, kw_only=True)
 class Ranked:
-    """One candidate in its place.
+    """A candidate with its score and probability.
 
     Args:
-        place: Its place in the list that was given.
-        candidate: As it was given.
-        probability: Its share of the candidates' likelihoods: Bayes' rule with every candidate equally probable before.
+        place: Its index in the input list.
+        candidate: The candidate as passed in.
+        probability: Its posterior probability among the candidates, with a uniform prior.
         score: Its score.
     """
 
@@ -27,7 +27,7 @@ class Ranked:
 
 
 def rank_candidates(candidates: Sequence[Mapping[str, Any]], scores: Sequence[Score]) -> list[Ranked]:
-    """Candidates by falling score, with their probabilities; of equal ones the earlier comes first."""
+    """Candidates in descending order of score, with their probabilities; ties keep the input order."""
     totals = torch.tensor([score.total for score in scores], dtype=torch.float64)
     shares = totals.softmax(dim=0).tolist()
     order = sorted(range(len(scores)), key=lambda place: (-scores[place].total, place))

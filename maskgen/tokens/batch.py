@@ -1,4 +1,4 @@
-"""Rows of cells: packing samples into the shared space and taking them out again."""
+"""Token batches: rows of cells with shared ids, coordinates and masks, which the model takes as input."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,19 +12,19 @@ UNKNOWN = -1
 """Code of a cell that is to be generated."""
 
 Codes = Tensor
-"""One sample of one modality, Int `[level, *grid]`, local to its segments; UNKNOWN marks a blank."""
+"""Codes of one sample of one modality, Int `[level, *grid]`, local to its segments; UNKNOWN marks an unknown code."""
 
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Rows of cells. One cell is one position and holds the ids of all its levels.
+    """A batch of rows of cells. A cell is one position of the sequence and holds the ids of all its levels.
 
     Args:
-        ids: Shared ids; a level that a modality lacks is PAD, an unknown one is MASK.
-        modality: Number of the modality that owns a cell, 0 for padding.
-        coords: Place of a cell inside its grid: (time, row, column).
-        valid: False for padding and hidden cells: never attended, never masked, never scored.
-        document: Cells see each other only inside one document.
+        ids: Shared ids; PAD at levels that a modality lacks, MASK where a code is unknown.
+        modality: Number of each cell's modality, 0 for padding.
+        coords: Position of a cell in its grid: (time, row, column).
+        valid: False for padding and hidden cells, which are never attended to, masked or scored.
+        document: Number of each cell's document; cells attend only to cells of the same document.
     """
 
     ids: Int[Tensor, "batch length level"]
@@ -37,11 +37,11 @@ class TokenBatch:
         return self.ids.shape[0]
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "TokenBatch":
-        """A batch made of the function's result for each of the five tensors."""
+        """A batch with the function applied to each of the five tensors."""
         return TokenBatch(*(function(getattr(self, field.name)) for field in dataclasses.fields(self)))
 
     def same_cells(self, other: "TokenBatch") -> bool:
-        """Whether both batches differ in their ids at most."""
+        """Whether both batches are equal except for their ids."""
         fields = [field.name for field in dataclasses.fields(self) if field.name != "ids"]
         return all(torch.equal(getattr(self, name), getattr(other, name)) for name in fields)
 
@@ -54,7 +54,7 @@ class TokenBatch:
         return dataclasses.replace(self, ids=ids)
 
     def hide(self, cells: Bool[Tensor, "batch length"]) -> "TokenBatch":
-        """The same batch in which nobody sees the given cells: the null condition of training and of guidance."""
+        """The same batch with the given cells hidden: the null condition of training and of guidance."""
         return dataclasses.replace(self, valid=self.valid & ~cells)
 
     def rows(self, index: Int[Tensor, " rows"] | Bool[Tensor, " batch"] | slice) -> "TokenBatch":
@@ -62,16 +62,16 @@ class TokenBatch:
         return self.map(lambda field: field[index])
 
     def alone(self, row: int) -> "TokenBatch":
-        """One row as a batch of its own, without the padding behind it."""
+        """One row as a separate batch, without trailing padding."""
         return self.rows(slice(row, row + 1)).trimmed()
 
     def trimmed(self) -> "TokenBatch":
-        """The same rows without the padding that all of them have behind their cells."""
+        """The same rows without the trailing padding that they all share."""
         length = int((self.modality != 0).sum(dim=1).max()) if len(self) else 0
         return self.map(lambda field: field[:, :length])
 
     def repeat(self, times: int) -> "TokenBatch":
-        """Every row `times` times, copies side by side."""
+        """Every row repeated `times` times, copies adjacent."""
         return self.rows(torch.arange(len(self), device=self.ids.device).repeat_interleave(times))
 
     def to(self, device: torch.device | str) -> "TokenBatch":
@@ -80,12 +80,12 @@ class TokenBatch:
 
 
 def condition_cells(batch: TokenBatch, modality_index: int) -> Bool[Tensor, "batch length"]:
-    """Valid cells that are a condition for the given target modality: everything of another modality."""
+    """Valid cells that are a condition for the given target modality: all cells of other modalities."""
     return batch.valid & (batch.modality != modality_index)
 
 
 def stack(*batches: TokenBatch) -> TokenBatch:
-    """The rows of all batches as one batch, padded to the longest."""
+    """One batch of the rows of all batches, padded to the longest."""
     length = max(batch.ids.shape[1] for batch in batches)
 
     def padded(batch: TokenBatch) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""Functions of a batch: all that samplers, processors of logits and scorers know of a model."""
+"""Function types through which samplers, logits processors and scorers call a model."""
 
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
@@ -17,22 +17,22 @@ class LogitsFn(Protocol):
     def __call__(
         self, batch: TokenBatch, cells: Bool[Tensor, "batch length"], segment: Segment, progress: float, /
     ) -> Float[Tensor, "cells size"]:
-        """Logits of `batch.ids[cells]`, in that row-major order.
+        """Logits of `batch.ids[cells]`, in row-major order.
 
         Args:
-            batch: All rows as they stand, MASK where a cell is unknown.
-            cells: Cells whose logits are wanted.
+            batch: All rows in their current state, with MASK where a code is unknown.
+            cells: Cells to predict.
             segment: The level to predict; the columns of the result are its codes.
-            progress: Steps done over steps in all, 0 at the first step.
+            progress: Completed steps over total steps, 0 at the first step.
 
         Returns:
-            One row a cell, one column a code. -inf forbids a code; NaN and +inf are errors.
+            One row per cell, one column per code. -inf forbids a code; NaN and +inf are errors.
         """
         ...
 
 
 ScoreFn = Callable[[TokenBatch, Segment], Tensor]
-"""Of a filled batch, for every cell `[batch length]`: logit that its code at that level was drawn by the generator; large is fake."""
+"""Maps a filled batch to a logit per cell `[batch length]` that its code at a level was generated; large means generated."""
 
 GroupFn = Callable[[TokenBatch, Segment], Tensor]
-"""Of a filled batch, for every cell (Bool `[batch length]`): True where a code is kept for good once it is accepted."""
+"""Maps a filled batch to Bool `[batch length]`: True where a code is kept permanently once it is accepted."""

@@ -1,4 +1,4 @@
-"""Packing: samples laid out as rows of cells, and taken out of them again."""
+"""Packs samples into rows of cells, and unpacks them."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,12 +12,12 @@ from maskgen.tokens.space import MASK, PAD, TokenSpace
 
 
 def coordinates(grid: Sequence[int]) -> Int[Tensor, "cells 3"]:
-    """(time, row, column) of every cell of a grid in reading order.
+    """Coordinates (time, row, column) of every cell of a grid in row-major order.
 
     A 1-D grid runs along time, a 2-D grid along (row, column), a 3-D grid along all three.
 
     Raises:
-        ValueError: If the grid has no or more than three axes.
+        ValueError: If the grid has no axes or more than three.
     """
     axes = {1: (0,), 2: (1, 2), 3: (0, 1, 2)}.get(len(grid))
     if axes is None:
@@ -29,16 +29,16 @@ def coordinates(grid: Sequence[int]) -> Int[Tensor, "cells 3"]:
 
 
 DEFAULT_DURATION = 3
-"""Frames that a phoneme of unknown duration counts for when the ones after it are placed."""
+"""Frames assumed for a phoneme of unknown duration when the phonemes after it are positioned."""
 
 
 def placed_in_time(codes: Codes) -> Int[Tensor, "cells 3"]:
-    """(time, 0, 0) of the cells of timed phonemes: the middle of each on the time axis of the audio that they describe.
+    """Coordinates (time, 0, 0) of timed phonemes: the midpoint of each on the time axis of the audio that they describe.
 
-    A frame of audio and the phoneme spoken in it get the same position, so rotary attention relates them.
+    An audio frame and the phoneme spoken in it get the same position, so rotary attention relates them.
 
     Args:
-        codes: [2, n]: phonemes, and the frames that each lasts (UNKNOWN counts as DEFAULT_DURATION).
+        codes: [2, n]: phonemes, and the duration of each in frames (UNKNOWN counts as DEFAULT_DURATION).
     """
     frames = torch.where(codes[1] == UNKNOWN, DEFAULT_DURATION, codes[1]).long()
     coords = torch.zeros(codes.shape[1], 3, dtype=torch.long)
@@ -47,7 +47,7 @@ def placed_in_time(codes: Codes) -> Int[Tensor, "cells 3"]:
 
 
 def _shared_ids(codes: Codes, space: TokenSpace, name: str) -> Int[Tensor, "cells level"]:
-    """Shared ids of one sample's codes, one row a cell."""
+    """Shared ids of one sample's codes, one row per cell."""
     segments = space.of(name)
     if codes.ndim < 2 or codes.shape[0] != len(segments):
         raise ValueError(f"codes of {name!r} have shape {tuple(codes.shape)}, wanted [{len(segments)} levels, *grid]")
@@ -62,17 +62,17 @@ def _shared_ids(codes: Codes, space: TokenSpace, name: str) -> Int[Tensor, "cell
 
 
 def pack(samples: Sequence[Mapping[str, Codes]], space: TokenSpace, multiple: int = 1) -> TokenBatch:
-    """Lay samples out as rows of cells, one a row, padded to the longest.
+    """Packs samples into a batch, one sample per row, padded to the longest.
 
-    Inside a row the modalities follow the order of the space. One function serves training and generation.
+    Within a row the modalities follow the order of the space. Training and generation both use this function.
 
     Args:
-        samples: Modality name to Codes `[level, *grid]`; absent modalities are simply left out.
-        space: Who owns which ids.
-        multiple: The length is padded up to a multiple of this: few shapes, so a compiled model is compiled few times.
+        samples: Modality name to Codes `[level, *grid]`; omit absent modalities.
+        space: The token space.
+        multiple: The length is padded to a multiple of this. Fewer distinct shapes mean fewer recompilations of a compiled model.
 
     Returns:
-        A TokenBatch with one document a row.
+        A TokenBatch with one document per row.
 
     Raises:
         ValueError: If a modality is unknown, or codes have a wrong shape or range.
@@ -81,12 +81,12 @@ def pack(samples: Sequence[Mapping[str, Codes]], space: TokenSpace, multiple: in
 
 
 def pack_rows(rows: Sequence[Sequence[Mapping[str, Codes]]], space: TokenSpace, multiple: int = 1) -> TokenBatch:
-    """Lay rows of samples out, the samples of a row behind each other as documents 0, 1, ... that never see each other.
+    """Packs several samples per row, as consecutive documents 0, 1, ... that don't attend to each other.
 
     Args:
         rows: Samples of each row, as for `pack`.
-        space: Who owns which ids.
-        multiple: The length is padded up to a multiple of this.
+        space: The token space.
+        multiple: The length is padded to a multiple of this.
 
     Returns:
         A TokenBatch; padding belongs to document 0 and is not valid.
@@ -122,19 +122,19 @@ def _cells(sample: Mapping[str, Codes], space: TokenSpace) -> _RowCells:
 
 
 def _nothing(num_levels: int) -> _RowCells:
-    """No cells at all."""
+    """An empty set of cells."""
     return torch.zeros(0, num_levels, dtype=torch.long), torch.zeros(0, dtype=torch.long), torch.zeros(0, 3, dtype=torch.long)
 
 
 def _row(samples: Sequence[_RowCells], num_levels: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The cells of several samples behind each other, and the document of each."""
+    """The concatenated cells of several samples, and the document of each cell."""
     documents = [torch.full((len(modality),), number) for number, (_, modality, _) in enumerate(samples)]
     ids, modality, coords = (torch.cat(list(field)) for field in zip(*(samples or [_nothing(num_levels)]), strict=True))
     return ids, modality, coords, torch.cat(documents or [torch.zeros(0, dtype=torch.long)])
 
 
 def _padded(rows: Sequence[Tensor], length: int) -> Tensor:
-    """Rows of cells as one tensor, zeros behind the shorter ones."""
+    """Rows of cells as one tensor, shorter rows padded with zeros at the end."""
     batch = rows[0].new_zeros(len(rows), length, *rows[0].shape[1:])
     for place, row in zip(batch, rows, strict=True):
         place[: len(row)] = row
@@ -152,9 +152,9 @@ def _codes_of(ids: Int[Tensor, "cells level"], coords: Int[Tensor, "cells 3"], s
 
 
 def unpack(batch: TokenBatch, space: TokenSpace) -> list[dict[str, Codes]]:
-    """The samples of a batch: the inverse of `pack` and `pack_rows`; what is still MASK becomes UNKNOWN.
+    """Unpacks the samples of a batch: the inverse of `pack` and `pack_rows`. MASK becomes UNKNOWN.
 
-    Hidden cells count as absent.
+    Hidden cells are treated as absent.
     """
     samples = []
     for row in range(len(batch)):
@@ -169,6 +169,6 @@ def unpack(batch: TokenBatch, space: TokenSpace) -> list[dict[str, Codes]]:
 
 
 def until_end(codes: Codes, end: int | None) -> Codes:
-    """A text's codes before the first end code; all of them where there is none."""
+    """Codes of a text before the first end code; all codes if there is none."""
     found = [] if end is None or codes.ndim != 2 else (codes[0] == end).nonzero()[:, 0].tolist()
     return codes[:, : found[0]] if found else codes

@@ -1,4 +1,4 @@
-"""The shared token space: which modality and level owns which ids."""
+"""The shared token space: assigns a range of ids to each level of each modality."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -18,14 +18,14 @@ TIME, ROW, COLUMN = range(3)
 
 @dataclass(frozen=True, kw_only=True)
 class Modality:
-    """One member of the shared space.
+    """A modality of the token space.
 
     Args:
         name: Key of the modality in samples and shards, for example "image".
         kind: What the tokenizer turns into codes: text, image, audio, attribute, phones or transcript.
-        num_levels: Residual levels a cell holds (1 for text and one-codebook images).
+        num_levels: Residual levels per cell (1 for text and one-codebook images).
         codebook_size: Codes per level.
-        end: Code that says that a text has ended; cells behind it hold it too. None where every sample has the length of its grid.
+        end: Code that ends a text; all cells after it hold it too. None if every sample fills its grid.
         stride: Steps of the time axis from one cell of a 1-D grid to the next.
     """
 
@@ -61,28 +61,28 @@ class Modality:
 
     @property
     def has_frames(self) -> bool:
-        """Whether its cells are the frames in which durations of timed cells are counted."""
+        """Whether its cells are the frames in which durations of timed cells are measured."""
         return self.kind == "audio"
 
     @property
     def is_text(self) -> bool:
-        """Whether its codes are those of written words, as language models have them."""
+        """Whether its codes are tokens of written text, as in a language model."""
         return self.kind == "text"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data; what says nothing is left out, so that spaces from before it was known stay equal."""
+        """JSON-serialisable data without `end` and `stride` at their defaults, so spaces saved before they existed compare equal."""
         return {
             key: value for key, value in asdict(self).items() if not ((key == "end" and value is None) or (key == "stride" and value == 1))
         }
 
     def same_ids(self, other: "Modality") -> bool:
-        """Whether both own as many ids for the same kind of codes under the same name."""
+        """Whether both have the same name, kind of codes and number of ids."""
         return dataclasses.replace(self, end=None, stride=1) == dataclasses.replace(other, end=None, stride=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
-    """The ids of one level of one modality: `offset` to `offset + size - 1`.
+    """The range of ids of one level of one modality: `offset` to `offset + size - 1`.
 
     Args:
         modality: Name of the modality.
@@ -100,16 +100,16 @@ class Segment:
 
 
 class TokenSpace:
-    """Who owns which ids: PAD 0, MASK 1, then specials, then modalities in the order in which they joined.
+    """Assignment of ids: PAD 0, MASK 1, then special ids, then the modalities in the order in which they were added.
 
-    Appending a modality never moves an old id. A modality with Q levels owns Q consecutive ranges.
+    Adding a modality never changes existing ids. A modality with Q levels owns Q consecutive ranges.
 
     Args:
-        modalities: Members in joining order.
+        modalities: Modalities in the order in which they were added.
         specials: Names of further special ids, numbered from 2.
 
     Raises:
-        ValueError: If two members or specials share a name.
+        ValueError: If two modalities or specials share a name.
     """
 
     def __init__(self, modalities: Iterable[Modality], specials: Iterable[str] = ()) -> None:
@@ -169,22 +169,22 @@ class TokenSpace:
         return max((modality.num_levels for modality in self.modalities), default=1)
 
     def extended(self, modality: Modality) -> "TokenSpace":
-        """The same space with one more modality at its end; no old id moves."""
+        """The same space with one more modality at its end; existing ids don't change."""
         return TokenSpace((*self.modalities, modality), self.specials)
 
     def begins_with(self, other: "TokenSpace") -> bool:
-        """Whether every id of the other space means the same here: this one is it, or it with further modalities at the end."""
+        """Whether this space keeps every id of the other: they are equal, or this one has more modalities at its end."""
         pairs = zip(self.modalities, other.modalities, strict=False)
         enough = len(self.modalities) >= len(other.modalities) and self.specials == other.specials
         return enough and all(ours.same_ids(theirs) for ours, theirs in pairs)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON: what `from_dict` reads."""
+        """JSON-serialisable data that `from_dict` reads."""
         return {"specials": list(self.specials), "modalities": [modality.to_dict() for modality in self.modalities]}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "TokenSpace":
-        """Rebuild a space from `to_dict`."""
+        """Rebuilds a space from the output of `to_dict`."""
         return cls([Modality(**entry) for entry in data["modalities"]], data["specials"])
 
     def __eq__(self, other: object) -> bool:
@@ -214,4 +214,4 @@ SPACE_SCHEMA = Record(
         ),
     }
 )
-"""What a file may say of a space."""
+"""Schema of a saved token space."""

@@ -1,4 +1,4 @@
-"""Unpadding: rows without their hidden cells, packed into fewer rows whose documents never see each other."""
+"""Unpadding: removes hidden cells and packs the rows into fewer rows, as documents that don't attend to each other."""
 
 from dataclasses import fields
 from typing import NamedTuple
@@ -14,8 +14,8 @@ class Unpadded(NamedTuple):
     """A batch without its hidden cells.
 
     Args:
-        batch: Rows of documents, one for each old row.
-        place: Of every old cell its number in the new batch, row-major; -1 where it was hidden.
+        batch: The new rows; each original row is one document.
+        place: Row-major index in the new batch of every original cell; -1 where it was hidden.
     """
 
     batch: TokenBatch
@@ -23,17 +23,17 @@ class Unpadded(NamedTuple):
 
 
 def unpad(batch: TokenBatch, length: int, rows: int = 1) -> Unpadded:
-    """Leave hidden cells out and lay what is left of the rows behind each other.
+    """Removes hidden cells and packs the rows into fewer, fuller rows.
 
-    Longest first, each into the first row with room for it.
+    First-fit decreasing: rows are placed longest first, each into the first new row with room for it.
 
     Args:
         batch: Rows, one document each.
-        length: Cells of a new row; where an old one has more, the next multiple of it.
-        rows: The number of new rows is padded up to a multiple of this: few shapes, so a compiled model is compiled few times.
+        length: Cells of a new row; if an original row has more, the next multiple of it.
+        rows: The number of new rows is padded to a multiple of this. Fewer distinct shapes mean fewer recompilations of a compiled model.
 
     Raises:
-        ValueError: If a number is not positive.
+        ValueError: If `length` or `rows` is not positive.
     """
     if min(length, rows) < 1:
         raise ValueError(f"unpad needs a positive length and number of rows, got {length} and {rows}")
@@ -54,7 +54,7 @@ def unpad(batch: TokenBatch, length: int, rows: int = 1) -> Unpadded:
 
 
 def _laid_out(batch: TokenBatch, start: Int[Tensor, "batch 3"], height: int, length: int) -> Unpadded:
-    """The new rows, from the row, the first cell and the document that each old row gets."""
+    """The new rows, from the new row, first cell and document of each original row."""
     rank = batch.valid.long().cumsum(dim=1) - 1
     place = torch.where(batch.valid, (start[:, 0] * length + start[:, 1])[:, None] + rank, -1)
     to = place[batch.valid]
