@@ -17,6 +17,7 @@ from maskgen.io.shipped import find_path, model_folder, model_names
 BUNDLE_FORMAT = 1
 CONFIG_FILE = "bundle.json"
 WEIGHTS_FILE = "weights.safetensors"
+LARGEST_RECORD_BYTES = 2**20
 RECORD_KEYS = {"format", "kind", "config", "files", "fingerprint"}
 RECORD = Record({"format": Plain(), "kind": Text(), "config": Table(Plain()), "files": Table(Text()), "fingerprint": Text()})
 
@@ -90,6 +91,8 @@ def read_bundle_record(folder: Path | str) -> dict[str, Any]:
         raise ValueError(
             f"no bundle in {folder}: {CONFIG_FILE} is missing; give a folder written by maskgen or the name of a shipped model"
         )
+    if path.stat().st_size > LARGEST_RECORD_BYTES:
+        raise ValueError(f"{path} has {path.stat().st_size} bytes, wanted at most {LARGEST_RECORD_BYTES}; copy the bundle again")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         found_format = record["format"]

@@ -152,7 +152,7 @@ def load_adapter(folder: Path | str) -> Adapter:
         raise ValueError(
             f"the adapter in {folder} names the base {str(config['base'])[:80]!r}, wanted the name or folder of a model; copy it again"
         )
-    settings = LoraSettings(rank=config["rank"], alpha=config["alpha"])
+    settings = LoraSettings(rank=config["rank"], alpha=float(config["alpha"]))
     _require_factors(bundle.tensors, settings.rank, str(folder))
     return Adapter(settings, config["base"], config["base_weights"], dict(config["values"]), bundle.tensors)
 

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from maskgen.io.bundle import WEIGHTS_FILE, fingerprint_of, load_bundle, save_bundle
-from maskgen.io.fitting import fitted
+from maskgen.io.fitting import fitted, refusing
 from maskgen.io.images import read_picture, to_pictures, to_pixels, write_picture
 from maskgen.tokenizers.base import Tokenizer
 from maskgen.tokenizers.image_batches import check_grids, check_sides, in_batches
@@ -138,7 +138,8 @@ class DiffusersVQTokenizer(Tokenizer):
         value_range = _checked_range(config.pop("value_range", SIGNED))
         model = fitted(lambda: model_class(**config), bundle.tensors, str(folder))
         model.load_state_dict(bundle.tensors)
-        tokenizer = cls(model, value_range=value_range)
+        with refusing(str(folder)):
+            tokenizer = cls(model, value_range=value_range)
         tokenizer._fingerprint = bundle.fingerprint
         return tokenizer
 

@@ -226,7 +226,8 @@ class EncodecTokenizer(CodecTokenizer):
             config = EncodecConfig(**sizes)
         network = fitted(lambda: EncodecNetwork(config), bundle.tensors, str(folder))
         network.load_state_dict(bundle.tensors)
-        tokenizer = cls(network, config, bundle.config["num_levels"])
+        with refusing(str(folder)):
+            tokenizer = cls(network, config, bundle.config["num_levels"])
         tokenizer._fingerprint = bundle.fingerprint
         return tokenizer
 

@@ -247,7 +247,8 @@ class TransformersCodecTokenizer(CodecTokenizer):
             config = getattr(package, family.config)(**bundle.config["model"])
         model = fitted(lambda: getattr(package, family.model)(config), bundle.tensors, str(folder))
         model.load_state_dict(bundle.tensors)
-        tokenizer = cls(model, bundle.config["num_levels"])
+        with refusing(str(folder)):
+            tokenizer = cls(model, bundle.config["num_levels"])
         tokenizer._fingerprint = bundle.fingerprint
         return tokenizer
 

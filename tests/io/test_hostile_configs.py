@@ -7,6 +7,7 @@ import resource
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -183,13 +184,13 @@ def mutated(config: Any, chance: random.Random) -> Any:
         if how == "remove" and container is not config:
             del container[key]
         elif how == "add" and isinstance(container, dict) and container is not config:
-            container[chance.choice(["x", "", "dim", "__class__", "_target_"])] = chance.choice(ABSURD)
+            container[chance.choice(["x", "", "dim", "__class__", "_target_"])] = deepcopy(chance.choice(ABSURD))
         elif how == "repeat" and isinstance(container, list):
             container.extend(container[:1] * chance.choice([1, 10, 5000]))
         elif how == "nest":
             container[key] = [container[key]]
         else:
-            container[key] = chance.choice(ABSURD)
+            container[key] = deepcopy(chance.choice(ABSURD))
         if not config["config"]:
             break
     return config["config"]

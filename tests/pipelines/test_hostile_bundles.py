@@ -61,7 +61,7 @@ def test_a_model_names_its_tokenizers_and_specialists_by_relative_paths(model: P
     config = read_bundle_record(model)["config"]
     sealed(model, config={**config, "tokenizers": {"speaker": place}})
     for read in (lambda: Pipeline.from_pretrained(model), lambda: tokenizer_folders({"speaker": model})):
-        with pytest.raises(ValueError, match=r"names the folder .*, wanted a relative path"):
+        with pytest.raises(ValueError, match=r"names the folder .*, wanted a relative path|wanted a text"):
             read()
 
 
@@ -90,7 +90,7 @@ def test_a_modality_cannot_lead_a_save_out_of_its_folder(tmp_path: Path, name: s
 @pytest.mark.parametrize("base", ["", "a\0b", "a\nb", "\u202ea"])
 def test_an_adapter_names_a_base(tmp_path: Path, base: str) -> None:
     save_adapter(tmp_path, Adapter(LoraSettings(rank=1), base, "0" * 64, {}, {"lora_A": torch.zeros(1)}))
-    with pytest.raises(ValueError, match="wanted the name or folder of a model"):
+    with pytest.raises(ValueError, match=r"wanted the name or folder of a model|wanted a text"):
         load_adapter(tmp_path)
 
 
