@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Unpack
 from maskgen.pipelines.base import Pipeline
 from maskgen.pipelines.options import CallOptions, as_prompts, check_names, num_outputs, seeds_of, settings_from
 from maskgen.pipelines.outputs import TextOutput
-from maskgen.processors.image import fitted
+from maskgen.processors.image import letterboxed
 from maskgen.processors.text import TextProcessor, TextRequest
 
 
@@ -51,7 +51,7 @@ class TextGenerationPipeline(Pipeline):
         seeds = seeds_of(options, [1] * (1 if prompts is None else len(prompts)), count)
         if image is not None and "image" not in self.tokenizers:
             raise ValueError(f"this model sees no images, it has {', '.join(self.tokenizers)}; leave image out")
-        known = {} if image is None else self.encoded({"image": fitted(image, self.tokenizers["image"])})
+        known = {} if image is None else self.encoded({"image": letterboxed(image, self.tokenizers["image"])})
         with self._watched(options) as callback:
             plan = processor.prepare(TextRequest(prompts=prompts, seeds=seeds, length=length, known=known))
             limits = options.get("batch_size", 32), options.get("batch_invariant")

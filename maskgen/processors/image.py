@@ -275,7 +275,7 @@ class ImageProcessor(Processor[ImageRequest, PreparedImage]):
         return torch.full((self.image.num_levels, int(rows), int(columns)), UNKNOWN)
 
 
-def fitted(image: Any, tokenizer: Tokenizer) -> Image.Image:
+def letterboxed(image: Any, tokenizer: Tokenizer) -> Image.Image:
     """An image in any form that `as_image` takes, letterboxed to the size that a tokenizer was trained on, if it has one."""
     size = getattr(tokenizer, "size", None)
     return as_image(image) if size is None else letterbox(as_image(image), tuple(size))
