@@ -71,6 +71,16 @@ def test_there_are_no_import_circles() -> None:
         visit(module, ())
 
 
+def test_a_public_name_means_one_thing() -> None:
+    places: dict[str, list[str]] = {}
+    for path in FILES:
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(module_of(path))
+    twice = {name: where for name, where in places.items() if len([one for one in where if "skeletons" not in one]) > 1}
+    assert not twice, f"public names that are defined more than once: {twice}"
+
+
 def test_our_tokenizers_folder_does_not_shadow_the_package() -> None:
     import tokenizers
 

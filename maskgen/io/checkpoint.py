@@ -13,7 +13,7 @@ from maskgen.io.files import file_sha256
 logger = logging.getLogger(__name__)
 
 
-def record_of(path: Path) -> Path:
+def hash_file_of(path: Path) -> Path:
     """Return the path of the file next to a checkpoint that holds its sha256, in the format of `sha256sum --check`."""
     return path.with_name(f"{path.name}.sha256")
 
@@ -25,7 +25,7 @@ def previous_of(path: Path) -> Path:
 
 def recorded_hashes(path: Path) -> list[str]:
     """Return the hashes a checkpoint may have, most likely first; empty without a record. After an interrupted save a later one matches."""
-    record = record_of(path.resolve())  # resolve a link to the checkpoint it points to
+    record = hash_file_of(path.resolve())  # resolve a link to the checkpoint it points to
     if not record.is_file():
         return []
     return record.read_text(errors="replace").replace("#", "").split()[::2] or [""]
@@ -48,7 +48,7 @@ def load_verified(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
         raise ValueError(f"checkpoint {path} does not exist; give the .ckpt file that `maskgen fit` wrote")
     wanted = recorded_hashes(path)
     if not wanted:
-        logger.info("checkpoint %s has no %s beside it, so it is read unchecked", path, record_of(path).name)
+        logger.info("checkpoint %s has no %s beside it, so it is read unchecked", path, hash_file_of(path).name)
     elif (found := file_sha256(path)) not in wanted:
         raise ValueError(
             f"checkpoint {path} is damaged: sha256 {found[:12]}…, its record says {wanted[0][:12]}…; "

@@ -56,7 +56,7 @@ class GenerationOutput:
         return self.media
 
     def __repr__(self) -> str:
-        return f"GenerationOutput({described(self.media)}, {_seeds(self.seeds)}, {_cost(self.model_calls_per_row, self.elapsed_s)})"
+        return f"GenerationOutput({media_summary(self.media)}, {_seeds(self.seeds)}, {_cost(self.model_calls_per_row, self.elapsed_s)})"
 
 
 @dataclass(frozen=True, repr=False)
@@ -80,7 +80,7 @@ class TextOutput:
 
     def __repr__(self) -> str:
         cost = _cost(self.generation.model_calls_per_row, self.generation.elapsed_s)
-        return f"TextOutput({described(self.texts)}, {_seeds(self.seeds)}, {cost})"
+        return f"TextOutput({media_summary(self.texts)}, {_seeds(self.seeds)}, {cost})"
 
 
 @dataclass(frozen=True, repr=False)
@@ -123,7 +123,7 @@ class SpeechOutput:
         return self.elapsed_s / self.seconds
 
     def __repr__(self) -> str:
-        return f"SpeechOutput({described(self.audio)}, {_seeds(self.seeds)}, {_cost(self.model_calls_per_row, self.elapsed_s)})"
+        return f"SpeechOutput({media_summary(self.audio)}, {_seeds(self.seeds)}, {_cost(self.model_calls_per_row, self.elapsed_s)})"
 
 
 @dataclass(repr=False)
@@ -176,7 +176,7 @@ class AnyToAnyOutput:
         return sum(output.elapsed_s for output in self.generations)
 
     def __repr__(self) -> str:
-        made = ", ".join(described(one) for one in (self.texts, self.images, self.audio) if one)
+        made = ", ".join(media_summary(one) for one in (self.texts, self.images, self.audio) if one)
         cost = f"{self.model_calls:g} model calls, {self.elapsed_s:.2f} s"
         return f"AnyToAnyOutput({made or 'nothing'}, {_seeds(self.seeds)}, {' then '.join(self.steps)}, {cost})"
 
@@ -193,7 +193,7 @@ def as_type(images: Sequence[Image.Image], output_type: str) -> Any:
     return torch.from_numpy(array).permute(0, 3, 1, 2)
 
 
-def described(media: Any) -> str:
+def media_summary(media: Any) -> str:
     """Media in a few words: "4 images of 64 x 64"."""
     if not isinstance(media, list):
         return f"images of shape {tuple(media.shape)}"

@@ -97,7 +97,7 @@ def slug_of(name: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Record:
+class SampleRecord:
     """Metadata of a sample, from a JSON object.
 
     Args:
@@ -126,7 +126,7 @@ def parse_object(content: bytes) -> dict[str, Any]:
     return value
 
 
-def sample_record(content: bytes) -> Record:
+def sample_record(content: bytes) -> SampleRecord:
     """Parse the JSON of a sample; lists and objects other than the captions are ignored.
 
     Raises:
@@ -136,7 +136,7 @@ def sample_record(content: bytes) -> Record:
     texts = [text for name in TEXT_FIELDS for text in texts_of(fields.pop(name, None), name)]
     split = checked_split(fields.pop("split", None))
     plain = {name: attribute_of(value, name) for name, value in fields.items() if isinstance(value, str | int | float)}
-    return Record(texts=texts, attributes=plain, split=split)
+    return SampleRecord(texts=texts, attributes=plain, split=split)
 
 
 def texts_of(value: object, name: str) -> list[str]:

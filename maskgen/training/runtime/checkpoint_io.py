@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 
-from maskgen.io.checkpoint import load_verified, previous_of, record_of, recorded_hashes
+from maskgen.io.checkpoint import hash_file_of, load_verified, previous_of, recorded_hashes
 from maskgen.io.files import atomic_file, file_sha256, write_atomic
 from maskgen.io.names import checkpoint_path
 
@@ -87,7 +87,7 @@ class AtomicCheckpointIO(CheckpointIO):
         self._ours.pop(target, None)
         for checkpoint in (target, previous_of(target)):
             checkpoint.unlink(missing_ok=True)
-            record_of(checkpoint).unlink(missing_ok=True)
+            hash_file_of(checkpoint).unlink(missing_ok=True)
 
     def _keep_previous(self, target: Path) -> list[str]:
         """Link the checkpoint that is about to be replaced as the previous one; return its hash, or nothing if it is damaged."""
@@ -200,7 +200,7 @@ def _write_hashed(checkpoint: dict[str, Any], handle: BinaryIO) -> str:
 def _record(path: Path, hashes: list[str]) -> None:
     """Record the hash of a checkpoint once it is in place; hashes that it may have until then are comments for `sha256sum`."""
     lines = [f"{'# ' if number else ''}{found}  {path.name}\n" for number, found in enumerate(dict.fromkeys(hashes))]
-    write_atomic(record_of(path), "".join(lines).encode())
+    write_atomic(hash_file_of(path), "".join(lines).encode())
 
 
 def _link(source: Path, target: Path) -> None:

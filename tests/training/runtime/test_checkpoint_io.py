@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader
 
-from maskgen.io.checkpoint import load_verified, previous_of, read_checkpoint, record_of, recorded_hashes
+from maskgen.io.checkpoint import hash_file_of, load_verified, previous_of, read_checkpoint, recorded_hashes
 from maskgen.io.files import file_sha256
 from maskgen.training.runtime.checkpoint_io import AtomicCheckpointIO, first_intact, remove_stale
 
@@ -34,7 +34,7 @@ def test_a_save_leaves_the_file_its_hash_and_the_one_before(tmp_path: Path) -> N
     assert (loaded(path), loaded(previous_of(path))) == (3, 2)
     for found in (path, previous_of(path)):
         assert recorded_hashes(found)[0] == file_sha256(found)
-        subprocess.run(["sha256sum", "--check", "--status", record_of(found).name], cwd=tmp_path, check=True)
+        subprocess.run(["sha256sum", "--check", "--status", hash_file_of(found).name], cwd=tmp_path, check=True)
     for number in range(4, 9):
         saved(tmp_path, number)
     assert len(recorded_hashes(path)) == 2
@@ -96,7 +96,7 @@ def test_an_old_checkpoint_without_a_hash_is_read_with_a_note(tmp_path: Path, ca
 
 def test_a_truncated_checkpoint_without_a_hash_falls_back_too(tmp_path: Path) -> None:
     path = saved(tmp_path, 1, 2)
-    record_of(path).unlink()
+    hash_file_of(path).unlink()
     data = path.read_bytes()
     path.unlink()
     path.write_bytes(data[: len(data) // 2])
@@ -232,7 +232,7 @@ def test_lightnings_checkpoints_go_through_us_and_resume_with_averages(keep: dic
     assert same(fit(tmp_path / "cut", 8, "last", **keep), whole)
     for path in (tmp_path / "cut").rglob("*.ckpt"):
         assert file_sha256(path) in recorded_hashes(path)
-    assert {record_of(path).name for path in (tmp_path / "cut").glob("*.ckpt") if not path.is_symlink()} == {
+    assert {hash_file_of(path).name for path in (tmp_path / "cut").glob("*.ckpt") if not path.is_symlink()} == {
         path.name for path in (tmp_path / "cut").glob("*.sha256")
     }
     assert not unfinished(tmp_path)

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import pytest
 from builders.checkpoints import content, flip, forked, loaded, number_of, saved, unfinished
 
-from maskgen.io.checkpoint import load_verified, previous_of, record_of
+from maskgen.io.checkpoint import hash_file_of, load_verified, previous_of
 from maskgen.training.runtime import checkpoint_io
 from maskgen.training.runtime.checkpoint_io import AtomicCheckpointIO
 
@@ -22,7 +22,7 @@ SITUATIONS: dict[str, Callable[[Path], object]] = {
     "none": lambda folder: None,
     "one": lambda folder: saved(folder, 1),
     "two": lambda folder: saved(folder, 0, 1),
-    "one without hash": lambda folder: record_of(saved(folder, 1)).unlink(),
+    "one without hash": lambda folder: hash_file_of(saved(folder, 1)).unlink(),
     "two, the last damaged": lambda folder: flip(saved(folder, 1, 0)),
     "two, the last missing": lambda folder: saved(folder, 1, 0).unlink(),
 }
