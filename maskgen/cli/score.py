@@ -8,9 +8,6 @@ from typing import TYPE_CHECKING, Any
 from maskgen.cli.options import add_machine, numbers, pipeline_of
 
 if TYPE_CHECKING:
-    from PIL import Image
-
-    from maskgen.pipelines.base import Pipeline
     from maskgen.scoring.estimators import ScoreSettings
     from maskgen.scoring.ranking import Ranked
 
@@ -77,10 +74,11 @@ def score(args: argparse.Namespace) -> None:
 def _score_image(args: argparse.Namespace) -> None:
     """Captions ranked by an image."""
     from maskgen.io.images import read_picture
+    from maskgen.processors.image import letterboxed
 
     settings, picture = estimate_of(args), read_picture(args.image)
     pipeline = pipeline_of(args, "TextToImagePipeline", default=IMAGE_MODEL)
-    picture = _fitted(picture, pipeline)
+    picture = letterboxed(picture, pipeline.tokenizers["image"], pipeline.grids.get("image"))
     captions = [{"text": pipeline.text_codes(text)["text"]} for text in args.candidates]
     ranking = pipeline.classify({"image": picture}, captions, "image", settings=settings)
     if args.json:
@@ -118,15 +116,6 @@ def _audio_entry(one: "Ranked", texts: list[str]) -> dict[str, Any]:
         return {**entry, "log_likelihood": None, "words": None}
     words = [{"start_s": round(start, 3), "word": word} for word, start in zip(transcript.words, transcript.starts_s, strict=True)]
     return {**entry, "log_likelihood": one.score.total, "words": words}
-
-
-def _fitted(picture: "Image.Image", pipeline: "Pipeline") -> "Image.Image":
-    """The image at the model's size, letterboxed if needed."""
-    from maskgen.io.letterbox import letterbox
-    from maskgen.tokenizers.image import ImageTokenizer
-
-    tokenizer = pipeline.tokenizers["image"]
-    return letterbox(picture, tokenizer.size) if isinstance(tokenizer, ImageTokenizer) and picture.size != tokenizer.size else picture
 
 
 def _entry(one: "Ranked", captions: list[str]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from maskgen.pipelines.base import Pipeline
 from maskgen.pipelines.options import DECODE_NAMES, CallOptions, as_prompts, check_names, num_outputs, seeds_of, settings_from
 from maskgen.pipelines.outputs import AnyToAnyOutput, GenerationOutput
 from maskgen.pipelines.text_to_speech import TextToSpeechPipeline, speech_of
+from maskgen.processors.base import required
 from maskgen.processors.image import letterboxed
 from maskgen.processors.media import as_audio
 from maskgen.processors.speech import SpeechProcessor, SpeechRequest
@@ -44,9 +45,7 @@ class AnyToAnyPipeline(Pipeline):
     @property
     def scribe(self) -> TranscriptTokenizer:
         """Tokenizer of transcripts."""
-        scribe = self.tokenizers["transcript"]
-        assert isinstance(scribe, TranscriptTokenizer), "the modality transcript has a transcript tokenizer"
-        return scribe
+        return required(self.tokenizers, "transcript", TranscriptTokenizer)
 
     @property
     def speech(self) -> SpeechProcessor:
@@ -94,7 +93,8 @@ class AnyToAnyPipeline(Pipeline):
         check_request(targets, prompt, image, audio, source)
         settings = self._settings(options, targets, audio is not None, source)
         output = AnyToAnyOutput(seeds=seeds_of(options, [1], num_outputs(options))[0])
-        picture = None if image is None else self.encoded({"image": letterboxed(image, self.tokenizers["image"])})["image"]
+        seen = None if image is None else letterboxed(image, self.tokenizers["image"], self.grids.get("image"))
+        picture = None if seen is None else self.encoded({"image": seen})["image"]
         heard = None if audio is None else self.speech.codes_of(as_audio(audio))
         with self._watched(options) as callback:
             for seed in output.seeds:

@@ -51,7 +51,7 @@ class TextGenerationPipeline(Pipeline):
         seeds = seeds_of(options, [1] * (1 if prompts is None else len(prompts)), count)
         if image is not None and "image" not in self.tokenizers:
             raise ValueError(f"this model sees no images, it has {', '.join(self.tokenizers)}; leave image out")
-        known = {} if image is None else self.encoded({"image": letterboxed(image, self.tokenizers["image"])})
+        known = {} if image is None else self.encoded({"image": letterboxed(image, self.tokenizers["image"], self.grids.get("image"))})
         with self._watched(options) as callback:
             plan = processor.prepare(TextRequest(prompts=prompts, seeds=seeds, length=length, known=known))
             limits = options.get("batch_size", 32), options.get("batch_invariant")

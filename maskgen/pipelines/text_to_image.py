@@ -8,6 +8,7 @@ from maskgen.pipelines.base import Pipeline
 from maskgen.pipelines.options import ImageOptions, as_prompts, check_names, num_outputs, seeds_of, settings_from
 from maskgen.pipelines.outputs import GenerationOutput, as_type
 from maskgen.processors.image import ImageProcessor, ImageRequest
+from maskgen.tokenizers.image_geometry import image_size
 from maskgen.tokens.batch import Codes
 
 
@@ -24,7 +25,7 @@ class TextToImagePipeline(Pipeline):
     @property
     def processor(self) -> ImageProcessor:
         """Captions and edits to cells and back."""
-        return ImageProcessor(self.tokenizers["image"], self.tokenizers.get("text"))
+        return ImageProcessor(self.tokenizers["image"], self.tokenizers.get("text"), self.grids.get("image"))
 
     def text_codes(self, text: str) -> dict[str, Codes]:
         """Known cells of a caption, {"text": codes [1, n]}.
@@ -99,9 +100,8 @@ class TextToImagePipeline(Pipeline):
             return None
         if not all(isinstance(side, int | None) for side in (width, height)):
             raise TypeError(f"width and height must be whole numbers of pixels, got {width!r} and {height!r}")
-        per_cell = getattr(self.tokenizers["image"], "pixels_per_cell", 1)
-        rows, columns = self.grids.get("image", (0, 0))
-        return width or columns * per_cell, height or rows * per_cell
+        own = (width, height) if width and height else image_size(self.tokenizers["image"], self.grids.get("image")) or (0, 0)
+        return width or own[0], height or own[1]
 
 
 def _negatives(negative: Any, prompts: int) -> list[str] | None:

@@ -1,13 +1,17 @@
 """A decode as a film: one frame a step."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
+import torch
 from PIL import Image
 
 from maskgen.sampling.base import Trajectory
 from maskgen.tokenizers.base import Tokenizer
-from maskgen.tokenizers.image import ImageTokenizer
 from maskgen.tokens.batch import UNKNOWN, Codes
+
+UNSEEN = (200, 200, 200)
+"""Colour of unknown cells."""
 
 
 def decode_frames(tokenizer: Tokenizer, final: Codes, trajectories: Sequence[Trajectory], picture: Image.Image) -> list[Image.Image]:
@@ -20,11 +24,24 @@ def decode_frames(tokenizer: Tokenizer, final: Codes, trajectories: Sequence[Tra
         picture: The finished image.
 
     Raises:
-        ValueError: If the tokenizer cannot show a partly known grid.
+        ValueError: If the tokenizer isn't for images.
     """
-    if not isinstance(tokenizer, ImageTokenizer):
-        raise ValueError(f"an animation needs the learned image tokenizer, this model has {type(tokenizer).__name__}")
-    return [*(tokenizer.preview(codes) for codes in partial_codes(final, trajectories)), picture]
+    if tokenizer.kind != "image":
+        raise ValueError(f"an animation shows images, and {type(tokenizer).__name__} is for {tokenizer.kind}; give an image tokenizer")
+    show = getattr(tokenizer, "preview", None) or partial(preview, tokenizer)
+    return [*(show(codes) for codes in partial_codes(final, trajectories)), picture]
+
+
+def preview(tokenizer: Tokenizer, codes: Codes) -> Image.Image:
+    """A partly known grid of any image tokenizer as an image: cells unknown at the coarsest level are grey, finer unknown codes count as 0.
+
+    Grids without rows and columns have no places in the image; it is grey while nothing is known.
+    """
+    picture: Image.Image = tokenizer.decode([codes.clamp(min=0)])[0]
+    known = codes[0] != UNKNOWN
+    seen = known if known.ndim == 2 else known.any().reshape(1, 1)
+    shown = Image.fromarray(seen.to(torch.uint8).mul(255).numpy()).resize(picture.size, Image.Resampling.NEAREST)
+    return Image.composite(picture, Image.new("RGB", picture.size, UNSEEN), shown)
 
 
 def partial_codes(final: Codes, trajectories: Sequence[Trajectory]) -> Iterator[Codes]:

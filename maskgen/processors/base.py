@@ -5,10 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from maskgen.tokenizers.base import Tokenizer
 from maskgen.tokens.batch import Codes
 
 Request = TypeVar("Request")
 Plan = TypeVar("Plan", bound="Prepared")
+Special = TypeVar("Special", bound=Tokenizer)
 
 
 @dataclass(frozen=True)
@@ -40,3 +42,15 @@ class Processor(ABC, Generic[Request, Plan]):
     @abstractmethod
     def finish(self, plan: Plan, media: Sequence[Any]) -> list[Any]:
         """What the caller gets, from the decoded media of each row."""
+
+
+def required(tokenizers: Mapping[str, Tokenizer], name: str, kind: type[Special]) -> Special:
+    """The tokenizer of a modality, where more than the contract of all tokenizers is needed.
+
+    Raises:
+        ValueError: If it is of another class.
+    """
+    found = tokenizers[name]
+    if not isinstance(found, kind):
+        raise ValueError(f"the modality {name} needs a {kind.__name__}, this model has {type(found).__name__}; derive it from that class")
+    return found

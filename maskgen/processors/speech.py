@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from maskgen.io.audio import Waveform, fit_audio
 from maskgen.networks.durations import DurationPredictor, whole_frames
-from maskgen.processors.base import Prepared, Processor
+from maskgen.processors.base import Prepared, Processor, required
 from maskgen.processors.media import as_audio
 from maskgen.processors.timing import PhonemeTiming, pauses
 from maskgen.tokenizers.attribute import AttributeTokenizer
@@ -119,10 +119,9 @@ class SpeechProcessor(Processor[SpeechRequest, PreparedSpeech]):
     """
 
     def __init__(self, tokenizers: Mapping[str, Tokenizer], durations: DurationPredictor) -> None:
-        phones, speakers, codec = (tokenizers[name] for name in ("phones", "speaker", "audio"))
-        assert isinstance(phones, PhonemeTokenizer), "the modality phones has a phoneme tokenizer"
-        assert isinstance(speakers, AttributeTokenizer), "the modality speaker has an attribute tokenizer"
-        assert isinstance(codec, SoundTokenizer), "the modality audio has a codec"
+        phones = required(tokenizers, "phones", PhonemeTokenizer)
+        speakers = required(tokenizers, "speaker", AttributeTokenizer)
+        codec = required(tokenizers, "audio", SoundTokenizer)  # type: ignore[type-abstract]  # an instance is looked for, none is made
         self.phones, self.speakers, self.codec, self.durations = phones, speakers, codec, durations
         self.timing = PhonemeTiming(phones, durations, codec.sample_rate_hz, codec.samples_per_frame)
 

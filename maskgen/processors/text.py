@@ -38,7 +38,7 @@ def with_holes(text: str, tokenizer: Tokenizer) -> Codes:
 
     Args:
         text: For example "a red [2], flat style".
-        tokenizer: A text tokenizer that joins pieces without loss.
+        tokenizer: Any text tokenizer. The text after a hole is encoded with its space if the tokenizer would not put one there.
 
     Raises:
         ValueError: If there is no hole, or one has no or more than 256 codes.
@@ -47,11 +47,18 @@ def with_holes(text: str, tokenizer: Tokenizer) -> Codes:
     sizes = [int(size) for size in parts[1::2]]
     if not sizes or min(sizes) < 1 or max(sizes) > LARGEST_HOLE:
         raise ValueError(f"{text[:80]!r} has no hole to fill; write [3] where three codes are wanted, 1 to {LARGEST_HOLE} in each")
-    codes = tokenizer.encode([part.strip() if number else part.rstrip() for number, part in enumerate(parts[::2])])
+    spaced = joins_with_spaces(tokenizer)
+    codes = tokenizer.encode([part.strip() if spaced and number else part.rstrip() for number, part in enumerate(parts[::2])])
     cells = [codes[0]]
     for size, after in zip(sizes, codes[1:], strict=True):
         cells += [torch.full((1, size), UNKNOWN), after]
     return torch.cat(cells, dim=1)
+
+
+def joins_with_spaces(tokenizer: Tokenizer) -> bool:
+    """Whether texts that are encoded apart and decoded together have a space between them."""
+    text: str = tokenizer.decode([torch.cat(tokenizer.encode(["a", "b"]), dim=1)])[0]
+    return " " in text.strip()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,11 @@
 """Loading a tokenizer of any kind from its bundle."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 from maskgen.io.bundle import CONFIG_FILE, read_bundle_record
+from maskgen.io.names import file_name
 from maskgen.tokenizers.attribute import AttributeTokenizer
 from maskgen.tokenizers.audio import AudioTokenizer
 from maskgen.tokenizers.base import Tokenizer
@@ -13,7 +15,7 @@ from maskgen.tokenizers.image import ImageTokenizer
 from maskgen.tokenizers.phonemes import PhonemeTokenizer
 from maskgen.tokenizers.text import VOCABULARY_FILE, TextTokenizer
 from maskgen.tokenizers.transcript import TranscriptTokenizer
-from maskgen.tokenizers.transformers_codec import TransformersCodecTokenizer
+from maskgen.tokenizers.transformers_codec import CODEC_FAMILIES, TransformersCodecTokenizer
 from maskgen.tokenizers.transformers_text import TransformersTextTokenizer
 
 TOKENIZER_KINDS: dict[str, Any] = {
@@ -30,16 +32,63 @@ TOKENIZER_KINDS: dict[str, Any] = {
 }
 
 
+_PIPELINE_FILE, _MODEL_FILE = "model_index.json", "config.json"
+
+
 def load_tokenizer(folder: Path | str) -> Tokenizer:
-    """Load a tokenizer of any kind from its bundle, or the fast text tokenizer from a folder in the format of transformers.
+    """Load a tokenizer of any kind from its bundle, or from a folder of another library.
+
+    Other folders are a VQModel of diffusers or a pipeline with one, an EnCodec, Mimi or DAC of transformers, and a fast text tokenizer of
+    transformers. They are read from safetensors and JSON only.
 
     Raises:
-        ValueError: If the folder isn't a tokenizer bundle or is damaged.
+        ValueError: If the folder holds no tokenizer or is damaged.
+        ImportError: If it is of a library that is not installed.
     """
-    if not (Path(folder) / CONFIG_FILE).is_file() and (Path(folder) / VOCABULARY_FILE).is_file():
-        return TransformersTextTokenizer.from_transformers(folder)
+    folder = Path(folder)
+    if not (folder / CONFIG_FILE).is_file() and (foreign := _of_other_libraries(folder)) is not None:
+        return foreign
     kind = read_bundle_record(folder)["kind"]
     if kind not in TOKENIZER_KINDS:
         raise ValueError(f"{folder} holds a bundle of kind {kind!r}, wanted a tokenizer: {' or '.join(TOKENIZER_KINDS)}")
     tokenizer: Tokenizer = TOKENIZER_KINDS[kind].from_bundle(folder)
     return tokenizer
+
+
+def _of_other_libraries(folder: Path) -> Tokenizer | None:
+    """Load the tokenizer in a folder of diffusers or transformers; None if the folder is of neither.
+
+    Raises:
+        ValueError: If the folder holds a model that isn't a tokenizer, or is damaged.
+    """
+    if (folder / VOCABULARY_FILE).is_file():
+        return TransformersTextTokenizer.from_transformers(folder)
+    parts = _plain(folder / _PIPELINE_FILE)
+    if place := next((name for name, value in parts.items() if isinstance(value, list) and value[-1:] == ["VQModel"]), None):
+        return DiffusersVQTokenizer.from_pretrained(folder, subfolder=file_name(place, str(folder / _PIPELINE_FILE)))
+    model = _plain(folder / _MODEL_FILE)
+    if model.get("_class_name") == "VQModel":
+        return DiffusersVQTokenizer.from_pretrained(folder)
+    if model.get("model_type") in CODEC_FAMILIES:
+        return TransformersCodecTokenizer.from_pretrained(folder)
+    if found := parts.get("_class_name") or model.get("_class_name") or model.get("model_type"):
+        raise ValueError(
+            f"{folder} holds a {found}, wanted a tokenizer: a bundle of maskgen, a VQModel of diffusers, or of transformers an "
+            f"{', '.join(CODEC_FAMILIES)} or a fast text tokenizer ({VOCABULARY_FILE})"
+        )
+    return None
+
+
+def _plain(path: Path) -> dict[str, Any]:
+    """Read a JSON object; empty if there is no such file.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: it is no JSON ({error}); copy the folder again") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is damaged: it holds no JSON object; copy the folder again")
+    return found

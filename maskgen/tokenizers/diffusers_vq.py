@@ -144,6 +144,15 @@ class DiffusersVQTokenizer(Tokenizer):
         return tokenizer
 
     @property
+    def network(self) -> Any:
+        """The VQModel, under the name that other tokenizers give their network."""
+        return self.model
+
+    def to(self, device: torch.device | str) -> None:
+        """Move the model to a device. Codes and images stay on the CPU."""
+        self.model.to(device)
+
+    @property
     def pixels_per_cell(self) -> int:
         """Side length of a cell in pixels. Every encoder stage but the last halves the image."""
         return int(2 ** (len(self.model.config.block_out_channels) - 1))
@@ -211,13 +220,14 @@ class DiffusersVQTokenizer(Tokenizer):
     @torch.no_grad()
     def _encode_batch(self, pictures: list[Image.Image]) -> list[Codes]:
         black, white = self.value_range
-        latents = self.model.encode(to_pixels(pictures) * (white - black) + black).latents
+        pixels = to_pixels(pictures).to(next(self.model.parameters()).device)
+        latents = self.model.encode(pixels * (white - black) + black).latents
         _, _, (_, _, codes) = self.model.quantize(latents)
-        return list(codes.reshape(len(pictures), 1, *latents.shape[-2:]))
+        return list(codes.reshape(len(pictures), 1, *latents.shape[-2:]).cpu())
 
     @torch.no_grad()
     def _decode_batch(self, codes: list[Codes]) -> list[Image.Image]:
-        stacked = torch.cat(codes).long()
+        stacked = torch.cat(codes).long().to(next(self.model.parameters()).device)
         shape = (*stacked.shape, self.model.quantize.vq_embed_dim)
         black, white = self.value_range
         shown = self.model.decode(stacked, force_not_quantize=True, shape=shape).sample

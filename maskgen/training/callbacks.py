@@ -12,8 +12,8 @@ from torch import Tensor
 from maskgen.decoding.logits import guided_model, hide_condition
 from maskgen.decoding.settings import GenerationSettings
 from maskgen.io.images import contact_sheet, to_pixels, write_picture
-from maskgen.tokenizers.image import ImageTokenizer
-from maskgen.tokenizers.text import TextTokenizer
+from maskgen.tokenizers.auto import load_tokenizer
+from maskgen.tokenizers.image_geometry import image_size, pixels_per_cell
 from maskgen.tokens.batch import UNKNOWN, Codes
 from maskgen.tokens.packing import pack, unpack
 from maskgen.training.modules.masked import MaskedTokenModule
@@ -38,8 +38,8 @@ class SampleSheet(L.Callback):
 
     Args:
         prompts: Captions.
-        text_tokenizer: Folder of the text tokenizer bundle.
-        image_tokenizer: Folder of the image tokenizer bundle.
+        text_tokenizer: Folder of the text tokenizer.
+        image_tokenizer: Folder of the image tokenizer.
         folder: Where the PNGs go.
         variants: Images per prompt.
         guidance_scale: Guidance of the samples; 1 is off.
@@ -57,7 +57,7 @@ class SampleSheet(L.Callback):
         steps: Sequence[int] = (12, 4, 2, 1),
     ) -> None:
         super().__init__()
-        self.text, self.image = TextTokenizer.from_bundle(text_tokenizer), ImageTokenizer.from_bundle(image_tokenizer)
+        self.text, self.image = load_tokenizer(text_tokenizer), load_tokenizer(image_tokenizer)
         self.prompts, self.folder, self.variants = list(prompts), Path(folder), variants
         self.settings = GenerationSettings(steps=tuple(steps), guidance_scale=guidance_scale)
 
@@ -88,7 +88,7 @@ class SampleSheet(L.Callback):
     def sample(self, module: MaskedTokenModule) -> list[Codes]:
         """Codes for every prompt and variant; variant i has seed i."""
         space, index = module.space, module.segments[0].index
-        blank = torch.full((len(module.segments), *self._grid()), UNKNOWN)
+        blank = torch.full((len(module.segments), *self._grid(module)), UNKNOWN)
         texts = self.text.encode([prompt for prompt in self.prompts for _ in range(self.variants)])
         batch = pack([{"text": text, module.target: blank} for text in texts], space).to(module.device)
         generators = [torch.Generator().manual_seed(row % self.variants) for row in range(len(texts))]
@@ -98,10 +98,19 @@ class SampleSheet(L.Callback):
             batch, _ = self.settings.at(segment.level).sample(logits_fn, batch, segment, generators)
         return [sample[module.target] for sample in unpack(batch.to("cpu"), space)]
 
-    def _grid(self) -> tuple[int, int]:
-        """Rows and columns of the tokenizer's own image size."""
-        side = self.image.pixels_per_cell
-        return self.image.size[1] // side, self.image.size[0] // side
+    def _grid(self, module: MaskedTokenModule) -> Sequence[int]:
+        """The module's code grid; without one, rows and columns of the tokenizer's own image size.
+
+        Raises:
+            ValueError: If neither is known.
+        """
+        if module.grid is not None:
+            return module.grid
+        size = image_size(self.image)
+        if size is None:
+            raise ValueError("SampleSheet doesn't know how large its images are; give the model a grid, such as grid: [16, 16]")
+        side = pixels_per_cell(self.image)
+        return size[1] // side, size[0] // side
 
 
 def _log_scalars(trainer: L.Trainer, values: dict[str, Any]) -> None:

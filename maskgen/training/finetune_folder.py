@@ -27,8 +27,7 @@ from maskgen.pipelines.base import Pipeline
 from maskgen.tokenizers.attribute import AttributeTokenizer
 from maskgen.tokenizers.audio_base import SoundTokenizer
 from maskgen.tokenizers.base import Tokenizer
-from maskgen.tokenizers.diffusers_vq import DiffusersVQTokenizer
-from maskgen.tokenizers.image import ImageTokenizer
+from maskgen.tokenizers.image_geometry import image_size
 from maskgen.tokenizers.phonemes import PhonemeTokenizer
 from maskgen.training.finetune import HELD_OUT, Finetuned, FinetuneSettings, Start, finetune_tokens
 
@@ -183,9 +182,13 @@ def _plan(folder: Path, base: Pipeline, model: str, target: str, tokenizers: Map
         audio = AudioRecipe(sample_rate_hz=tokenizer.sample_rate_hz, channels=tokenizer.channels)
         plan = plan_recipe(Recipe(audio=audio, **common), output)
         return timed(plan, _timing(find_model(model), tokenizer), reading.speaker or root.name)
-    assert isinstance(tokenizer, ImageTokenizer | DiffusersVQTokenizer), "a target is a picture or a sound"
-    size = base.grids[target][0] * tokenizer.pixels_per_cell
-    return plan_recipe(Recipe(image=ImageRecipe(size=size, fit=reading.fit), **common), output)
+    width, height = image_size(tokenizer, base.grids.get(target)) or (0, 0)
+    if not width or width != height:
+        raise ValueError(
+            f"{model} draws images of {width} x {height} pixels, and a folder is fitted to squares; build token shards of that size and "
+            "train with maskgen fit and start"
+        )
+    return plan_recipe(Recipe(image=ImageRecipe(size=width, fit=reading.fit), **common), output)
 
 
 def _timing(model: Path, codec: SoundTokenizer) -> Timing:

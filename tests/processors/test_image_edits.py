@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from maskgen.processors.image import canvas, composite, make_edit, mask_cells, strength_cells, with_blanks
+from maskgen.processors.image_edits import canvas, composite, make_edit, mask_cells, strength_cells, with_blanks
 from maskgen.tokenizers.image import ImageTokenizer
 from maskgen.tokens.batch import UNKNOWN
 

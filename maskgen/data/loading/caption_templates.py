@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from maskgen.data.loading.order import chance
-from maskgen.tokenizers.text import TextTokenizer
+from maskgen.tokenizers.auto import load_tokenizer
 
 
 class Phrases:
@@ -15,7 +15,7 @@ class Phrases:
     A model trained on captions only does not understand sentences, such as those transcribed from speech. Shards need not be rebuilt.
 
     Args:
-        tokenizer: Bundle of the text tokenizer that made the shards.
+        tokenizer: Folder of the text tokenizer that made the shards.
         templates: Sentences, each with one {} for the caption.
         share: Share of training draws whose caption is put into a sentence.
 
@@ -33,7 +33,7 @@ class Phrases:
         for template in templates:
             if template.count("{}") != 1 or set("{}") & set(template.replace("{}", "")):
                 raise ValueError(f"the template {template!r} needs the caption's place, {{}}, exactly once, and no other braces")
-        self.tokenizer = TextTokenizer.from_bundle(tokenizer)
+        self.tokenizer = load_tokenizer(tokenizer)
         self.templates, self.share = tuple(templates), share
 
     def __call__(self, codes: np.ndarray, *draw: object) -> np.ndarray:
