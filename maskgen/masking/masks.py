@@ -1,7 +1,7 @@
 """Training masks: which cells of a batch the model must predict, and which it sees."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from einops import rearrange
@@ -34,6 +34,10 @@ class Masked:
     total: Int[Tensor, " batch"]
     rate: Float[Tensor, " batch"]
     dropped: Bool[Tensor, " batch"]
+
+    def rows(self, index: Bool[Tensor, " batch"] | slice) -> "Masked":
+        """The chosen rows."""
+        return Masked(self.batch.rows(index), *(getattr(self, one.name)[index] for one in fields(self)[1:]))
 
 
 def draw_rates(batch: int, schedule: MaskSchedule, generator: torch.Generator) -> Float[Tensor, " batch"]:

@@ -113,6 +113,11 @@ class Noised:
     mixture: Mixture
     time: Float[Tensor, " batch"]
 
+    def rows(self, index: slice) -> "Noised":
+        """The chosen rows."""
+        mixture = Mixture(*(getattr(self.mixture, one.name)[index] for one in dataclasses.fields(Mixture)))
+        return Noised(self.batch.rows(index), self.clean[index], self.target[index], mixture, self.time[index])
+
     def seen(self, segment: Segment) -> Int[Tensor, "batch length"]:
         """Noised ids at the level of the target."""
         return self.batch.ids[..., segment.level]

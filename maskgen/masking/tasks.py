@@ -119,6 +119,15 @@ class TaskBatch:
     asked: dict[str, Asked]
     task: Int[Tensor, " batch"]
 
+    def rows(self, index: slice) -> "TaskBatch":
+        """Consecutive rows; a target modality that none of them has stays, without rows."""
+        start, stop, _ = index.indices(len(self.batch))
+        asked = {}
+        for name, found in self.asked.items():
+            here = (found.rows >= start) & (found.rows < stop)
+            asked[name] = Asked(found.rows[here] - start, found.masked.rows(here))
+        return TaskBatch(self.batch.rows(index), asked, self.task[index])
+
 
 def draw_tasks(
     batch: TokenBatch,

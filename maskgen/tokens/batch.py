@@ -84,13 +84,16 @@ def condition_cells(batch: TokenBatch, modality_index: int) -> Bool[Tensor, "bat
     return batch.valid & (batch.modality != modality_index)
 
 
+def padded_to(batch: TokenBatch, length: int) -> TokenBatch:
+    """The batch with padding up to `length` cells; a batch that is as long already comes back as it is."""
+    extra = length - batch.ids.shape[1]
+    if extra <= 0:
+        return batch
+    return batch.map(lambda field: torch.cat([field, field.new_zeros(field.shape[0], extra, *field.shape[2:])], dim=1))
+
+
 def stack(*batches: TokenBatch) -> TokenBatch:
     """One batch of the rows of all batches, padded to the longest."""
     length = max(batch.ids.shape[1] for batch in batches)
-
-    def padded(batch: TokenBatch) -> list[Tensor]:
-        extra = length - batch.ids.shape[1]
-        fields = [getattr(batch, field.name) for field in dataclasses.fields(batch)]
-        return [torch.cat([value, value.new_zeros(value.shape[0], extra, *value.shape[2:])], dim=1) if extra else value for value in fields]
-
-    return TokenBatch(*(torch.cat(pair) for pair in zip(*map(padded, batches), strict=True)))
+    padded = [padded_to(batch, length) for batch in batches]
+    return TokenBatch(*(torch.cat([getattr(batch, field.name) for batch in padded]) for field in dataclasses.fields(TokenBatch)))

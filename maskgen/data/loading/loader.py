@@ -154,6 +154,29 @@ def fixed_loader(data: Dataset[Any], order: Sequence[Draw], batch_size: int, col
     return DataLoader(data, batch_size=batch_size, sampler=order, collate_fn=collate, generator=torch.Generator())
 
 
+class FixedBatches:
+    """Batches of given draws, the same on every rank: each rank takes its rows after the masks are drawn, so masks don't depend on ranks.
+
+    Not a DataLoader, so that Lightning doesn't divide it among the ranks.
+
+    Args:
+        data: A sample by draw.
+        order: The draws.
+        batch_size: Rows a batch over all ranks; the last one may have fewer.
+        collate: A list of samples to a batch.
+    """
+
+    def __init__(self, data: Dataset[Any], order: Sequence[Draw], batch_size: int, collate: Callable[[Any], Any]) -> None:
+        self.data, self.order, self.batch_size, self.collate = data, order, batch_size, collate
+
+    def __len__(self) -> int:
+        return -(-len(self.order) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Any]:
+        for start in range(0, len(self.order), self.batch_size):
+            yield self.collate([self.data[draw] for draw in self.order[start : start + self.batch_size]])
+
+
 def share_of(module: lightning.LightningDataModule) -> Share:
     """Number of this process and of all, as the trainer has them."""
     trainer = module.trainer

@@ -2,13 +2,11 @@
 
 from collections.abc import Sequence
 from functools import cached_property, partial
-from typing import Any
 
 import lightning
-from torch.utils.data import DataLoader
 
 from maskgen.data.loading.grouping import Grouping
-from maskgen.data.loading.loader import ResumableLoader, fixed_loader, share_of
+from maskgen.data.loading.loader import FixedBatches, ResumableLoader, share_of
 from maskgen.data.loading.mixture import Filled, JoinedRows, Part, folders_of
 from maskgen.data.loading.order import BalancedOrder, MixtureOrder, Order, ShuffledOrder, balanced_weights, fixed_subset
 from maskgen.data.loading.rows import training_order
@@ -144,16 +142,15 @@ class TokenData(lightning.LightningDataModule):
             return BalancedOrder(balanced_weights([filled.source.meta(row) for row in range(len(filled))], part.balance), self.seed)
         return ShuffledOrder([len(filled)], self.seed)
 
-    def val_dataloader(self) -> list[DataLoader[Any]]:
+    def val_dataloader(self) -> list[FixedBatches]:
         """A fixed subset of each part's validation splits."""
 
         def collate(samples: Sequence[dict[str, Codes]]) -> TokenBatch:
             return pack(samples, self.space, self.length_multiple)
 
-        return [
-            fixed_loader(data, fixed_subset([_key(data, row) for row in range(len(data))], self.validation_rows), self.batch_size, collate)
-            for data in self.validation
-        ]
+        orders = [fixed_subset([_key(data, row) for row in range(len(data))], self.validation_rows) for data in self.validation]
+        rows = self.batch_size * share_of(self).world_size
+        return [FixedBatches(data, order, rows, collate) for data, order in zip(self.validation, orders, strict=True)]
 
 
 def _key(data: Filled, row: int) -> str:

@@ -17,8 +17,8 @@ from maskgen.networks.transformer import MaskTransformer, TransformerConfig
 from maskgen.tokens.batch import TokenBatch
 from maskgen.tokens.unpadding import unpad
 from maskgen.training.modules.base import GeneratorModule, mixed_seed
-from maskgen.training.modules.objective import code_losses, reduced
-from maskgen.training.modules.running_means import RunningMeans
+from maskgen.training.modules.global_batch import divided, gathered
+from maskgen.training.modules.objective import code_losses, denominator, reduced
 
 
 class AnyToAnyModule(GeneratorModule[MaskTransformer | TowerTransformer]):
@@ -43,7 +43,7 @@ class AnyToAnyModule(GeneratorModule[MaskTransformer | TowerTransformer]):
         warmup_steps: Steps of linear warm-up.
         weight_decay: Of the hidden matrices.
         clip: Largest gradient norm.
-        seed: Every task and mask is drawn from (seed, step, rank).
+        seed: Every task and mask is drawn from (seed, step) and the place in the global batch: the same on any number of ranks.
         compile: Compile the transformer with torch.compile; with towers, the blocks of each.
         start: Folder or shipped name of a model whose weights initialise this one; this token space must begin with the model's. With
             towers: tower to such a name; towers that are left out start from random weights.
@@ -94,7 +94,6 @@ class AnyToAnyModule(GeneratorModule[MaskTransformer | TowerTransformer]):
         self.fold_length, self.fold_rows = fold_length, fold_rows
         self.max_steps, self.lr, self.warmup_steps = max_steps, lr, warmup_steps
         self.weight_decay, self.clip, self.seed = weight_decay, clip, seed
-        self._means = RunningMeans()
         whole = compile and isinstance(self.model, MaskTransformer)
         if compile and isinstance(self.model, TowerTransformer):
             self.model.compile_blocks()
@@ -123,35 +122,41 @@ class AnyToAnyModule(GeneratorModule[MaskTransformer | TowerTransformer]):
 
     def training_step(self, batch: TokenBatch, batch_index: int) -> Tensor:
         """Weighted mean of the losses of all modalities that the batch's tasks ask for."""
-        generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.global_step, self.global_rank))
-        drawn = draw_tasks(batch, self.space, self.tasks, self.targets, self.drop_condition, generator)
+        generator, whole = torch.Generator().manual_seed(mixed_seed(self.seed, self.global_step, 0)), gathered(batch)
+        all_rows = draw_tasks(whole.batch, self.space, self.tasks, self.targets, self.drop_condition, generator)
+        drawn = whole.part(all_rows)
         by_modality = self.losses(drawn, self.label_smoothing)
-        parts = {name: self.reduced(name, drawn.asked[name], losses) for name, losses in by_modality.items()}
+        over = {name: whole.per_rank(denominator(self._weighting(name), asked.masked)) for name, asked in all_rows.asked.items()}
+        parts = {name: self.reduced(name, drawn.asked[name], losses, over[name]) for name, losses in by_modality.items()}
         weights = {name: self.targets.get(name, TargetObjective()).weight for name in parts}
         loss = torch.stack([weights[name] * part for name, part in parts.items()]).sum() / sum(weights.values())
-        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/loss", loss, prog_bar=True, sync_dist=True)
         for name, part in parts.items():
-            self.log(f"train/loss_{name}", part, prog_bar=True)
-            self.log(f"train/accuracy_{name}", by_modality[name]["correct"].mean())
+            self.log(f"train/loss_{name}", part, prog_bar=True, sync_dist=True)
+            accuracy = whole.mean(by_modality[name]["correct"], all_rows.asked[name].masked.cells.sum())
+            self.log(f"train/accuracy_{name}", accuracy, sync_dist=True)
         self.log("train/lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
         return loss
 
     def validation_step(self, batch: TokenBatch, batch_index: int, dataloader_idx: int = 0) -> None:
         """Loss and accuracy of every task that fits the rows, level by level, with the same masks at every validation."""
+        whole = divided(batch)
+        if whole.is_empty:
+            return
         present = [one.name for one in self.space.modalities if bool(batch.cells(self.space.index(one.name)).any(dim=1).all())]
         for number, (name, task) in enumerate(self.tasks.items()):
             if not task.fits(present):
                 continue
             generator = torch.Generator().manual_seed(mixed_seed(batch_index, dataloader_idx, number, 7))
-            drawn = draw_tasks(batch, self.space, {name: task}, self.targets, 0.0, generator)
+            drawn = whole.part(draw_tasks(whole.batch, self.space, {name: task}, self.targets, 0.0, generator))
             for modality, losses in self.losses(drawn, 0.0).items():
                 for level in sorted(set(losses["level"].tolist())):
                     here = losses["level"] == level
-                    self._log_mean(f"val/{name}/loss_{modality}_level{level}", losses["loss"][here])
-                    self._log_mean(f"val/{name}/accuracy_{modality}_level{level}", losses["correct"][here])
+                    self.means.add(f"val/{name}/loss_{modality}_level{level}", losses["loss"][here])
+                    self.means.add(f"val/{name}/accuracy_{modality}_level{level}", losses["correct"][here])
                 if modality in self.baselines and task.budget is None and bool((losses["level"] == 0).any()):
                     excess = losses["loss"][losses["level"] == 0] - self.baselines[modality]
-                    self._log_mean(f"val/{name}/loss_{modality}_over_baseline", excess)
+                    self.means.add(f"val/{name}/loss_{modality}_over_baseline", excess)
 
     def losses(self, drawn: TaskBatch, label_smoothing: float) -> dict[str, dict[str, Tensor]]:
         """Of each modality: cross-entropy and correctness of every masked code, and its level and row among those asked."""
@@ -162,18 +167,10 @@ class AnyToAnyModule(GeneratorModule[MaskTransformer | TowerTransformer]):
             for name, asked in drawn.asked.items()
         }
 
-    def reduced(self, name: str, asked: Asked, losses: Mapping[str, Tensor]) -> Float[Tensor, ""]:
-        """One number from the losses of a modality's codes, by the rule that its target names."""
-        return reduced(self.targets.get(name, TargetObjective()).loss, losses, asked.masked.total)
+    def reduced(self, name: str, asked: Asked, losses: Mapping[str, Tensor], over: Float[Tensor, ""] | None = None) -> Float[Tensor, ""]:
+        """One number from the losses of a modality's codes, by the rule that its target names; `over` as in `reduced`."""
+        return reduced(self._weighting(name), losses, asked.masked.total, over)
 
-    def _log_mean(self, name: str, values: Tensor) -> None:
-        """Count values towards a mean over the whole validation: a task comes in several loaders."""
-        self._means.add(name, values.sum(), len(values))
-
-    def on_validation_epoch_start(self) -> None:
-        """Reset the means."""
-        self._means.clear()
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the means over all batches and loaders."""
-        self.log_dict(self._means.values(), sync_dist=True)
+    def _weighting(self, name: str) -> str:
+        """How the losses of a modality's codes become one number."""
+        return self.targets.get(name, TargetObjective()).loss

@@ -10,6 +10,7 @@ from torch import nn
 
 from maskgen.tokens.space import TokenSpace
 from maskgen.training.modules.optim import MuonAdamW, split_parameters, warmup_cosine
+from maskgen.training.modules.running_means import RunningMeans
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -27,6 +28,19 @@ class GeneratorModule(L.LightningModule, ABC, Generic[Network]):
     clip: float
     lr_floor: ClassVar[float] = 0.02
     """Last learning rate, as a share of the highest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.means = RunningMeans()
+        """Means over a whole validation: all batches, loaders and ranks."""
+
+    def on_validation_epoch_start(self) -> None:
+        """Reset the means."""
+        self.means.clear()
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means over all batches, loaders and ranks."""
+        self.log_dict(self.means.values(), sync_dist=True)
 
     @abstractmethod
     def generation_defaults(self) -> dict[str, Any]:

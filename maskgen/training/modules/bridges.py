@@ -217,8 +217,8 @@ class BridgeModule(L.LightningModule):
         batch = self.transfer(batch)
         for name, parts in (self.solution.errors(batch, 1.0, generator) or {}).items():
             for number, value in enumerate(parts):
-                self._means.add(f"val/{name}_block{number}", value, 1)
-            self._means.add(f"val/{name}", torch.stack(parts).mean(), 1)
+                self._means.add(f"val/{name}_block{number}", value)
+            self._means.add(f"val/{name}", torch.stack(parts).mean())
         if self.judged is not None:
             self._judge(batch, self.judged, generator)
 
@@ -231,8 +231,8 @@ class BridgeModule(L.LightningModule):
             for way, view in views.items():
                 logits = self._logits(view, asked, masked, segment)
                 key = f"{name}_level{number}_{way}"
-                self._means.add(f"val/loss_{key}", functional.cross_entropy(logits, wanted, reduction="sum"), len(wanted))
-                self._means.add(f"val/accuracy_{key}", (logits.argmax(dim=-1) == wanted).sum(), len(wanted))
+                self._means.add(f"val/loss_{key}", functional.cross_entropy(logits, wanted, reduction="none"))
+                self._means.add(f"val/accuracy_{key}", (logits.argmax(dim=-1) == wanted).float())
 
     def divergence(self, batch: TokenBatch, generator: torch.Generator) -> Tensor:
         """Divergence of the reader's predictions for the judged modality over the bridge from those with the partners visible.

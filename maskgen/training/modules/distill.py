@@ -22,6 +22,7 @@ from maskgen.tokens.batch import TokenBatch
 from maskgen.tokens.functions import LogitsFn
 from maskgen.tokens.space import MASK, Segment
 from maskgen.training.modules.base import TargetModule, mixed_seed
+from maskgen.training.modules.global_batch import divided, gathered
 
 FOLLOWED = {"sampler", "sampler_options", "steps", "schedule", "temperature", "choice_temperature", "top_k", "top_p", "min_p", "typical_p"}
 FOLLOWED |= {"guidance_scale", "guidance_schedule", "guidance_interval"}
@@ -118,7 +119,7 @@ class DistillModule(TargetModule[MaskTransformer]):
         warmup_steps: Steps of linear warm-up.
         weight_decay: Of the hidden matrices.
         clip: Largest gradient norm.
-        seed: Masks and the teacher's draws come from (seed, step, rank).
+        seed: Masks and the teacher's draws come from (seed, step) and the place in the global batch.
         compile: Compile the student with torch.compile.
 
     Raises:
@@ -169,34 +170,39 @@ class DistillModule(TargetModule[MaskTransformer]):
 
     def training_step(self, batch: TokenBatch, batch_index: int) -> Tensor:
         """Mean divergence at the masked cells."""
-        generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.global_step, self.global_rank))
-        masked = draw_masks(batch, self.segments, self.schedule, self.level_weights, 0.0, generator)
-        loss = torch.cat([*self.divergences(masked, generator).values()]).mean()
-        self.log("train/divergence", loss, prog_bar=True)
+        generator, whole = torch.Generator().manual_seed(mixed_seed(self.seed, self.global_step, 0)), gathered(batch)
+        drawn = draw_masks(whole.batch, self.segments, self.schedule, self.level_weights, 0.0, generator)
+        seeds = row_seeds(len(whole.batch), generator)[whole.own]
+        per_cell = torch.cat([*self.divergences(whole.part(drawn), seeds).values()])
+        loss = whole.mean(per_cell, drawn.cells.sum())
+        self.log("train/divergence", loss, prog_bar=True, sync_dist=True)
         return loss
 
     def validation_step(self, batch: TokenBatch, batch_index: int, dataloader_idx: int = 0) -> None:
         """Log the divergence of each level, with the same masks and teacher draws at every validation."""
         generator = torch.Generator().manual_seed(mixed_seed(batch_index, 0, 7))
-        masked = draw_masks(batch, self.segments, self.schedule, self.level_weights, 0.0, generator)
-        for level, per_cell in self.divergences(masked, generator).items():
-            name = f"val{dataloader_idx or ''}/divergence_{self.target}_level{level}"
-            self.log(name, per_cell.mean(), batch_size=len(per_cell), add_dataloader_idx=False)
+        whole = divided(batch)
+        if whole.is_empty:
+            return
+        drawn = draw_masks(whole.batch, self.segments, self.schedule, self.level_weights, 0.0, generator)
+        seeds = row_seeds(len(whole.batch), generator)[whole.own]
+        for level, per_cell in self.divergences(whole.part(drawn), seeds).items():
+            self.means.add(f"val{dataloader_idx or ''}/divergence_{self.target}_level{level}", per_cell)
 
-    def divergences(self, masked: Masked, generator: torch.Generator) -> dict[int, Float[Tensor, " cells"]]:
+    def divergences(self, masked: Masked, seeds: Sequence[int]) -> dict[int, Float[Tensor, " cells"]]:
         """Divergence of the student from the teacher at every masked cell, by level.
 
         Args:
             masked: What the student sees and where it is asked.
-            generator: Seeds the teacher's draws, row by row.
+            seeds: Seeds of the teacher's draws, one a row.
         """
         seen, by_level = masked.batch, {}
         hidden = self._forward[0](seen)
-        seeds = torch.randint(2**62, (len(seen),), generator=generator).tolist()
         for segment in self.segments:
             here = masked.cells[..., segment.level]
             rows = here.any(dim=1).nonzero()[:, 0]
             if not len(rows):
+                by_level[segment.level] = hidden[here].sum(dim=-1)
                 continue
             own = [torch.Generator().manual_seed(seeds[row]) for row in rows.tolist()]
             wanted = self.targets(seen.rows(rows), segment, own)
@@ -209,6 +215,12 @@ class DistillModule(TargetModule[MaskTransformer]):
         """The teacher's guided logits at every masked cell of the level, each at the step in which it fixes the cell."""
         logits_fn = guided_model(self._teacher[0].to(batch.ids.device), hide_condition(self.conditions), self.decode.guidance())
         return said_while_decoding(logits_fn, self.decode.at(segment.level), batch, segment, generators)
+
+
+def row_seeds(rows: int, generator: torch.Generator) -> list[int]:
+    """A seed for each row of a batch."""
+    seeds: list[int] = torch.randint(2**62, (rows,), generator=generator).tolist()
+    return seeds
 
 
 def require_plain(decode: GenerationSettings) -> None:

@@ -12,6 +12,7 @@ from maskgen.networks.pretrained import start_from
 from maskgen.networks.transformer import MaskTransformer, TransformerConfig
 from maskgen.tokens.batch import TokenBatch
 from maskgen.training.modules.base import TargetModule, mixed_seed
+from maskgen.training.modules.global_batch import divided, gathered
 
 
 class HybridNoiseModule(TargetModule[MaskTransformer]):
@@ -34,7 +35,7 @@ class HybridNoiseModule(TargetModule[MaskTransformer]):
         warmup_steps: Steps of linear warm-up.
         weight_decay: Of the hidden matrices.
         clip: Largest gradient norm.
-        seed: All noise is drawn from (seed, step, rank).
+        seed: All noise is drawn from (seed, step) and the place in the global batch, so that it is the same on any number of ranks.
         compile: Compile the transformer with torch.compile.
         start: Folder or shipped name of a model whose weights initialise this one.
 
@@ -81,26 +82,28 @@ class HybridNoiseModule(TargetModule[MaskTransformer]):
 
     def training_step(self, batch: TokenBatch, batch_index: int) -> Tensor:
         """Weighted divergence at the cells that the noise may have changed."""
-        generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.global_step, self.global_rank))
-        noised = draw_noise(batch, self.segment, self.noise, generator, self.drop_condition, self.mask_rows)
-        loss, _ = self.losses(noised, self.weight)
-        self.log(f"train/loss_{self.target}", loss, prog_bar=True)
+        generator, whole = torch.Generator().manual_seed(mixed_seed(self.seed, self.global_step, 0)), gathered(batch)
+        drawn = draw_noise(whole.batch, self.segment, self.noise, generator, self.drop_condition, self.mask_rows)
+        loss, _ = self.losses(whole.part(drawn), self.weight, whole.per_rank(drawn.target.sum()))
+        self.log(f"train/loss_{self.target}", loss, prog_bar=True, sync_dist=True)
         self.log("train/lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
         return loss
 
     def validation_step(self, batch: TokenBatch, batch_index: int, dataloader_idx: int = 0) -> None:
         """Log the bound per token and the accuracy at masked, wrong and right codes, with the same noise at every validation."""
         generator = torch.Generator().manual_seed(mixed_seed(batch_index, 0, 7))
-        noised = draw_noise(batch, self.segment, self.noise, generator)
+        whole = divided(batch)
+        if whole.is_empty:
+            return
+        noised = whole.part(draw_noise(whole.batch, self.segment, self.noise, generator))
+        tokens, stage = int(noised.target.sum()), f"val{dataloader_idx or ''}"
         loss, correct = self.losses(noised, "elbo")
-        stage, tokens = f"val{dataloader_idx or ''}", int(noised.target.sum())
-        self.log(f"{stage}/loss_{self.target}", loss, batch_size=tokens, add_dataloader_idx=False)
+        self.means.add(f"{stage}/loss_{self.target}", loss.expand(tokens))
         for name, values in correct.items():
-            if len(values):
-                self.log(f"{stage}/accuracy_{self.target}_{name}", values.mean(), batch_size=len(values), add_dataloader_idx=False)
+            self.means.add(f"{stage}/accuracy_{self.target}_{name}", values)
 
-    def losses(self, noised: Noised, weight: Weight) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
-        """The loss per token, and the correctness of each scored cell, by whether it was masked, wrong or right."""
+    def losses(self, noised: Noised, weight: Weight, over: Float[Tensor, ""] | None = None) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+        """The loss per token, and the correctness of each scored cell, by whether it was masked, wrong or right; `over` as in `reduced`."""
         weights = cell_weights(noised, self.segment, weight, self.largest_weight)
         cells, batch = weights > 0, noised.batch
         context = batch.modality != self.segment.index if self.model.config.blind_condition else None
@@ -110,7 +113,7 @@ class HybridNoiseModule(TargetModule[MaskTransformer]):
         seen = noised.seen(self.segment)[cells] - self.segment.offset
         code = noised.mixture.uniform / self.segment.size
         apart = divergences(logits, wanted, seen, noised.mixture.kept[row], code[row])
-        loss = (weights[cells].to(apart.dtype) * apart).sum() / noised.target.sum()
+        loss = (weights[cells].to(apart.dtype) * apart).sum() / (noised.target.sum() if over is None else over)
         right = (logits.argmax(dim=-1) == wanted).float()
         kinds = {"masked": seen < 0, "wrong": (seen >= 0) & (seen != wanted), "right": seen == wanted}
         return loss, {name: right[here] for name, here in kinds.items()}

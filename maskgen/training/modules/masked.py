@@ -13,7 +13,9 @@ from maskgen.networks.pretrained import start_from
 from maskgen.networks.transformer import MaskTransformer, TransformerConfig
 from maskgen.tokens.batch import TokenBatch
 from maskgen.training.modules.base import TargetModule, mixed_seed
-from maskgen.training.modules.objective import Weighting, code_losses, reduced
+from maskgen.training.modules.global_batch import divided, gathered
+from maskgen.training.modules.objective import Weighting, code_losses, denominator, reduced
+from maskgen.training.modules.running_means import RunningMeans
 
 RATE_BUCKETS = 4
 """Validation losses are also given per quarter of the mask rate."""
@@ -44,7 +46,7 @@ class MaskedTokenModule(TargetModule[MaskTransformer]):
         warmup_steps: Steps of linear warm-up.
         weight_decay: Of the hidden matrices.
         clip: Largest gradient norm.
-        seed: Every mask is drawn from (seed, step, rank).
+        seed: Every mask is drawn from (seed, step) and the place in the global batch, so that it is the same on any number of ranks.
         compile: Compile the transformer with torch.compile.
         start: Folder or shipped name of a model whose weights initialise this one; sizes and token space must be the same.
 
@@ -101,26 +103,38 @@ class MaskedTokenModule(TargetModule[MaskTransformer]):
 
     def training_step(self, batch: TokenBatch, batch_index: int) -> Tensor:
         """Weighted cross-entropy at the masked cells."""
-        generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.global_step, self.global_rank))
-        batch = drop_modalities(batch, self.drop_parts, generator)
+        generator, whole = torch.Generator().manual_seed(mixed_seed(self.seed, self.global_step, 0)), gathered(batch)
+        clean = drop_modalities(whole.batch, self.drop_parts, generator)
         shares = self.drop_condition, generator, self.prompt_share, self.infill_share, self.timed, self.groups, self.span
-        masked = draw_masks(batch, self.segments, self.schedule, self.level_weights, *shares)
+        drawn = draw_masks(clean, self.segments, self.schedule, self.level_weights, *shares)
+        masked = whole.part(drawn)
         losses = self.losses(masked, self.label_smoothing)
-        loss = self.reduced(masked, losses)
-        self.log(f"train/loss_{self.target}", loss, prog_bar=True)
-        self.log(f"train/accuracy_{self.target}", losses["correct"].mean(), prog_bar=True)
+        loss = self.reduced(masked, losses, whole.per_rank(denominator(self.weight, drawn)))
+        self.log(f"train/loss_{self.target}", loss, prog_bar=True, sync_dist=True)
+        accuracy = whole.mean(losses["correct"], drawn.cells.sum())
+        self.log(f"train/accuracy_{self.target}", accuracy, prog_bar=True, sync_dist=True)
         self.log("train/lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
         if self.global_step % 50 == 0:
-            self._log_parts("train", masked, losses, buckets=False)
+            means = RunningMeans()
+            self._count_parts("train", losses, means)
+            self.log_dict(means.values())
         return loss
 
     def validation_step(self, batch: TokenBatch, batch_index: int, dataloader_idx: int = 0) -> None:
         """Log loss and accuracy of each level at all mask rates, with the condition visible and the same masks at every validation."""
+        whole = divided(batch)
+        if whole.is_empty:
+            return
         for group in self.groups:
             weights = [float(group == other) for other in self.groups]
             generator = torch.Generator().manual_seed(mixed_seed(batch_index, group[0], 7))
-            masked = draw_masks(batch, self.segments, self.schedule, weights, 0.0, generator, groups=self.groups, span=self.span)
-            self._log_parts(f"val{dataloader_idx or ''}", masked, self.losses(masked, 0.0), buckets=group[0] == 0)
+            masked = whole.part(
+                draw_masks(whole.batch, self.segments, self.schedule, weights, 0.0, generator, groups=self.groups, span=self.span)
+            )
+            losses, stage = self.losses(masked, 0.0), f"val{dataloader_idx or ''}"
+            self._count_parts(stage, losses, self.means)
+            if group[0] == 0:
+                self._count_buckets(stage, masked, losses)
 
     def losses(self, masked: Masked, label_smoothing: float) -> dict[str, Tensor]:
         """Cross-entropy and correctness of every masked code, level by level, plus row and level of each."""
@@ -130,22 +144,20 @@ class MaskedTokenModule(TargetModule[MaskTransformer]):
         hidden = self._forward[0](seen, context=context, window=window)
         return code_losses(self.model.logits, self.segments, masked, hidden, label_smoothing=label_smoothing)
 
-    def reduced(self, masked: Masked, losses: Mapping[str, Tensor]) -> Float[Tensor, ""]:
-        """One number from the losses of all codes, by the weighting of the paper that `weight` names."""
-        return reduced(self.weight, losses, masked.total)
+    def reduced(self, masked: Masked, losses: Mapping[str, Tensor], over: Float[Tensor, ""] | None = None) -> Float[Tensor, ""]:
+        """One number from the losses of all codes, by the weighting of the paper that `weight` names; `over` as in `reduced`."""
+        return reduced(self.weight, losses, masked.total, over)
 
-    def _log_parts(self, stage: str, masked: Masked, losses: Mapping[str, Tensor], buckets: bool) -> None:
-        """Loss and accuracy per level, and loss per quarter of the mask rate."""
+    def _count_parts(self, stage: str, losses: Mapping[str, Tensor], means: RunningMeans) -> None:
+        """Loss and accuracy per level."""
         for segment in self.segments:
             here = losses["level"] == segment.level
             if bool(here.any()):
-                self._log_mean(f"{stage}/loss_{self.target}_level{segment.level}", losses["loss"][here])
-                self._log_mean(f"{stage}/accuracy_{self.target}_level{segment.level}", losses["correct"][here])
-        bucket = (masked.rate[losses["row"]] * RATE_BUCKETS).long().clamp(max=RATE_BUCKETS - 1)
-        for number in range(RATE_BUCKETS) if buckets else ():
-            if bool((bucket == number).any()):
-                self._log_mean(f"{stage}/loss_{self.target}_rate{number}of{RATE_BUCKETS}", losses["loss"][bucket == number])
+                means.add(f"{stage}/loss_{self.target}_level{segment.level}", losses["loss"][here])
+                means.add(f"{stage}/accuracy_{self.target}_level{segment.level}", losses["correct"][here])
 
-    def _log_mean(self, name: str, values: Tensor) -> None:
-        """Log a mean, weighted by its number of cells over a validation."""
-        self.log(name, values.mean(), batch_size=len(values), add_dataloader_idx=False)
+    def _count_buckets(self, stage: str, masked: Masked, losses: Mapping[str, Tensor]) -> None:
+        """Loss per quarter of the mask rate."""
+        bucket = (masked.rate[losses["row"]] * RATE_BUCKETS).long().clamp(max=RATE_BUCKETS - 1)
+        for number in range(RATE_BUCKETS):
+            self.means.add(f"{stage}/loss_{self.target}_rate{number}of{RATE_BUCKETS}", losses["loss"][bucket == number])

@@ -50,20 +50,31 @@ def code_losses(
     return {name: torch.cat(part) for name, part in zip(("loss", "correct", "row", "level"), zip(*parts, strict=True), strict=True)}
 
 
-def reduced(weighting: str, losses: Mapping[str, Tensor], total: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
+def reduced(
+    weighting: str, losses: Mapping[str, Tensor], total: Int[Tensor, " batch"], over: Float[Tensor, ""] | None = None
+) -> Float[Tensor, ""]:
     """One number from the losses of all masked codes.
 
     Args:
         weighting: "maskgit" for the mean, "elbo" for the bound on the likelihood.
         losses: Of `code_losses`.
         total: Codes of each row that could have been masked.
+        over: What the sum is divided by where these rows are one rank's part of a global batch (`denominator` of that batch, divided by the
+            number of ranks); None is the rows' own count.
     """
     if weighting == "maskgit":
-        return losses["loss"].mean()
-    return order_agnostic_bound(losses["loss"], losses["row"], total)
+        return losses["loss"].mean() if over is None else losses["loss"].sum() / over
+    return order_agnostic_bound(losses["loss"], losses["row"], total, over)
 
 
-def order_agnostic_bound(loss: Float[Tensor, " codes"], row: Int[Tensor, " codes"], total: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
+def denominator(weighting: str, masked: Masked) -> Int[Tensor, ""]:
+    """Number of codes that `reduced` takes the mean over: the masked ones, or for the bound all that could have been masked."""
+    return (masked.cells.sum() if weighting == "maskgit" else masked.total.sum()).clamp(min=1)
+
+
+def order_agnostic_bound(
+    loss: Float[Tensor, " codes"], row: Int[Tensor, " codes"], total: Int[Tensor, " batch"], over: Float[Tensor, ""] | None = None
+) -> Float[Tensor, ""]:
     """Nats per code of the likelihood bound that masked diffusion optimises, for rates drawn by the linear schedule.
 
     With k of a row's n codes masked, k uniform from 1 to n, n / k times the sum of their losses is an unbiased estimate of the expected
@@ -74,8 +85,9 @@ def order_agnostic_bound(loss: Float[Tensor, " codes"], row: Int[Tensor, " codes
         loss: Cross-entropy of each masked code.
         row: Its row.
         total: Codes of each row that could have been masked.
+        over: Number of codes that the mean is over; None is the sum of `total`.
 
     Source: order-agnostic bounds, arXiv:2110.02037; 1 / rate weighting as in MDLM, arXiv:2406.07524, and LLaDA, arXiv:2502.09992.
     """
     count = torch.bincount(row, minlength=len(total)).clamp(min=1)
-    return (loss * (total / count)[row]).sum() / total.sum().clamp(min=1)
+    return (loss * (total / count)[row]).sum() / (total.sum().clamp(min=1) if over is None else over)

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.strategies import Strategy
 
 from maskgen.training.runtime.checkpoint_io import AtomicCheckpointIO, first_intact
+from maskgen.training.runtime.earlier import set_aside
 from maskgen.training.runtime.epochs import ExactEpochs
 from maskgen.training.runtime.finite import SkipNonFinite
 from maskgen.training.runtime.links import COMPUTED, SOURCES, require_equal
@@ -47,6 +49,12 @@ class SurvivingCLI(LightningCLI):
             raise ValueError(f"ckpt_path {path} is not a local file; fetch the checkpoint yourself and give its path")
         if path and Path(path).is_file():
             chosen["ckpt_path"] = str(first_intact(Path(path))[0])
+
+    def before_fit(self) -> None:
+        """Move an earlier run in the same folders aside."""
+        if self.trainer.is_global_zero:
+            keepers = [callback for callback in self.trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+            set_aside(keepers, self.trainer.log_dir if self.trainer.loggers else None, self.config.fit.ckpt_path)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """The trainer of the configuration, with the checkpoint writer and callbacks of every run.

@@ -22,7 +22,7 @@ from maskgen.tokenizers.text import TextTokenizer
 from maskgen.tokens.batch import TokenBatch
 from maskgen.tokens.packing import pack
 from maskgen.tokens.space import MASK, TokenSpace
-from maskgen.training.modules.distill import AtSteps, DistillModule, divergence, require_seeing, said_while_decoding
+from maskgen.training.modules.distill import AtSteps, DistillModule, divergence, require_seeing, row_seeds, said_while_decoding
 
 ONE_STEP = GenerationSettings(steps=(1,), guidance_scale=3.0)
 
@@ -113,7 +113,7 @@ def test_the_student_takes_over_the_guided_distribution_and_the_teacher_stays(
     found = []
     for _ in range(25):
         made["optimizer"].zero_grad()
-        loss = torch.cat([*trained.divergences(masked, draw).values()]).mean()
+        loss = torch.cat([*trained.divergences(masked, row_seeds(len(masked.batch), draw)).values()]).mean()
         loss.backward()
         made["optimizer"].step()
         made["lr_scheduler"]["scheduler"].step()

@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from maskgen.cli.main import main
 from maskgen.io.checkpoint import load_verified
 from maskgen.training.runtime.checkpoint_io import AtomicCheckpointIO
+from maskgen.training.runtime.earlier import set_aside
 from maskgen.training.runtime.epochs import ExactEpochs
 from maskgen.training.runtime.finite import SkipNonFinite
 from maskgen.training.runtime.survival import StopOnSignal, UnswapAverages
@@ -135,3 +136,39 @@ def test_a_real_process_stops_with_143_and_goes_on(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     logging.getLogger(__name__).info("stopped after step %d", step)
+
+
+def steps_in(folder: Path) -> dict[str, int]:
+    """Step of every last checkpoint below a folder, by its path."""
+    paths = [path for path in folder.rglob("last*.ckpt") if "previous" not in path.name]
+    return {str(path.relative_to(folder)): load_verified(path)["global_step"] for path in paths}
+
+
+def test_a_second_run_in_one_folder_moves_the_first_aside_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["maskgen"])
+    for steps in (5, 10):
+        main(["fit", "--config", str(configuration(tmp_path, steps))])
+    assert steps_in(tmp_path) == {"checkpoints.1/last.ckpt": 5, "checkpoints/last.ckpt": 10}
+    assert "held an earlier run, which is now" in caplog.text
+    main(["fit", "--config", str(configuration(tmp_path, 15)), "--ckpt_path", str(tmp_path / "checkpoints" / "last.ckpt")])
+    assert steps_in(tmp_path) == {"checkpoints.1/last.ckpt": 5, "checkpoints/last.ckpt": 15}
+    main(["fit", "--config", str(configuration(tmp_path, 10)), "--ckpt_path", str(tmp_path / "checkpoints.1" / "last.ckpt")])
+    assert steps_in(tmp_path) == {"checkpoints.1/last.ckpt": 5, "checkpoints.2/last.ckpt": 15, "checkpoints/last.ckpt": 10}
+
+
+def test_a_run_with_a_logger_is_moved_whole_and_the_working_directory_never(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    keeper = ModelCheckpoint("runs/mine/checkpoints", save_last=True)
+    for name in ("config.yaml", "checkpoints/last.ckpt", "samples/step-5.png"):
+        (tmp_path / "runs" / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "runs" / "mine" / name).write_bytes(b"1")
+    assert [path.name for path in set_aside([keeper], "runs/mine", None)] == ["mine.1"]
+    assert (tmp_path / "runs" / "mine.1" / "samples" / "step-5.png").is_file()
+    assert not (tmp_path / "runs" / "mine").exists()
+    assert set_aside([keeper], "runs/mine", None) == []
+    (tmp_path / "last.ckpt").write_bytes(b"1")
+    with pytest.raises(ValueError, match="holds checkpoints of an earlier run; give ModelCheckpoint a dirpath of its own"):
+        set_aside([ModelCheckpoint(str(tmp_path))], None, None)
