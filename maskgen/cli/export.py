@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from maskgen.cli.options import named_folder
+from maskgen.cli.options import named_folder, numbers
 
 if TYPE_CHECKING:
     from maskgen.pipelines.base import Pipeline
@@ -17,7 +17,9 @@ def add_export(verbs: Any) -> None:
     tokenizer = kinds.add_parser("image-tokenizer", help="image tokenizer bundle from a checkpoint of an image autoencoder")
     tokenizer.add_argument("checkpoint", type=Path)
     tokenizer.add_argument("--out", type=Path, required=True)
-    tokenizer.add_argument("--size", type=int, default=64, help="side of the training images in pixels (default: %(default)s)")
+    tokenizer.add_argument(
+        "--size", type=numbers(int), metavar="SIDE|W,H", help="pixels of the training images (default: as the checkpoint says)"
+    )
     tokenizer.add_argument("--levels", type=int, help="number of residual levels to keep, coarsest first (default: all)")
     tokenizer.set_defaults(verb=export_image_tokenizer)
     codec = kinds.add_parser("audio-tokenizer", help="audio tokenizer bundle from a checkpoint of an audio codec")
@@ -75,7 +77,10 @@ def export_image_tokenizer(args: argparse.Namespace) -> None:
     """Write an image tokenizer bundle."""
     from maskgen.tokenizers.image import ImageTokenizer
 
-    tokenizer = ImageTokenizer.from_checkpoint(args.checkpoint, (args.size, args.size))
+    size = None if args.size is None else tuple(args.size) if isinstance(args.size, list) else (args.size, args.size)
+    if size is not None and (len(size) != 2 or min(size) < 1):
+        raise ValueError(f"--size must be one side or width,height in pixels, at least 1, got {','.join(map(str, size))}")
+    tokenizer = ImageTokenizer.from_checkpoint(args.checkpoint, size)
     fingerprint = (tokenizer if args.levels is None else tokenizer.coarser(args.levels)).save(args.out, half=True)
     print(f"wrote {args.out}, fingerprint {fingerprint[:12]}")
 

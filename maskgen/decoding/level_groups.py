@@ -76,7 +76,8 @@ def _unrolled(batch: TokenBatch, segments: Sequence[Segment]) -> TokenBatch:
     in_time = ((batch.coords[..., 1:] == 0).all(dim=2) | ~ours).all(dim=1, keepdim=True)
     number = torch.arange(len(segments), device=coords.device).repeat(batch.ids.shape[1])
     coords[..., 1] = torch.where(in_time, number, coords[..., 1])
-    return TokenBatch(rearrange(ids, "b l k -> b (l k) 1"), modality, coords, valid, document)
+    extent = repeat(batch.extent, "b l c -> b (l k) c", k=len(segments))
+    return TokenBatch(rearrange(ids, "b l k -> b (l k) 1"), modality, coords, valid, document, extent)
 
 
 def _rolled(batch: TokenBatch, ids: Int[Tensor, "batch unrolled"], segments: Sequence[Segment]) -> TokenBatch:

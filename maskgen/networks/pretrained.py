@@ -32,7 +32,12 @@ PIPELINE_SCHEMA = Record(
 """Schema of the configuration of a model bundle."""
 CHECKPOINT_SCHEMA = Record(
     {"kind": Text(), **{name: PIPELINE_SCHEMA.needed[name] for name in ("space", "fingerprints", "transformer")}},
-    {"grids": PIPELINE_SCHEMA.needed["grids"], "target": Text(), "grid": Maybe(Items(Whole(1, 65_536), least=1, most=3))},
+    {
+        "grids": PIPELINE_SCHEMA.needed["grids"],
+        "seen_grids": PIPELINE_SCHEMA.needed["grids"],
+        "target": Text(),
+        "grid": Maybe(Items(Whole(1, 65_536), least=1, most=3)),
+    },
 )
 """Schema of the metadata in a checkpoint of token training."""
 

@@ -172,7 +172,7 @@ class Storing(Moving):
             grids, decoded = made["grids"], dict(settings or {})
         else:
             target = made["target"]
-            grids = {} if made["grid"] is None else {target: made["grid"]}
+            grids = {**made.get("seen_grids", {}), **({} if made["grid"] is None else {target: made["grid"]})}
             decoded = {target: GenerationSettings(), **(settings or {})}
         return cls.kind_for(space, decoded, False, str(path))(model, space, tokenizers, decoded, grids)
 

@@ -49,9 +49,8 @@ QUANTIZER_SCHEMA = {
     ),
 }
 """Schema entries of a quantizer in a bundle: its name and arguments."""
-IMAGE_SCHEMA = Record(
-    {"autoencoder": record_of(ImageAutoencoderConfig, **_STAGES), **QUANTIZER_SCHEMA, "size": Items(Whole(1, 65_536), least=2, most=2)}
-)
+SIZE_SCHEMA = Items(Whole(1, 65_536), least=2, most=2)
+IMAGE_SCHEMA = Record({"autoencoder": record_of(ImageAutoencoderConfig, **_STAGES), **QUANTIZER_SCHEMA, "size": SIZE_SCHEMA})
 
 
 def build_image_network(config: Mapping[str, Any]) -> ImageAutoencoder:
@@ -109,22 +108,31 @@ class ImageTokenizer(Tokenizer):
         return cls(network, tuple(config["size"]))
 
     @classmethod
-    def from_checkpoint(cls, path: Path | str, size: tuple[int, int]) -> "ImageTokenizer":
+    def from_checkpoint(cls, path: Path | str, size: tuple[int, int] | None = None) -> "ImageTokenizer":
         """Load the tokenizer from a checkpoint of ImageAutoencoderModule.
 
         Args:
             path: Checkpoint that `maskgen fit` wrote.
-            size: (width, height) of the training images.
+            size: (width, height) of the training images, for checkpoints of earlier versions, which don't hold it.
 
         Raises:
-            ValueError: If the checkpoint is missing, damaged or of another module.
+            ValueError: If the checkpoint is missing, damaged or of another module, or `size` is missing or another than the checkpoint's.
         """
         checkpoint = read_checkpoint(path, _BUNDLE_KIND)
         made, found = checkpoint["maskgen"], weights(checkpoint, "network.")
-        Record({"autoencoder": IMAGE_SCHEMA.needed["autoencoder"], **QUANTIZER_SCHEMA}, {"kind": Text()}).check(made, str(path))
+        Record({"autoencoder": IMAGE_SCHEMA.needed["autoencoder"], **QUANTIZER_SCHEMA}, {"kind": Text(), "size": SIZE_SCHEMA}).check(
+            made, str(path)
+        )
+        trained = tuple(made["size"]) if "size" in made else size
+        if trained is None:
+            raise ValueError(f"the checkpoint {path} doesn't hold the size of its training images; give size, their width and height")
+        if size not in (None, trained):
+            raise ValueError(
+                f"the training images of {path} have {trained[0]} x {trained[1]} pixels, size says {size[0]} x {size[1]}; leave it out"
+            )
         network = fitted(lambda: build_image_network(made), found, str(path))
         network.load_state_dict(found)
-        return cls(network, size)
+        return cls(network, trained)
 
     def coarser(self, num_levels: int) -> "ImageTokenizer":
         """Return this tokenizer without its finest levels. The codes of the remaining levels don't change.

@@ -25,6 +25,7 @@ class TokenBatch:
         coords: Position of a cell in its grid: (time, row, column).
         valid: False for padding and hidden cells, which are never attended to, masked or scored.
         document: Number of each cell's document; cells attend only to cells of the same document.
+        extent: Size of each cell's grid along (time, row, column), 0 along an axis that the grid lacks and for padding.
     """
 
     ids: Int[Tensor, "batch length level"]
@@ -32,12 +33,13 @@ class TokenBatch:
     coords: Int[Tensor, "batch length 3"]
     valid: Bool[Tensor, "batch length"]
     document: Int[Tensor, "batch length"]
+    extent: Int[Tensor, "batch length 3"]
 
     def __len__(self) -> int:
         return self.ids.shape[0]
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "TokenBatch":
-        """A batch with the function applied to each of the five tensors."""
+        """A batch with the function applied to each of its tensors."""
         return TokenBatch(*(function(getattr(self, field.name)) for field in dataclasses.fields(self)))
 
     def same_cells(self, other: "TokenBatch") -> bool:

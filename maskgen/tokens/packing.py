@@ -11,6 +11,25 @@ from maskgen.tokens.batch import UNKNOWN, Codes, TokenBatch
 from maskgen.tokens.space import MASK, PAD, TokenSpace
 
 
+def grid_axes(grid: Sequence[int]) -> tuple[int, ...]:
+    """Axes among (time, row, column) along which a grid runs.
+
+    Raises:
+        ValueError: If the grid has no axes or more than three.
+    """
+    axes = {1: (0,), 2: (1, 2), 3: (0, 1, 2)}.get(len(grid))
+    if axes is None:
+        raise ValueError(f"a grid has 1, 2 or 3 axes, got shape {tuple(grid)}")
+    return axes
+
+
+def extents(grid: Sequence[int]) -> Int[Tensor, "cells 3"]:
+    """Size of a grid along (time, row, column) at each of its cells; 0 along axes that it lacks."""
+    size = torch.zeros(3, dtype=torch.long)
+    size[list(grid_axes(grid))] = torch.tensor(list(grid))
+    return size.expand(math.prod(grid), 3)
+
+
 def coordinates(grid: Sequence[int]) -> Int[Tensor, "cells 3"]:
     """Coordinates (time, row, column) of every cell of a grid in row-major order.
 
@@ -19,11 +38,8 @@ def coordinates(grid: Sequence[int]) -> Int[Tensor, "cells 3"]:
     Raises:
         ValueError: If the grid has no axes or more than three.
     """
-    axes = {1: (0,), 2: (1, 2), 3: (0, 1, 2)}.get(len(grid))
-    if axes is None:
-        raise ValueError(f"a grid has 1, 2 or 3 axes, got shape {tuple(grid)}")
     coords = torch.zeros(math.prod(grid), 3, dtype=torch.long)
-    for axis, values in zip(axes, torch.meshgrid(*(torch.arange(size) for size in grid), indexing="ij"), strict=True):
+    for axis, values in zip(grid_axes(grid), torch.meshgrid(*(torch.arange(size) for size in grid), indexing="ij"), strict=True):
         coords[:, axis] = values.reshape(-1)
     return coords
 
@@ -97,14 +113,14 @@ def pack_rows(rows: Sequence[Sequence[Mapping[str, Codes]]], space: TokenSpace, 
     if not rows:
         raise ValueError("pack needs at least one sample, got none")
     filled = [_row([_cells(sample, space) for sample in row], space.num_levels) for row in rows]
-    lengths = torch.tensor([len(modality) for _, modality, _, _ in filled])
+    lengths = torch.tensor([len(modality) for _, modality, *_ in filled])
     length = -(-int(lengths.max()) // multiple) * multiple
-    ids, modality, coords, document = (_padded(fields, length) for fields in zip(*filled, strict=True))
-    return TokenBatch(ids, modality, coords, torch.arange(length)[None] < lengths[:, None], document)
+    ids, modality, coords, extent, document = (_padded(fields, length) for fields in zip(*filled, strict=True))
+    return TokenBatch(ids, modality, coords, torch.arange(length)[None] < lengths[:, None], document, extent)
 
 
-_RowCells = tuple[Tensor, Tensor, Tensor]
-"""Ids `[cells level]`, modality `[cells]` and coordinates `[cells 3]`."""
+_RowCells = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Ids `[cells level]`, modality `[cells]`, coordinates `[cells 3]` and extents `[cells 3]`."""
 
 
 def _cells(sample: Mapping[str, Codes], space: TokenSpace) -> _RowCells:
@@ -113,24 +129,25 @@ def _cells(sample: Mapping[str, Codes], space: TokenSpace) -> _RowCells:
         space.of(name)
     parts: list[_RowCells] = [_nothing(space.num_levels)]
     for name in [modality.name for modality in space.modalities if modality.name in sample]:
-        ids = _shared_ids(sample[name], space, name)
-        coords = placed_in_time(sample[name]) if space.modality(name).timed else coordinates(sample[name].shape[1:])
+        ids, grid = _shared_ids(sample[name], space, name), sample[name].shape[1:]
+        coords = placed_in_time(sample[name]) if space.modality(name).timed else coordinates(grid)
         coords[:, 0] *= space.modality(name).stride
-        parts.append((ids, torch.full((len(ids),), space.index(name)), coords))
-    ids, modality, coords = (torch.cat(list(field)) for field in zip(*parts, strict=True))
-    return ids, modality, coords
+        parts.append((ids, torch.full((len(ids),), space.index(name)), coords, extents(grid)))
+    ids, modality, coords, extent = (torch.cat(list(field)) for field in zip(*parts, strict=True))
+    return ids, modality, coords, extent
 
 
 def _nothing(num_levels: int) -> _RowCells:
     """An empty set of cells."""
-    return torch.zeros(0, num_levels, dtype=torch.long), torch.zeros(0, dtype=torch.long), torch.zeros(0, 3, dtype=torch.long)
+    places = torch.zeros(0, 3, dtype=torch.long)
+    return torch.zeros(0, num_levels, dtype=torch.long), torch.zeros(0, dtype=torch.long), places, places
 
 
-def _row(samples: Sequence[_RowCells], num_levels: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _row(samples: Sequence[_RowCells], num_levels: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The concatenated cells of several samples, and the document of each cell."""
-    documents = [torch.full((len(modality),), number) for number, (_, modality, _) in enumerate(samples)]
-    ids, modality, coords = (torch.cat(list(field)) for field in zip(*(samples or [_nothing(num_levels)]), strict=True))
-    return ids, modality, coords, torch.cat(documents or [torch.zeros(0, dtype=torch.long)])
+    documents = [torch.full((len(modality),), number) for number, (_, modality, *_) in enumerate(samples)]
+    ids, modality, coords, extent = (torch.cat(list(field)) for field in zip(*(samples or [_nothing(num_levels)]), strict=True))
+    return ids, modality, coords, extent, torch.cat(documents or [torch.zeros(0, dtype=torch.long)])
 
 
 def _padded(rows: Sequence[Tensor], length: int) -> Tensor:
@@ -141,18 +158,18 @@ def _padded(rows: Sequence[Tensor], length: int) -> Tensor:
     return batch
 
 
-def _codes_of(ids: Int[Tensor, "cells level"], coords: Int[Tensor, "cells 3"], space: TokenSpace, name: str) -> Codes:
-    """Codes of one modality from the cells of one row."""
+def _codes_of(ids: Int[Tensor, "cells level"], extent: Int[Tensor, "cells 3"], space: TokenSpace, name: str) -> Codes:
+    """Codes of one modality from the cells of one row, in the shape of their grid; a part of a grid is one row of cells."""
     segments = space.of(name)
     offsets = torch.tensor([segment.offset for segment in segments], device=ids.device)
     kept = ids[:, : len(segments)]
     codes = torch.where(kept == MASK, UNKNOWN, kept - offsets).T
-    axes = space.modality(name).axes
-    return codes.reshape(len(segments), *(coords[:, list(axes)].amax(dim=0) + 1).tolist()) if len(axes) > 1 else codes
+    grid = [size for size in extent[0].tolist() if size]
+    return codes.reshape(len(segments), *grid) if math.prod(grid) == codes.shape[1] else codes
 
 
 def unpack(batch: TokenBatch, space: TokenSpace) -> list[dict[str, Codes]]:
-    """Unpacks the samples of a batch: the inverse of `pack` and `pack_rows`. MASK becomes UNKNOWN.
+    """Unpacks the samples of a batch: the inverse of `pack` and `pack_rows`, for grids of one, two and three axes. MASK becomes UNKNOWN.
 
     Hidden cells are treated as absent.
     """
@@ -163,7 +180,7 @@ def unpack(batch: TokenBatch, space: TokenSpace) -> list[dict[str, Codes]]:
             for modality in space.modalities:
                 cells = batch.valid[row] & (batch.document[row] == document) & (batch.modality[row] == space.index(modality.name))
                 if bool(cells.any()):
-                    sample[modality.name] = _codes_of(batch.ids[row][cells], batch.coords[row][cells], space, modality.name)
+                    sample[modality.name] = _codes_of(batch.ids[row][cells], batch.extent[row][cells], space, modality.name)
             samples.append(sample)
     return samples
 

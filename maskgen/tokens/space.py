@@ -12,8 +12,6 @@ MASK = 1
 MOST_LEVELS, MOST_CODES = 256, 2**24
 
 Kind = Literal["text", "image", "audio", "attribute", "phones", "transcript"]
-TIME, ROW, COLUMN = range(3)
-"""Axes of the coordinates of a cell."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +46,6 @@ class Modality:
                 f"modality {self.name!r} has {self.codebook_size} codes, end={self.end} and stride={self.stride}; "
                 "the end is one of its codes, the stride at least 1"
             )
-
-    @property
-    def axes(self) -> tuple[int, ...]:
-        """Axes along which its cells are laid out."""
-        return (ROW, COLUMN) if self.kind == "image" else (TIME,)
 
     @property
     def timed(self) -> bool:

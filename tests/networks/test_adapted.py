@@ -164,7 +164,7 @@ def test_under_the_causal_mask_a_masked_last_word_has_the_next_token_distributio
 
 def cells_of(modality: Tensor, valid: Tensor, document: Tensor) -> TokenBatch:
     zeros = torch.zeros(*modality.shape, 3, dtype=torch.long)
-    return TokenBatch(zeros[..., :1], modality, zeros, valid, document)
+    return TokenBatch(zeros[..., :1], modality, zeros, valid, document, zeros)
 
 
 def test_the_cell_before_is_visible_of_the_same_document_and_for_text_alone() -> None:

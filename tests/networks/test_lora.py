@@ -36,7 +36,8 @@ def trained(folder: Path, rows: list[range]) -> MaskTransformer:
         optimizer.zero_grad()
         ids = torch.arange(2, 42).view(1, 20, 2)
         ones = torch.ones(1, 20, dtype=torch.long)
-        hidden = model.train()(TokenBatch(ids, ones, torch.zeros(1, 20, 3, dtype=torch.long), ones.bool(), ones))
+        places = torch.zeros(1, 20, 3, dtype=torch.long)
+        hidden = model.train()(TokenBatch(ids, ones, places, ones.bool(), ones, places))
         model.logits(hidden[0], 2, 20).square().mean().backward()
         optimizer.step()
     return model

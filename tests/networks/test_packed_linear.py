@@ -49,7 +49,8 @@ def test_a_packed_transformer_equals_its_model_which_is_not_changed() -> None:
     model = MaskTransformer(TransformerConfig(dim=32, num_layers=2, num_heads=2), 40, 2)
     before = copy.deepcopy(model.state_dict())
     ids, place = torch.randint(2, 40, (3, 9, 2)), torch.zeros(3, 9, dtype=torch.long)
-    batch = TokenBatch(ids, place + 1, torch.randint(9, (3, 9, 3)), torch.rand(3, 9) < 0.8, place)
+    coords = torch.randint(9, (3, 9, 3))
+    batch = TokenBatch(ids, place + 1, coords, torch.rand(3, 9) < 0.8, place, torch.zeros_like(coords))
     made = packed(model)
     with torch.no_grad():
         torch.testing.assert_close(made(batch), model(batch), atol=1e-5, rtol=1e-4)

@@ -55,6 +55,7 @@ def test_documents_in_one_row_never_see_each_other(model: MaskTransformer) -> No
     joined = TokenBatch(
         *(torch.cat([getattr(first, name), getattr(second, name)], dim=1) for name in ("ids", "modality", "coords", "valid")),
         torch.cat([torch.zeros_like(first.document), torch.ones_like(second.document)], dim=1),
+        torch.cat([first.extent, second.extent], dim=1),
     )
     apart = torch.cat([hidden(model, first), hidden(model, second)], dim=1)
     assert torch.allclose(hidden(model, joined), apart, atol=1e-5)

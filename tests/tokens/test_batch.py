@@ -5,8 +5,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from maskgen.tokens.batch import UNKNOWN, stack
-from maskgen.tokens.packing import coordinates, pack, unpack
+from maskgen.tokens.packing import coordinates, pack, pack_rows, unpack
 from maskgen.tokens.space import MASK, PAD, Modality, TokenSpace
+from maskgen.tokens.unpadding import unpad
 
 SPACE = TokenSpace(
     [
@@ -25,8 +26,7 @@ def sample_lists(draw: st.DrawFn) -> list[dict[str, Tensor]]:
         sample = {}
         for modality in SPACE.modalities:
             if draw(st.booleans()):
-                axes = 2 if modality.kind == "image" else 1
-                grid = [draw(st.integers(1, 4)) for _ in range(axes)]
+                grid = draw(st.lists(st.integers(1, 4), min_size=1, max_size=3))  # any number of axes, in every modality
                 sample[modality.name] = torch.randint(UNKNOWN, modality.codebook_size, (modality.num_levels, *grid), generator=generator)
         samples.append(sample)
     return samples
@@ -61,6 +61,15 @@ def test_coordinates_follow_the_axes_of_a_grid() -> None:
     assert coordinates([2]).tolist() == [[0, 0, 0], [1, 0, 0]]
     assert coordinates([2, 2]).tolist() == [[0, 0, 0], [0, 0, 1], [0, 1, 0], [0, 1, 1]]
     assert coordinates([1, 1, 2]).tolist() == [[0, 0, 0], [0, 0, 1]]
+
+
+@pytest.mark.parametrize("grid", [(1,), (5,), (1, 1), (1, 5), (5, 1), (1, 1, 1), (3, 1, 1), (1, 2, 3), (2, 1, 3), (2, 3, 4)])
+def test_the_shape_of_a_grid_travels_with_its_cells(grid: tuple[int, ...]) -> None:
+    samples = [{one.name: torch.zeros(one.num_levels, *grid, dtype=torch.long)} for one in SPACE.modalities]
+    two_rows = pack_rows([samples, samples[::-1]], SPACE, multiple=7)
+    for batch in (two_rows, two_rows.repeat(2), stack(two_rows, two_rows), unpad(pack(samples, SPACE), 8).batch):
+        assert all(codes.shape[1:] == grid for sample in unpack(batch, SPACE) for codes in sample.values())
+    assert [list(sample) for sample in unpack(two_rows, SPACE)] == [list(one) for one in (*samples, *samples[::-1])]
 
 
 def test_hidden_cells_are_absent_and_the_rest_stays() -> None:

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from maskgen.data.loading.grids import checked_grids
 from maskgen.data.loading.token_spaces import merged_space, named
 from maskgen.masking.masks import Masked, draw_masks
 from maskgen.masking.schedule import Linear, MaskSchedule
@@ -28,7 +29,7 @@ class AdaptedTokenModule(TargetModule[AdaptedTransformer]):
         shards: Folder of token shards whose first modality is text in the backbone's own codes.
         backbone: Folder that `save_pretrained` of transformers wrote, or a hub id.
         target: Modality whose codes are predicted.
-        grid: Code grid of the target, which generation fills by default; None where every sample has its own length.
+        grid: Code grid of the target, which generation fills by default; None takes that of the shards, if all samples have one.
         schedule: Mask schedule; None is linear.
         level_weights: How often each level of the target is learned; None weighs all alike.
         shift: Predict a text cell from the hidden state of the cell before it; None does so for causal backbones only.
@@ -76,7 +77,8 @@ class AdaptedTokenModule(TargetModule[AdaptedTransformer]):
         self.space, self.fingerprints = merged_space(shards)
         self.model = adapt(backbone, self.space, shift, grid_places, seed)
         require_vocabulary(backbone, self.space, self.fingerprints, named(shards))
-        self.target, self.segments, self.grid = target, self.space.of(target), None if grid is None else list(grid)
+        self.target, self.segments = target, self.space.of(target)
+        self.grids = checked_grids(shards, self.space, {} if grid is None else {target: grid})
         self.schedule, self.causal_anneal_steps = schedule or Linear(), causal_anneal_steps
         self.level_weights = tuple(level_weights or [1.0] * len(self.segments))
         self.drop_condition, self.label_smoothing, self.weight = drop_condition, label_smoothing, weight

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from maskgen.data.loading.grids import checked_grids
 from maskgen.data.loading.token_spaces import merged_space, named
 from maskgen.masking.tasks import Asked, TargetObjective, Task, TaskBatch, draw_tasks
 from maskgen.networks.auto import new_network
@@ -89,7 +90,7 @@ class AnyToAnyModule(GeneratorModule[MaskTransformer | TowerTransformer]):
         self.model = new_network(transformer, self.space)
         if start is not None:
             self._start(start, named(shards))
-        self.tasks, self.targets, self.grids = dict(tasks), dict(targets or {}), dict(grids or {})
+        self.tasks, self.targets, self.grids = dict(tasks), dict(targets or {}), checked_grids(shards, self.space, grids or {})
         self.drop_condition, self.baselines, self.label_smoothing = drop_condition, dict(baselines or {}), label_smoothing
         self.fold_length, self.fold_rows = fold_length, fold_rows
         self.max_steps, self.lr, self.warmup_steps = max_steps, lr, warmup_steps

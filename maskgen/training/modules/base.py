@@ -90,11 +90,17 @@ class TargetModule(GeneratorModule[Network]):
     """Base of modules that learn one modality, the target."""
 
     target: str
-    grid: list[int] | None
+    grids: dict[str, list[int]]
+
+    @property
+    def grid(self) -> list[int] | None:
+        """Code grid of the target; None where every sample has its own length."""
+        return self.grids.get(self.target)
 
     def generation_defaults(self) -> dict[str, Any]:
-        """The target and its code grid; None where every sample has its own length."""
-        return {"target": self.target, "grid": self.grid}
+        """The target and its code grid, None where every sample has its own length, and the grids of what is only seen."""
+        seen = {name: grid for name, grid in self.grids.items() if name != self.target}
+        return {"target": self.target, "grid": self.grid, "seen_grids": seen}
 
 
 def mixed_seed(*parts: int) -> int:

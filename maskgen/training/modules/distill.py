@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from maskgen.data.loading.grids import checked_grids
 from maskgen.data.loading.token_spaces import merged_space, named
 from maskgen.decoding.logits import guided_model, hide_condition
 from maskgen.decoding.settings import GenerationSettings
@@ -156,7 +157,8 @@ class DistillModule(TargetModule[MaskTransformer]):
         _check(decode, reverse_share)
         require_seeing(pretrained.model.config.blind_condition, teacher)
         self.space, self.fingerprints = pretrained.space, prints
-        self.target, self.segments, self.grid = target, pretrained.space.of(target), pretrained.grids.get(target)
+        self.target, self.segments = target, pretrained.space.of(target)
+        self.grids = checked_grids(shards, space, {name: grid for name, grid in pretrained.grids.items() if name in prints})
         self.conditions = tuple(pretrained.space.index(one.name) for one in pretrained.space.modalities if one.name != target)
         self.model = copy.deepcopy(pretrained.model).train().requires_grad_(True)
         self.decode, self.reverse_share = decode, reverse_share

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from maskgen.data.loading.grids import checked_grids
 from maskgen.data.loading.token_spaces import merged_space, named
 from maskgen.masking.noise import HybridNoise, Noised, NoiseLaw, Weight, cell_weights, divergences, draw_noise
 from maskgen.networks.pretrained import start_from
@@ -28,7 +29,7 @@ class HybridNoiseModule(TargetModule[MaskTransformer]):
         largest_weight: For "clamped".
         mask_rows: Share of rows whose noise is masks only, so that decoding from MASK is learned whatever the noise.
         target: Modality that is learned; it has one level.
-        grid: Code grid of the target, which generation fills by default; None where every sample has its own length.
+        grid: Code grid of the target, which generation fills by default; None takes that of the shards, if all samples have one.
         drop_condition: Share of rows that learn without their condition.
         max_steps: Length of the learning-rate schedule in steps; `maskgen fit` takes trainer.max_steps.
         lr: Highest learning rate.
@@ -72,7 +73,8 @@ class HybridNoiseModule(TargetModule[MaskTransformer]):
         self.model = MaskTransformer(transformer, self.space.size, len(self.space.modalities))
         if start is not None:
             start_from(self.model, self.space, self.fingerprints, start, named(shards))
-        self.target, self.segment, self.grid = target, self.space.segment(target, 0), None if grid is None else list(grid)
+        self.target, self.segment = target, self.space.segment(target, 0)
+        self.grids = checked_grids(shards, self.space, {} if grid is None else {target: grid})
         self.noise, self.weight, self.largest_weight = noise or HybridNoise(), weight, largest_weight
         self.mask_rows, self.drop_condition = mask_rows, drop_condition
         self.max_steps, self.lr, self.warmup_steps = max_steps, lr, warmup_steps

@@ -81,6 +81,8 @@ class ImageAutoencoderModule(L.LightningModule):
         ours = "autoencoder" in compile
         self._encode: Any = torch.compile(self.network.encode) if ours else self.network.encode
         self._decode: Any = torch.compile(self.network.decode) if ours else self.network.decode
+        self.size: tuple[int, int] | None = None
+        """(width, height) of the training images; known from the first batch on."""
         self._perceive: Any = torch.compile(perceptual.forward) if perceptual and "perceptual" in compile else perceptual
 
     def configure_optimizers(self) -> Any:
@@ -102,12 +104,13 @@ class ImageAutoencoderModule(L.LightningModule):
             "autoencoder": config,
             "quantizer": type(quantizer).__name__,
             "quantizer_args": quantizer.args,
+            **({} if self.size is None else {"size": list(self.size)}),
         }
 
     def training_step(self, batch: Float[Tensor, "batch 3 rows columns"], batch_index: int) -> None:
         """One step of the autoencoder, then one of the discriminator once it has set in."""
         optimizers, schedulers = _as_list(self.optimizers()), _as_list(self.lr_schedulers())
-        pixels = batch.to(memory_format=torch.channels_last)
+        pixels, self.size = batch.to(memory_format=torch.channels_last), (batch.shape[3], batch.shape[2])
         adversarial = self.discriminator is not None and schedulers[0].last_epoch >= self.adversarial_from
         rebuilt = self._autoencoder_step(pixels, optimizers[0], adversarial)
         schedulers[0].step()

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from maskgen.data.loading.grids import checked_grids
 from maskgen.data.loading.token_spaces import merged_space, named
 from maskgen.masking.masks import Masked, draw_masks, drop_modalities, level_groups, level_windows
 from maskgen.masking.schedule import Cosine, MaskSchedule
@@ -27,7 +28,7 @@ class MaskedTokenModule(TargetModule[MaskTransformer]):
     Args:
         shards: Folder of token shards, or several as in the data's parts; their index.json name the token space.
         transformer: Sizes of the model.
-        grid: Code grid of the target, which generation fills by default; None where every sample has its own length.
+        grid: Code grid of the target, which generation fills by default; None takes that of the shards, if all samples have one.
         target: Modality whose codes are predicted.
         schedule: Mask schedule; None is cosine.
         level_weights: How often each level (or group) of the target is learned; None weighs all alike.
@@ -87,7 +88,8 @@ class MaskedTokenModule(TargetModule[MaskTransformer]):
         self.model = MaskTransformer(transformer, self.space.size, len(self.space.modalities))
         if start is not None:
             start_from(self.model, self.space, self.fingerprints, start, named(shards))
-        self.target, self.segments, self.grid = target, self.space.of(target), None if grid is None else list(grid)
+        self.target, self.segments = target, self.space.of(target)
+        self.grids = checked_grids(shards, self.space, {} if grid is None else {target: grid})
         self.schedule = schedule or Cosine()
         self.groups = level_groups(groups, len(self.segments))
         self.windows, self.span = level_windows(windows, self.groups), span

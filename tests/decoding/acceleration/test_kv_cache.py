@@ -69,7 +69,7 @@ def naive(model: MaskTransformer, batches: list[TokenBatch], row: int, refresh: 
     """Hidden states of one row over a decode, one cell after the other."""
     answers, keys, values, full = [], [], [], None
     for number, batch in enumerate(batches):
-        ids, modality, coords, valid, document = (getattr(batch, field.name)[row] for field in dataclasses.fields(batch))
+        ids, modality, coords, valid, document = (getattr(batch, name)[row] for name in ("ids", "modality", "coords", "valid", "document"))
         x = model.embed_norm(model.embed(ids).sum(dim=1) + model.embed_modality(modality))
         if number % refresh == 0:
             full, active = ids, list(range(len(ids)))

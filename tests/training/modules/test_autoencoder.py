@@ -6,12 +6,14 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from builders.command_line import refused
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from maskgen.autoencoders.image import ImageAutoencoderConfig, PatchDiscriminator
 from maskgen.autoencoders.losses import FeatureLoss
 from maskgen.autoencoders.quantizers import ResidualQuantizer
+from maskgen.cli.main import main
 from maskgen.tokenizers.image import ImageTokenizer
 from maskgen.training.modules.image_autoencoder import ImageAutoencoderModule
 
@@ -56,9 +58,30 @@ def test_a_few_steps_reduce_the_error_and_the_checkpoint_becomes_a_tokenizer(tmp
     assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
     assert {"val/l1", "val/psnr_db", "val/code_perplexity_level0", "val/code_perplexity_level1"} <= set(trainer.callback_metrics)
     trainer.save_checkpoint(tmp_path / "last.ckpt")
-    tokenizer = ImageTokenizer.from_checkpoint(tmp_path / "last.ckpt", (32, 32))
+    tokenizer = ImageTokenizer.from_checkpoint(tmp_path / "last.ckpt")
     trained.eval()
     assert torch.equal(tokenizer.network.codes(planted()), trained.network.codes(planted()))
+
+
+def test_an_exported_tokenizer_has_the_size_of_its_training_images(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    trained = module(max_steps=2)
+    wide = planted().repeat(1, 1, 1, 2)
+    loader: DataLoader[Tensor] = DataLoader([*wide], batch_size=8)  # type: ignore[arg-type]
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "enable_checkpointing": False}
+    trainer = L.Trainer(max_steps=1, accelerator="cpu", default_root_dir=tmp_path, limit_val_batches=0, **quiet)
+    trainer.fit(trained, loader)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    size = (wide.shape[3], wide.shape[2])
+    main(["export", "image-tokenizer", str(tmp_path / "last.ckpt"), "--out", str(tmp_path / "bundle")])
+    assert ImageTokenizer.from_bundle(tmp_path / "bundle").size == size
+    said = refused(capsys, "export", "image-tokenizer", tmp_path / "last.ckpt", "--out", tmp_path / "other", "--size", "64,64")
+    assert f"{size[0]} x {size[1]} pixels, size says 64 x 64" in said
+    old = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    del old["maskgen"]["size"]
+    torch.save(old, tmp_path / "old.ckpt")
+    said = refused(capsys, "export", "image-tokenizer", tmp_path / "old.ckpt", "--out", tmp_path / "other")
+    assert "doesn't hold the size" in said
+    assert ImageTokenizer.from_checkpoint(tmp_path / "old.ckpt", (128, 64)).size == (128, 64)
 
 
 def _first_update(**options: Any) -> dict[str, Tensor]:
