@@ -26,7 +26,7 @@ from maskgen.decoding.logits import (
     model_logits,
     remask,
 )
-from maskgen.decoding.logits_processors import differential, noise_regularised
+from maskgen.decoding.logits_processors import differential, noise_regularised, without_code
 from maskgen.decoding.settings import GenerationSettings
 from maskgen.decoding.together import logits_by_group, logits_together, row_groups
 from maskgen.masking.masks import level_groups
@@ -104,7 +104,7 @@ class Decoder:
         batch_invariant: bool | None = None,
     ) -> None:
         self.model, self.settings, self.helpers, self.batch_invariant = model, settings, helpers or Helpers(), batch_invariant
-        self.segments, self.index = space.of(target), space.index(target)
+        self.segments, self.index, self.end = space.of(target), space.index(target), space.modality(target).end
         self.others = tuple(space.index(one.name) for one in space.modalities if one.name != target)
         if settings.shortcut > 1 and self.helpers.shortcut is None:
             raise ValueError("the setting shortcut needs a trained one in the folder shortcut of the model; train it or set shortcut to 1")
@@ -129,12 +129,12 @@ class Decoder:
         device = self.model.embed.weight.device
         groups, exact = row_groups(batch, self.model, self.batch_invariant, plain=_cheaper(self) is None)
         runs = [_Group(self, batch, negative, generators, rows, exact) for rows in groups]
-        trajectories: list[Trajectory] = []
+        holes, trajectories = self._before_given(batch), list[Trajectory]()
         logprobs = torch.zeros(batch.ids.shape, device=device)
         for group in level_groups(self.settings.groups, len(self.segments)):
             sampler, together = self.settings.at(group[0]), [self.segments[level] for level in group]
             functions = [run.logits(group, sampler.steps) for run in runs]
-            guided, plain = (logits_by_group(each, groups) for each in zip(*functions, strict=True))
+            guided, plain = (self._without_end(logits_by_group(each, groups), holes) for each in zip(*functions, strict=True))
             sampler = equipped(sampler, self._tools(plain))
             arguments = batch, together if len(group) > 1 else together[0], generators, callback
             batch, trajectory = (
@@ -145,6 +145,18 @@ class Decoder:
                 logprobs[..., group] = rearrange(trajectory.logprobs[-1], "b (l k) -> b l k", k=len(group))
         calls = {row: count for run in runs for row, count in run.model_calls.items()}
         return Decoded(batch, trajectories, [calls[row] for row in range(len(batch))], logprobs)
+
+    def _before_given(self, batch: TokenBatch) -> Bool[Tensor, "batch length"]:
+        """Cells of the target before the last one of their row whose code is given: an end code drawn there would cut given text off."""
+        ids, ours = batch.ids[..., 0], batch.cells(self.index)
+        given = ours & (ids != MASK)
+        if self.end is not None:
+            given = given & (ids != self.segments[0].offset + self.end)
+        return ours & (given.flip(1).cumsum(dim=1).flip(1) > 0)
+
+    def _without_end(self, logits_fn: LogitsFn, holes: Bool[Tensor, "batch length"]) -> LogitsFn:
+        """The logits without the end code in holes before given text."""
+        return logits_fn if self.end is None or not bool(holes.any()) else without_code(logits_fn, holes, self.end)
 
     def null(self, batch: TokenBatch, negative: TokenBatch | None, rows: Sequence[int]) -> Transform:
         """What the unconditional pass over some rows sees."""

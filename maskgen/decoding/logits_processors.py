@@ -100,6 +100,27 @@ def differential(logits_fn: LogitsFn, share: float = 0.75) -> LogitsFn:
     return changed
 
 
+def without_code(logits_fn: LogitsFn, cells: Bool[Tensor, "batch length"], code: int) -> LogitsFn:
+    """Logits in which one code of level 0 is forbidden at some cells.
+
+    Args:
+        logits_fn: Gives the logits.
+        cells: Where the code is forbidden, in rows of the batch that is decoded.
+        code: The code.
+    """
+
+    def forbidding(batch: TokenBatch, asked: Tensor, segment: Segment, progress: float) -> Tensor:
+        logits = logits_fn(batch, asked, segment, progress)
+        here = cells[asked]
+        if segment.level or segment.size == 1 or not bool(here.any()):
+            return logits
+        changed = logits.clone()
+        changed[here, code] = -math.inf
+        return changed
+
+    return forbidding
+
+
 class _LastStep:
     """Log-probabilities of each level's cells when they were last asked for."""
 

@@ -19,7 +19,7 @@ from maskgen.pipelines.progress import TENSOR_INPUTS, CallbackAdapter, StepBar
 from maskgen.pipelines.storing import Storing, names_of
 from maskgen.sampling.base import State, Trajectory
 from maskgen.tokens.batch import UNKNOWN, Codes
-from maskgen.tokens.packing import pack, unpack, until_end
+from maskgen.tokens.packing import given_cells, pack, unpack, until_end
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +112,8 @@ class Pipeline(Judging, Storing):
             calls += made.model_calls
         elapsed_s = time.perf_counter() - started_s
         end = self.space.modality(target).end
-        media = [self.tokenizers[target].decode([until_end(made, end)])[0] for made in codes]  # one at a time: a batch rounds differently
+        whole = [until_end(made, end, given_cells(row[target], end)) for made, row in zip(codes, rows, strict=True)]
+        media = [self.tokenizers[target].decode([made])[0] for made in whole]  # one at a time: a batch rounds differently
         likely = [row[: len(one)].reshape(one.shape) for row, one in zip(logprobs, codes, strict=True)]
         return GenerationOutput(media, codes, list(seeds), trajectories, calls, elapsed_s, likely)
 

@@ -185,7 +185,21 @@ def unpack(batch: TokenBatch, space: TokenSpace) -> list[dict[str, Codes]]:
     return samples
 
 
-def until_end(codes: Codes, end: int | None) -> Codes:
-    """Codes of a text before the first end code; all codes if there is none."""
-    found = [] if end is None or codes.ndim != 2 else (codes[0] == end).nonzero()[:, 0].tolist()
-    return codes[:, : found[0]] if found else codes
+def until_end(codes: Codes, end: int | None, given: int = 0) -> Codes:
+    """Codes of a text before the first end code; all codes if there is none.
+
+    Args:
+        codes: Of one text.
+        end: The end code, if there is one.
+        given: Number of codes at the start that are kept whatever they are; see `given_cells`.
+    """
+    found = [] if end is None or codes.ndim != 2 else (codes[0, given:] == end).nonzero()[:, 0].tolist()
+    return codes[:, : given + found[0]] if found else codes
+
+
+def given_cells(codes: Codes, end: int | None) -> int:
+    """Number of cells of a partly known text up to the last one that holds a given code; a given end code doesn't count."""
+    if end is None or codes.ndim != 2:
+        return 0
+    given = ((codes[0] != UNKNOWN) & (codes[0] != end)).nonzero()[:, 0]
+    return int(given[-1]) + 1 if len(given) else 0
