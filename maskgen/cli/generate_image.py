@@ -9,8 +9,11 @@ from maskgen.cli.options import add_machine, add_specialists, need_audio, number
 from maskgen.cli.outputs import IMAGE_ENDINGS, add_outputs, add_scale, check_scale, check_writable, enlarged, write_images
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from maskgen.pipelines.base import Pipeline
     from maskgen.pipelines.outputs import GenerationOutput
+    from maskgen.tokenizers.base import Tokenizer
 
 
 def add_generate_image(kinds: Any) -> None:
@@ -25,6 +28,12 @@ def add_generate_image(kinds: Any) -> None:
     add_machine(parser)
     add_outputs(parser, "images a prompt")
     add_decoding(parser)
+    parser.add_argument(
+        "--label",
+        action="append",
+        help="class of a class-conditional model, by name or number, or ATTRIBUTE=NAME; repeat for several images",
+    )
+    parser.add_argument("--unconditional", action="store_true", help="draw without any condition; a model without text does so by itself")
     parser.add_argument("--negative-prompt", help="what guidance leads away from")
     parser.add_argument("--width", type=int, help="pixels of a new image, a multiple of the model's cell (default: the model's own)")
     parser.add_argument("--height", type=int, help="as --width")
@@ -61,6 +70,8 @@ def generate_image(args: argparse.Namespace) -> None:
     pipeline = pipeline_of(args, "TextToImagePipeline")
     output = pipeline(
         args.prompt or None,
+        label=_labels(args.label, pipeline.tokenizers),
+        unconditional=args.unconditional,
         image=image,
         mask_image=mask,
         strength=args.strength,
@@ -81,10 +92,21 @@ def generate_image(args: argparse.Namespace) -> None:
         _write_gif(args, pipeline, output)
 
 
+def _labels(given: list[str] | None, tokenizers: "Mapping[str, Tokenizer]") -> Any:
+    """Labels as the pipeline takes them: NAME, or ATTRIBUTE=NAME of a model with several attributes, whose entries make one label."""
+    if given is None:
+        return None
+    names = [name for name, one in tokenizers.items() if one.kind == "attribute"]
+    pairs = [one.partition("=") for one in given]
+    if len(names) > 1 and all(equals and name in names for name, equals, _ in pairs):
+        return {name: value for name, _, value in pairs}
+    return given
+
+
 def _draw_audio(args: argparse.Namespace) -> None:
     """An image of a recording."""
-    other = ("image", "mask_image", "strength", "outpaint", "negative_prompt", "gif", "width", "height")
-    edits = [name for name in other if getattr(args, name) is not None]
+    other = ("label", "image", "mask_image", "strength", "outpaint", "negative_prompt", "gif", "width", "height")
+    edits = [name for name in other if getattr(args, name) is not None] + ["unconditional"] * args.unconditional
     if len(args.prompt) > 1 or edits:
         wrong = "several prompts" if len(args.prompt) > 1 else f"--{edits[0].replace('_', '-')}"
         raise ValueError(f"--audio and {wrong} do not go together: the recording says what is drawn")

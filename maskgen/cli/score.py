@@ -75,11 +75,13 @@ def _score_image(args: argparse.Namespace) -> None:
     """Captions ranked by an image."""
     from maskgen.io.images import read_picture
     from maskgen.processors.image import letterboxed
+    from maskgen.processors.labels import label_codes
 
     settings, picture = estimate_of(args), read_picture(args.image)
     pipeline = pipeline_of(args, "TextToImagePipeline", default=IMAGE_MODEL)
     picture = letterboxed(picture, pipeline.tokenizers["image"], pipeline.grids.get("image"))
-    captions = [{"text": pipeline.text_codes(text)["text"]} for text in args.candidates]
+    labelled = "text" not in pipeline.tokenizers
+    captions = [label_codes(pipeline.tokenizers, text) if labelled else pipeline.text_codes(text) for text in args.candidates]
     ranking = pipeline.classify({"image": picture}, captions, "image", settings=settings)
     if args.json:
         print(json.dumps([_entry(one, args.candidates) for one in ranking], indent=2))

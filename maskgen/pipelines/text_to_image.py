@@ -1,5 +1,6 @@
 """Text to image, inpainting, outpainting and variation."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Unpack
@@ -8,12 +9,15 @@ from maskgen.pipelines.base import Pipeline
 from maskgen.pipelines.options import ImageOptions, as_prompts, check_names, num_outputs, seeds_of, settings_from
 from maskgen.pipelines.outputs import GenerationOutput, as_type
 from maskgen.processors.image import ImageProcessor, ImageRequest
+from maskgen.processors.labels import label_codes
 from maskgen.tokenizers.image_geometry import image_size
 from maskgen.tokens.batch import Codes
 
+logger = logging.getLogger(__name__)
+
 
 class TextToImagePipeline(Pipeline):
-    """Draws captions and edits images; a model without text draws from nothing.
+    """Draws captions and labels, and edits images; a model without either draws from nothing.
 
     `TextToImagePipeline.from_pretrained("emoji-64")("a red heart, flat style").images[0]`
     """
@@ -39,6 +43,7 @@ class TextToImagePipeline(Pipeline):
         self,
         prompt: str | Sequence[str] | None = None,
         *,
+        label: Any = None,
         image: Any = None,
         mask_image: Any = None,
         strength: float | None = None,
@@ -46,12 +51,15 @@ class TextToImagePipeline(Pipeline):
         negative_prompt: str | Sequence[str] | None = None,
         width: int | None = None,
         height: int | None = None,
+        unconditional: bool = False,
         **options: Unpack[ImageOptions],
     ) -> Any:
         """Generate images from captions; with `image`, edit one: every edit is the same decode with other known cells.
 
         Args:
-            prompt: One caption or several; may be left out where `image` is given.
+            prompt: One caption or several; may be left out where `image` or `label` is given, or the model has no text.
+            label: Class of a class-conditional model: its name or number, or a list of one an output. A mapping of attribute to name or
+                number where the model has several. None draws any class.
             image: Image to edit: a PIL image, a path, a NumPy array or a tensor. Other sizes than the model's are letterboxed, never
                 stretched.
             mask_image: White where the image is regenerated; as large as `image`. Pixels outside come back exactly.
@@ -60,6 +68,8 @@ class TextToImagePipeline(Pipeline):
             negative_prompt: What guidance leads away from, one text or one a prompt.
             width: Pixels of a new image, a multiple of the cell; the model's own if None.
             height: As `width`.
+            unconditional: Draw without any condition, which a model learned if its training dropped conditions (`drop_condition`). A model
+                without text does so where no label is given.
             options: Seeds, sampling, callbacks and the form of the output; see `ImageOptions`.
 
         Returns:
@@ -72,9 +82,12 @@ class TextToImagePipeline(Pipeline):
         Source: MaskGIT, arXiv:2202.04200; Muse, arXiv:2301.00704.
         """
         check_names(TextToImagePipeline.__call__, options, ImageOptions)
-        if prompt is None and image is None and "text" in self.tokenizers:
+        labels = [label_codes(self.tokenizers, one) for one in (label if isinstance(label, (list, tuple)) else [label])]
+        free = self._free(prompt, label, image, unconditional)
+        if prompt is None and image is None and not free:
             raise ValueError("the prompt is empty; say what the image shows, or give image, an image to edit")
         prompts, count = as_prompts("" if prompt is None else prompt), num_outputs(options)
+        prompts, labels = _paired(prompts, labels)
         request = ImageRequest(
             prompts=prompts,
             seeds=seeds_of(options, [1] * len(prompts), count),
@@ -84,6 +97,8 @@ class TextToImagePipeline(Pipeline):
             outpaint=outpaint,
             negative_prompts=_negatives(negative_prompt, len(prompts)),
             size=self._size(width, height),
+            labels=None if label is None else labels,
+            unconditional=free,
         )
         settings = settings_from(self.settings_of("image"), options, len(self.space.of("image")))
         with self._watched(options) as callback:
@@ -94,6 +109,22 @@ class TextToImagePipeline(Pipeline):
         made: GenerationOutput = replace(output, media=media)
         return made if options.get("return_dict", True) else (media,)
 
+    def _free(self, prompt: Any, label: Any, image: Any, unconditional: bool) -> bool:
+        """Whether a call needs no caption.
+
+        Raises:
+            ValueError: If a condition is given that should not be.
+        """
+        if unconditional and (prompt is not None or label is not None):
+            raise ValueError(
+                f"unconditional draws without a {'prompt' if prompt is not None else 'label'}, and one is given; leave one out"
+            )
+        needless = unconditional or "text" not in self.tokenizers
+        nothing = prompt is None and label is None and image is None and len(self.space.modalities) > 1
+        if needless and nothing and self.settings_of("image").guidance_scale == 1:
+            logger.warning("drawn without a condition, which a model has learned only if its training had drop_condition above 0")
+        return needless or label is not None
+
     def _size(self, width: Any, height: Any) -> tuple[int, int] | None:
         """Size of a new image; what is not given is the model's own."""
         if width is None and height is None:
@@ -102,6 +133,18 @@ class TextToImagePipeline(Pipeline):
             raise TypeError(f"width and height must be whole numbers of pixels, got {width!r} and {height!r}")
         own = (width, height) if width and height else image_size(self.tokenizers["image"], self.grids.get("image")) or (0, 0)
         return width or own[0], height or own[1]
+
+
+def _paired(prompts: list[str], labels: list[Any]) -> tuple[list[str], list[Any]]:
+    """Prompts and labels of the same number; one of either goes with all of the others.
+
+    Raises:
+        ValueError: If their numbers differ, or there is no label in a list.
+    """
+    if not labels or (len(prompts) != len(labels) and 1 not in (len(prompts), len(labels))):
+        raise ValueError(f"label has {len(labels)} entries for {len(prompts)} prompts; give one, or one a prompt")
+    most = max(len(prompts), len(labels))
+    return prompts * (most // len(prompts)), labels * (most // len(labels))
 
 
 def _negatives(negative: Any, prompts: int) -> list[str] | None:

@@ -22,7 +22,7 @@ class ImageRequest:
     """What an image model is asked for.
 
     Args:
-        prompts: Captions; an empty one only with an image or in a model without text.
+        prompts: Captions; an empty one only with an image, with a label, without any condition, or in a model without text.
         seeds: One an output of each prompt.
         image: Image to edit, in any form that `as_image` takes.
         mask_image: White where the image is regenerated; as large as `image`.
@@ -30,6 +30,8 @@ class ImageRequest:
         outpaint: Pixels to add (left, top, right, bottom), multiples of the cell.
         negative_prompts: What guidance leads away from, one a prompt; None leads away from no condition at all.
         size: (width, height) in pixels of a new image; None takes the model's own.
+        labels: Known cells of a label, one a prompt; see `maskgen.processors.labels.label_codes`. None is no label.
+        unconditional: Whether images are drawn without any condition.
     """
 
     prompts: Sequence[str]
@@ -40,6 +42,8 @@ class ImageRequest:
     outpaint: Sequence[int] | None = None
     negative_prompts: Sequence[str] | None = None
     size: tuple[int, int] | None = None
+    labels: Sequence[Mapping[str, Codes]] | None = None
+    unconditional: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,11 +67,11 @@ class ImageProcessor(Processor[ImageRequest, PreparedImage]):
 
     def prepare(self, request: ImageRequest) -> PreparedImage:
         """Rows of known and blank cells; see `Processor.prepare`."""
-        edit = self.edit(request)
+        edit, free = self.edit(request), request.labels is not None or request.unconditional
         blank = {} if request.size is None else {"image": self._blank(request.size)}
         rows, negative = [], []
         for number, (prompt, seeds) in enumerate(zip(request.prompts, request.seeds, strict=True)):
-            text = self.text_codes(prompt, allow_empty=edit is not None)
+            text = {**self.text_codes(prompt, edit is not None or free), **(request.labels[number] if request.labels else {})}
             against = None if request.negative_prompts is None else self.text_codes(request.negative_prompts[number], allow_empty=True)
             for seed in seeds:
                 cells = blank if edit is None else {"image": edit.codes(seed)}
