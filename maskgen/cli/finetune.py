@@ -4,7 +4,10 @@ import argparse
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from maskgen.training.finetune import Finetuned
 
 
 def add_finetune(verbs: Any) -> None:
@@ -71,10 +74,18 @@ def run_finetune(args: argparse.Namespace) -> None:
     kind = "all weights" if args.lora is None else f"an adapter of rank {args.lora}"
     print(f"training {kind} of {args.model} for {args.steps} steps on {args.folder}; checkpoints go to {work_folder(args.out)}", flush=True)
     made = finetune(args.folder, args.model, args.out, settings, reading, args.restart)
-    print(f"trained {made.trained:,} numbers in {made.elapsed_s:.0f} s; held-out loss: {compared(made.before, made.after)}")
+    print(f"{_done(made, args.steps)}; held-out loss: {compared(made.before, made.after)}")
     if made.adapter is not None:
         print(f"wrote {args.out / 'adapter'}, the adapter alone")
     print(f"wrote {args.out}; try: maskgen generate {_example(media, args)}")
+
+
+def _done(made: "Finetuned", steps: int) -> str:
+    """What this start has trained."""
+    if made.steps == 0:
+        return f"nothing was left to train: an earlier run on the same files did all {steps} steps"
+    resumed = "" if made.steps == steps else f" ({made.steps} of {steps} steps; an earlier run did the others)"
+    return f"trained {made.trained:,} numbers in {made.elapsed_s:.0f} s{resumed}"
 
 
 def check_numbers(args: argparse.Namespace) -> None:

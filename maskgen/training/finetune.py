@@ -10,7 +10,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from maskgen.data.loading.token_data import TokenData
 from maskgen.data.shards.manifest import read_index
@@ -106,6 +106,7 @@ class Finetuned:
         after: The same after it.
         trained: Number of trained parameters; for an adapter, those that it holds.
         elapsed_s: Seconds of training since this start.
+        steps: Optimizer steps since this start; fewer than asked for where an earlier run was resumed.
     """
 
     model: MaskTransformer
@@ -114,6 +115,7 @@ class Finetuned:
     after: dict[str, float]
     trained: int
     elapsed_s: float
+    steps: int
 
 
 def finetune_tokens(shards: Path, work: Path, start: Start, settings: FinetuneSettings) -> Finetuned:
@@ -144,17 +146,29 @@ def finetune_tokens(shards: Path, work: Path, start: Start, settings: FinetuneSe
     last = work / "checkpoints" / LAST
     if last.is_file():
         logger.info("resuming from %s", last)
-    started_s = time.monotonic()
-    _trainer(work, settings).fit(module, data, ckpt_path=str(first_intact(last)[0]) if last.is_file() else None)
+    started_s, trainer, begun = time.monotonic(), _trainer(work, settings), _Begun()
+    trainer.callbacks.append(begun)  # type: ignore[attr-defined]
+    trainer.fit(module, data, ckpt_path=str(first_intact(last)[0]) if last.is_file() else None)
     elapsed_s = time.monotonic() - started_s
+    steps = 0 if begun.step is None else trainer.global_step - begun.step
     after = _validated(module, data, settings)
     network = module.model.to("cpu")
     if settings.lora is None:
         count = sum(parameter.numel() for parameter in network.parameters())
-        return Finetuned(network.eval().requires_grad_(False), None, before, after, count, elapsed_s)
+        return Finetuned(network.eval().requires_grad_(False), None, before, after, count, elapsed_s, steps)
     values, tensors = {name: list(known) for name, known in start.values.items()}, adapter_tensors(network, base.model)
     adapter = Adapter(settings.lora, start.model, base.weights, values, tensors)
-    return Finetuned(merge_lora(network), adapter, before, after, sum(map(torch.numel, tensors.values())), elapsed_s)
+    return Finetuned(merge_lora(network), adapter, before, after, sum(map(torch.numel, tensors.values())), elapsed_s, steps)
+
+
+class _Begun(Callback):
+    """The step at which a training began: above 0 for a resumed one, None where nothing is left to train."""
+
+    step: int | None = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """See Lightning."""
+        self.step = trainer.global_step
 
 
 def finetune_module(shards: Path, base: Pretrained, start: Start, settings: FinetuneSettings) -> MaskedTokenModule:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 
-from maskgen.data.build.engine import run_build
+from maskgen.data.build.engine import run_build, samples_changed
 from maskgen.data.build.plan import Plan, plan_recipe
 from maskgen.data.build.recipe import AudioRecipe, ImageRecipe, Recipe
 from maskgen.data.build.token_shards import token_output
@@ -29,7 +29,7 @@ from maskgen.tokenizers.audio_base import SoundTokenizer
 from maskgen.tokenizers.base import Tokenizer
 from maskgen.tokenizers.image_geometry import image_size
 from maskgen.tokenizers.phonemes import PhonemeTokenizer
-from maskgen.training.finetune import HELD_OUT, Finetuned, FinetuneSettings, Start, finetune_tokens
+from maskgen.training.finetune import HELD_OUT, RUN_FILE, Finetuned, FinetuneSettings, Start, finetune_tokens
 
 logger = logging.getLogger(__name__)
 ADAPTER_FOLDER, DURATIONS_FOLDER = "adapter", "durations"
@@ -79,7 +79,8 @@ def finetune(
         report: Called with the number of samples as they are tokenized.
 
     Raises:
-        ValueError: If the folder has no usable samples, the model has no tokenizer for them, or `out` holds another model.
+        ValueError: If the folder has no usable samples or has changed since an earlier run, the model has no tokenizer for them, or
+            `out` holds another model.
     """
     out, work, reading = Path(out), work_folder(Path(out)), reading or FolderSettings()
     base = Pipeline.from_pretrained(model, specialists=False)
@@ -92,6 +93,10 @@ def finetune(
         shutil.rmtree(work / "checkpoints", ignore_errors=True)
         for path in work.glob("*.json"):
             path.unlink()
+    elif (work / RUN_FILE).is_file() and samples_changed(plan, work / "tokens"):
+        raise ValueError(
+            f"the files in {folder} have changed since {out} was trained on them; give another --out, or --restart to train anew"
+        )
     index = run_build(plan, work / "tokens", restart=restart, report=report)
     if not index.counts.get("train"):
         raise ValueError(f"no sample of {folder} is left to train on; hold fewer out, or see {work / 'tokens' / 'rejects.jsonl'}")

@@ -1,6 +1,7 @@
 """From a folder to a model of one's own: pictures and a voice, a kill in between, and one sentence for everything that is wrong."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from PIL import Image
 
 from maskgen.cli.main import main
 from maskgen.data.corpora.recordings import fitted_frames, voiced_part
+from maskgen.data.shards.format import read_split
 from maskgen.data.shards.manifest import read_index
 from maskgen.io.audio import Waveform, write_sound
 from maskgen.io.bundle import load_bundle, read_bundle_record
@@ -68,8 +70,10 @@ def test_a_folder_of_pictures_becomes_a_model_that_draws(
     main(["generate", "image", "a red heart, blueprint style", "--model", str(out), "--out", str(tmp_path / "heart.png")])
     assert Image.open(tmp_path / "heart.png").size == (32, 32)
     first = weights_of(out)
+    capsys.readouterr()
     run(pictures, tiny_bundle, out, *kind)  # it is done already, and ends with the same model
     assert weights_of(out) == first
+    assert "nothing was left to train: an earlier run on the same files did all 2 steps" in capsys.readouterr().out
     if kind:
         main(["merge-adapter", str(out / "adapter"), "--out", str(tmp_path / "again")])
         assert weights_of(tmp_path / "again") == first
@@ -77,7 +81,12 @@ def test_a_folder_of_pictures_becomes_a_model_that_draws(
 
 @pytest.mark.parametrize("kind", [(), ("--lora", "2")], ids=["full", "lora"])
 def test_a_run_that_was_cut_goes_on_and_ends_as_one_that_was_not(
-    kind: tuple[str, ...], pictures: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: tuple[str, ...],
+    pictures: Path,
+    tiny_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     if kind:
         pytest.importorskip("peft")
@@ -95,6 +104,7 @@ def test_a_run_that_was_cut_goes_on_and_ends_as_one_that_was_not(
         run(pictures, tiny_bundle, tmp_path / "cut", *kind, "--steps", "4")
     run(pictures, tiny_bundle, tmp_path / "cut", *kind, "--steps", "4")
     assert seen == [0, 1, 2, 2, 3]
+    assert "(2 of 4 steps; an earlier run did the others)" in capsys.readouterr().out
     assert weights_of(tmp_path / "cut") == weights_of(tmp_path / "whole")
 
 
@@ -108,6 +118,27 @@ def test_another_run_in_the_same_place_is_refused_until_it_is_restarted(
     main([str(part) for part in (*arguments, "--restart")])
     shutil.rmtree(work_folder(tmp_path / "mine"))
     assert "holds a model already" in refused(capsys, *arguments)
+
+
+def test_files_that_have_changed_are_refused_until_it_is_restarted_and_then_learned(
+    pictures: Path, tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "mine"
+    run(pictures, tiny_bundle, out)
+    first, tokens = weights_of(out), read_index(work_folder(out) / "tokens")
+    for path in pictures.iterdir():
+        path.touch()
+    run(pictures, tiny_bundle, out)
+    text, times = pictures / "1.txt", (pictures / "1.txt").stat()
+    text.write_text(text.read_text().replace("red", "tan"))
+    os.utime(text, ns=(times.st_atime_ns, times.st_mtime_ns))
+    capsys.readouterr()
+    arguments = ("finetune", pictures, "--model", tiny_bundle, "--out", out, *QUICK)
+    assert "have changed since" in refused(capsys, *arguments)
+    assert (weights_of(out), read_index(work_folder(out) / "tokens")) == (first, tokens), "nothing was touched"
+    main([str(part) for part in (*arguments, "--restart")])
+    assert "trained " in capsys.readouterr().out
+    assert weights_of(out) != first
 
 
 @pytest.mark.parametrize(
@@ -177,8 +208,11 @@ def test_recordings_become_a_voice_with_a_name_of_its_own(lora: bool, voice: Tex
     )
     for number in range(3):
         write_sound(clip(0.25, pace * (1 + 0.2 * number)), folder / f"{number}.wav")
-        (folder / f"{number}.txt").write_text("Hello there.")
+        (folder / f"{number}.txt").write_text("Hello\nthere." if number else "Hello there.")
     run(folder, base, out, *(("--lora", "2") if lora else ()))
+    shards = work_folder(out) / "tokens"
+    said = {sample["json"]["phonemes"] for _, sample in read_split(shards, read_index(shards), "train")}
+    assert len(said) == 1, "the lines of a transcript are one text"
     mine = TextToSpeechPipeline.from_pretrained(out)
     assert mine.processor.speakers.values == ("heart", "michael", "anna")
     assert mine("Hello there.", speaker="anna", seconds=0.5).seconds == 0.5

@@ -9,9 +9,11 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from maskgen.data.build.held import held_summary, odd_ones
 from maskgen.data.build.plan import Plan
 from maskgen.data.build.workers import Runner, in_process
 from maskgen.data.shards.manifest import (
@@ -48,7 +50,8 @@ def run_build(
 ) -> Index:
     """Build a plan, or the rest of it if an earlier run was interrupted.
 
-    A build that is killed at any moment and resumed ends with the same bytes as an uninterrupted one.
+    A build that is killed at any moment and resumed ends with the same bytes as an uninterrupted one. So does a build whose sources have
+    changed since: the shards with changed samples are built again.
 
     Args:
         plan: The plan.
@@ -61,7 +64,7 @@ def run_build(
         The index, as written.
 
     Raises:
-        ValueError: If `out` holds another build, or another process is building there.
+        ValueError: If `out` holds a build with other settings, or another process is building there.
         TooManyRejects: If more samples are bad than the plan allows.
         ChildProcessError: If a worker dies.
     """
@@ -81,6 +84,7 @@ def run_build(
             raise
         index = _finish(plan, out, lines)
         _log_end(out, lines, todo, time.monotonic() - started_s)
+        _log_held(out, lines)
         return index
 
 
@@ -120,25 +124,52 @@ def _alone(out: Path) -> Iterator[None]:
 
 
 def _earlier(plan: Plan, out: Path, restart: bool) -> Lines:
-    """Shards of an earlier run that are complete: their line belongs to this plan and their size is right."""
+    """Shards of an earlier run that are complete: their line belongs to this plan, or their samples have not changed since."""
     if restart:
         _clear(out)
-    _refuse_other_builds(plan, out)
+    earlier = _earlier_plan(plan, out)
+    changed = earlier is not None and earlier["plan"] != plan.hash
+    same = _unchanged(plan, out, earlier) if earlier is not None and changed else frozenset(shard.name for shard in plan.shards)
     for path in out.glob(".*.tmp"):  # of a writer that was killed
         path.unlink(missing_ok=True)
-    write_atomic(out / PLAN_FILE, plan_bytes(plan))
-    planned = {shard.name for shard in plan.shards}
     lines: Lines = {}
     for line in read_manifest(out):
         path = out / line.entry.name
-        if line.plan != plan.hash or line.entry.name not in planned:
+        if line.plan != (earlier["plan"] if earlier is not None else plan.hash) or line.entry.name not in same:
             continue
         if path.is_file() and path.stat().st_size == line.entry.bytes:
-            lines[line.entry.name] = line
+            lines[line.entry.name] = replace(line, plan=plan.hash)
         else:
             logger.warning("%s is missing or has another size than when it was built; it is built again", path)
+    if changed:
+        (out / INDEX_FILE).unlink(missing_ok=True)
+        for path in out.iterdir():
+            if SHARD_NAME.fullmatch(path.name) and path.name not in lines:
+                path.unlink()
+    write_atomic(out / PLAN_FILE, plan_bytes(plan))
     write_atomic(out / MANIFEST_FILE, manifest_bytes(lines.values()))  # without a torn last line, to which the next would stick
     return lines
+
+
+def samples_changed(plan: Plan, out: Path) -> bool:
+    """Whether a folder holds a build with the plan's settings, of other samples.
+
+    Raises:
+        ValueError: If it holds a build with other settings, or shards without a plan.
+    """
+    earlier = _earlier_plan(plan, out) if out.is_dir() else None
+    return earlier is not None and bool(earlier["plan"] != plan.hash)
+
+
+def _unchanged(plan: Plan, out: Path, earlier: Mapping[str, Any]) -> frozenset[str]:
+    """Shards of an earlier plan with the same settings whose samples are the same as before."""
+    before = earlier["shards"]
+    same = frozenset(name for name, identity in plan.identities.items() if before.get(name) == identity)
+    logger.warning(
+        "the samples of the sources of %s have changed since it was built; %d of its %d shards are built anew",
+        out, len(plan.shards) - len(same), len(plan.shards),
+    )  # fmt: skip
+    return same
 
 
 def _clear(out: Path) -> None:
@@ -149,39 +180,42 @@ def _clear(out: Path) -> None:
     logger.info("removed %d shards of an earlier build from %s", len(shards), out)
 
 
-def _refuse_other_builds(plan: Plan, out: Path) -> None:
-    """Refuse a folder with shards of another plan, or without a plan.
+def _earlier_plan(plan: Plan, out: Path) -> Mapping[str, Any] | None:
+    """Content of plan.json of an earlier run, which may have had other samples; None in a folder without a build.
 
     Raises:
-        ValueError: If there are any; the message names the difference.
+        ValueError: If there are shards without a plan, or of a plan with other settings; the message names the difference.
     """
     advice = "give another --out, empty the folder, or give --restart to build it again"
     if not (out / PLAN_FILE).is_file():
         foreign = sorted(path.name for path in out.iterdir() if path.name == MANIFEST_FILE or SHARD_NAME.fullmatch(path.name))
         if foreign or (out / INDEX_FILE).is_file():
             raise ValueError(f"{out} holds {(foreign or [INDEX_FILE])[0]} but no {PLAN_FILE}, so it is no build of this plan; {advice}")
-        return
+        return None
     try:
-        earlier = json.loads((out / PLAN_FILE).read_text(encoding="utf-8"))
+        earlier: dict[str, Any] = json.loads((out / PLAN_FILE).read_text(encoding="utf-8"))
         differs = earlier["plan"] != plan.hash and _difference(earlier["facts"], json.loads(plan_bytes(plan))["facts"])
+        if not differs and not isinstance(earlier["shards"], dict):
+            raise TypeError("shards is no object")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{out / PLAN_FILE} is damaged ({error}); {advice}") from error
     if differs:
         raise ValueError(f"{out} holds a build of another plan: {differs}; {advice}")
+    return earlier
 
 
 def _difference(old: Any, new: Any, where: str = "") -> str:
-    """The first difference of two plans, in words."""
+    """The first difference of the settings of two plans, in words; empty if there is none."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in sorted({*old, *new}):
             if old.get(key) != new.get(key):
                 return _difference(old.get(key), new.get(key), f"{where}.{key}" if where else str(key))
-    return f"{where} was {old}, it is {new} now" if where else "the samples of its sources have changed"
+    return f"{where} was {old}, it is {new} now" if where else ""
 
 
 def plan_bytes(plan: Plan) -> bytes:
     """The bytes of plan.json: everything that the build depends on, to compare with at the next run."""
-    plain = {"plan": plan.hash, "facts": plan.facts, "shards": len(plan.shards), "samples": plan.samples}
+    plain = {"plan": plan.hash, "facts": plan.facts, "shards": plan.identities, "samples": plan.samples}
     return (json.dumps(plain, indent=1, sort_keys=True, default=str) + "\n").encode()
 
 
@@ -205,7 +239,7 @@ def _check_rejects(plan: Plan, out: Path, lines: Lines) -> None:
     shown = ", ".join(f"{key} ({reason})" for key, reason in sorted(rejects)[:REASONS_SHOWN])
     raise TooManyRejects(
         f"{len(rejects)} of {plan.samples} samples are bad, max_bad {plan.max_bad:g} allows {int(plan.max_bad * plan.samples)}: {shown}; "
-        f"all are listed in {out / REJECTS_FILE}; mend the sources and give --restart, or raise max_bad and go on"
+        f"all are listed in {out / REJECTS_FILE}; mend the sources or raise max_bad, and run it again"
     )
 
 
@@ -247,3 +281,12 @@ def _log_end(out: Path, lines: Lines, built: int, elapsed_s: float) -> None:
         elapsed_s,
         built / max(elapsed_s, 1e-9),
     )
+
+
+def _log_held(out: Path, lines: Lines) -> None:
+    """Log what the samples hold, and warn of those that are unlike the others of their source."""
+    held = [one for line in lines.values() for one in line.held]
+    if summary := held_summary(held):
+        logger.info("%s: %s", out, summary)
+    for sentence in odd_ones(held):
+        logger.warning(sentence)

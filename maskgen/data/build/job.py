@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from maskgen.data.shards.format import write_shard
-from maskgen.data.shards.manifest import ManifestLine
+from maskgen.data.shards.manifest import Held, ManifestLine
+from maskgen.data.sources.items import PART_NAMES
 from maskgen.version import __version__
+
+FIRST_KEYS = 3
+"""Keys that a manifest names of the samples that hold the same media."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,7 @@ class Tally:
     rejects: list[tuple[str, str]] = field(default_factory=list)
     sources: Counter[str] = field(default_factory=Counter)
     tokens: Counter[str] = field(default_factory=Counter)
+    held: dict[tuple[str, tuple[str, ...]], list[str]] = field(default_factory=dict)
     resampled: int = 0
 
     def kept(self, samples: Iterable[DecodedSample | Reject]) -> Iterator[DecodedSample]:
@@ -121,6 +126,8 @@ class Tally:
                 self.rejects.append((sample.key, sample.reason))
                 continue
             self.resampled += sample.resampled
+            kinds = tuple(kind for kind in PART_NAMES if kind in sample.media)
+            self.held.setdefault((str(sample.meta.get("source", "")), kinds), []).append(sample.key)
             if "source" in sample.meta:
                 self.sources[str(sample.meta["source"])] += 1
             yield sample
@@ -156,4 +163,8 @@ def build_shard(job: ShardJob) -> ManifestLine:
         fingerprints=job.output.fingerprints,
         version=__version__,
         plan=job.plan,
+        held=tuple(
+            Held(source=source, kinds=kinds, count=len(keys), first=tuple(sorted(keys)[:FIRST_KEYS]))
+            for (source, kinds), keys in sorted(tally.held.items())
+        ),
     )

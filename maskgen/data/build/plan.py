@@ -24,7 +24,7 @@ from maskgen.io.names import file_name
 from maskgen.version import __version__
 
 logger = logging.getLogger(__name__)
-PLAN_FORMAT = 1
+PLAN_FORMAT = 2
 """Incremented when the same plan would give other bytes."""
 NOT_IN_THE_BYTES = ("root", "max_bad", "tokenizers")
 """Keys of a recipe that may change between two runs of one build; tokenizers are compared by fingerprint."""
@@ -41,7 +41,7 @@ class PlannedShard:
         split: Split of its samples.
         origin: Origin of its samples.
         samples: Number of samples, including bad ones.
-        identity: Changes when the input changes.
+        identity: Changes when the content of the input changes.
 
     Raises:
         ValueError: If the name, which begins with the split's, is not that of a plain file.
@@ -85,6 +85,11 @@ class Plan:
         """sha256 over everything that the bytes depend on."""
         shards = [[shard.name, shard.split, shard.identity] for shard in self.shards]
         return _sha256(json.dumps([self.facts, self.about, shards], sort_keys=True, default=str))
+
+    @property
+    def identities(self) -> dict[str, str]:
+        """Name of each shard to a hash over everything that its bytes depend on besides the facts."""
+        return {shard.name: _sha256(json.dumps([shard.split, shard.identity])) for shard in self.shards}
 
     def jobs(self, folder: Path) -> Iterator[ShardJob]:
         """One job per shard."""

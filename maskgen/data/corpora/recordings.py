@@ -86,6 +86,8 @@ class RecordedPart(MediaPart):
         """
         limits, how = MediaLimits(), self.timing
         said = decode_text(self.text.read(limits.max_bytes), limits)
+        if len(said) > 1:
+            raise BadMedia(f"{len(said)} different texts belong to the recording, wanted one transcript")
         wave, _ = fit_audio(decode_audio(self.sound.read(limits.max_bytes), limits), how.sample_rate_hz, how.channels)
         try:
             phonemes, ids = spoken(_phones(how.phones), said[0])

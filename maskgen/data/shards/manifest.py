@@ -71,6 +71,23 @@ def _are_counts(values: object) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Held:
+    """Samples of one source that hold the same media.
+
+    Args:
+        source: Name of the source.
+        kinds: What they hold, of "text", "image" and "audio", in this order.
+        count: Number of samples.
+        first: Keys of the first ones.
+    """
+
+    source: str
+    kinds: tuple[str, ...]
+    count: int
+    first: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class ManifestLine:
     """Record of one finished shard.
 
@@ -81,6 +98,7 @@ class ManifestLine:
         fingerprints: Modality name to the fingerprint of the tokenizer.
         version: Version of maskgen that wrote it.
         plan: Hash of the plan it belongs to.
+        held: What its samples hold, by source; empty where an older manifest doesn't say.
     """
 
     entry: ShardEntry
@@ -89,6 +107,7 @@ class ManifestLine:
     fingerprints: Mapping[str, str]
     version: str
     plan: str
+    held: tuple[Held, ...] = ()
 
     def to_json(self) -> str:
         """One line of JSON, without the line break."""
@@ -107,7 +126,11 @@ class ManifestLine:
             plain = json.loads(text)
             entry = _entry({name: plain.pop(name) for name in ShardEntry.__dataclass_fields__})
             rejects = tuple((row["key"], row["reason"]) for row in plain.pop("rejects"))
-            return cls(entry=entry, rejects=rejects, **plain)
+            held = tuple(
+                Held(source=one["source"], kinds=tuple(one["kinds"]), count=int(one["count"]), first=tuple(one["first"]))
+                for one in plain.pop("held", ())
+            )
+            return cls(entry=entry, rejects=rejects, held=held, **plain)
         except (KeyError, TypeError, AttributeError, RecursionError, json.JSONDecodeError) as error:
             raise ValueError(f"no line of {MANIFEST_FILE}: {text[:60]!r}") from error
 

@@ -7,10 +7,11 @@ from dataclasses import KW_ONLY, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from maskgen.data.sources.handles import BadPart, FilePart, InlinePart, MediaPart, TarPart, inside, size_of
+from maskgen.data.sources.handles import BadPart, FilePart, InlinePart, MediaPart, TarPart, inside
 from maskgen.data.sources.huggingface import HuggingFaceSource
-from maskgen.data.sources.items import Item, Keys, Source, identity_of
-from maskgen.data.sources.pairing import ENDINGS, listed, paired
+from maskgen.data.sources.items import Item, Keys, Source
+from maskgen.data.sources.metadata import is_metadata, metadata_rows
+from maskgen.data.sources.pairing import ENDINGS, FileGroup, SampleFile, folded, joined_groups, listed, paired
 from maskgen.data.sources.synthesized import SpokenSource
 from maskgen.data.sources.tables import TableSource
 from maskgen.data.sources.text_lines import LinesSource
@@ -38,8 +39,10 @@ __all__ = [
 class FolderSource(Source):
     """Files paired by their path without the ending: `cat.png`, `cat.txt` and `cat.json` are one item.
 
-    Images, audio clips and texts are the endings of `ENDINGS`. A text file holds one caption per line; a JSON object adds captions
-    ("captions", "text"), "split", and attributes. Hidden files and other endings are ignored; links that lead outside are refused.
+    Paths may differ in case and Unicode form (`Cat.PNG`), as long as they name one sample; `cat.png.txt` belongs to `cat.png`. Images,
+    audio clips and texts are the endings of `ENDINGS`. A text file holds one caption per line; beside an audio clip it is one text. A
+    JSON object adds captions, "split", and attributes, and so does a row of `metadata.jsonl` or `metadata.csv` (column "file_name"); see
+    `sample_record`. Hidden files and other endings are ignored; links that lead outside are refused.
 
     Args:
         path: The folder; read recursively.
@@ -63,16 +66,30 @@ class FolderSource(Source):
 
     def _items(self, ignored: Counter[str]) -> Iterator[Item | None]:
         root, keys = self.path.resolve(), Keys()
-        groups: dict[str, list[str]] = {}
+        names, tables = list[str](), list[str]()
         for name in _files(root, ignored):
-            groups.setdefault(name.rpartition(".")[0], []).append(name)
-        for stem in sorted(groups):
-            members, facts = [], []
-            for name in groups[stem]:
-                part = inside(root, name)
-                members.append((_ending(name), part))
-                facts.append((name, size_of(part)))
-            yield paired(keys.of(stem), members, identity_of(*facts))
+            (tables if _ending(name) not in ENDINGS else names).append(name)
+        for group in joined_groups(_groups(root, names, metadata_rows(root, tables, names) if tables else {})):
+            yield paired(keys.of(group.stem), group)
+
+
+def _groups(root: Path, names: Sequence[str], rows: Mapping[str, Sequence[Any]]) -> list[FileGroup]:
+    """Files by their stem, with the rows that describe them; rows of files that are not there stand alone, and are refused when read."""
+    files, alike, groups = set(names), set(map(folded, names)), dict[str, list[str]]()
+    for name in names:
+        stem = name.rpartition(".")[0]
+        whole = folded(stem) in alike and ENDINGS[_ending(name)] in ("text", "record")  # cat.png.txt
+        groups.setdefault(stem.rpartition(".")[0] if whole else stem, []).append(name)
+    found = []
+    for stem in sorted(groups):
+        members = [SampleFile(_ending(name), name, inside(root, name)) for name in groups[stem]]
+        found.append(FileGroup(stem, members, [row for name in groups[stem] for row in rows.get(name, ())]))
+    for name in sorted(set(rows) - files):
+        part = inside(root, name)
+        reason = part.reason if isinstance(part, BadPart) else f"{name[:80]!r} is of a kind that is not read"
+        ending = _ending(name) if _ending(name) in ENDINGS else "txt"
+        found.append(FileGroup(name, [SampleFile(ending, name, BadPart(reason))], rows[name]))
+    return found
 
 
 def _ending(name: str) -> str:
@@ -80,7 +97,7 @@ def _ending(name: str) -> str:
 
 
 def _files(root: Path, ignored: Counter[str]) -> Iterator[str]:
-    """Sorted paths, relative to the root with "/", of files that are not hidden and have a known ending."""
+    """Sorted paths, relative to the root with "/", of files that are not hidden and have a known ending, and of metadata tables."""
     for folder, folders, files in os.walk(root):
         for name in folders:
             ignored["links to folders"] += os.path.islink(os.path.join(folder, name))
@@ -88,8 +105,9 @@ def _files(root: Path, ignored: Counter[str]) -> Iterator[str]:
         for name in sorted(files):
             if name.startswith("."):
                 continue
-            if "." in name and _ending(name) in ENDINGS:
-                yield Path(folder, name).relative_to(root).as_posix()
+            path = Path(folder, name).relative_to(root).as_posix()
+            if "." in name and (_ending(name) in ENDINGS or is_metadata(root, path)):
+                yield path
             else:
                 ignored[Path(name).suffix.lower()] += 1
 

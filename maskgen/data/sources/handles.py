@@ -1,11 +1,20 @@
 """Handles on undecoded bytes: a file, a member of a tar, a cell. Errors are raised when the bytes are read, with the reason."""
 
+import hashlib
+import os
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from maskgen.io.limits import BadMedia
+
+HASHED_BYTES = 2**30
+"""Files and members of tars above this size are identified by size and time of change, smaller ones by their content."""
+BLOCK_BYTES = 2**20
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+LINE_BREAKS = re.compile(b"\r|\n|" + "|".join("\u2028\u2029").encode())
 
 
 class MediaPart(ABC):
@@ -64,13 +73,27 @@ class InlinePart(MediaPart):
 
 @dataclass(frozen=True)
 class JoinedPart(MediaPart):
-    """Texts from several places, joined as lines."""
+    """Texts from several places, joined as lines; a line that is there already is left out."""
 
     parts: tuple[MediaPart, ...]
 
     def read(self, limit: int) -> bytes:
         """See `MediaPart`."""
-        return within(b"\n".join(part.read(limit) for part in self.parts), limit)
+        lines: dict[bytes, bytes] = {}
+        for line in b"\n".join(part.read(limit).removeprefix(BYTE_ORDER_MARK) for part in self.parts).splitlines():
+            lines.setdefault(b" ".join(line.split()), line)
+        return within(b"\n".join(lines.values()), limit)
+
+
+@dataclass(frozen=True)
+class OneTextPart(MediaPart):
+    """A file whose lines are one text, such as a transcript; line breaks become spaces."""
+
+    part: MediaPart
+
+    def read(self, limit: int) -> bytes:
+        """See `MediaPart`."""
+        return LINE_BREAKS.sub(b" ", self.part.read(limit))
 
 
 @dataclass(frozen=True)
@@ -130,8 +153,39 @@ def inside(root: Path, name: str) -> FilePart | BadPart:
         return BadPart(f"{name[:80]!r} is no path")
 
 
-def size_of(part: MediaPart) -> int:
-    """Size in bytes of a file or inline part, for identities; -1 for other parts."""
+def digest_of(part: MediaPart) -> str:
+    """What a part's bytes depend on, for identities: a hash of its content.
+
+    Files and members of tars above `HASHED_BYTES` are identified by their size and the file's time of change. Other handles, such as
+    cells of a table, give an empty text: their source identifies them.
+    """
+    if isinstance(part, InlinePart):
+        return hashlib.sha256(part.content).hexdigest()
+    if isinstance(part, BadPart):
+        return part.reason
     if isinstance(part, FilePart):
-        return part.path.stat().st_size
-    return len(part.content) if isinstance(part, InlinePart) else -1
+        return _digest(part.path, 0, None)
+    return _digest(part.path, part.offset, part.size) if isinstance(part, TarPart) else ""
+
+
+def _digest(path: Path, offset: int, size: int | None) -> str:
+    """sha256 of `size` bytes of a file, or of all of it."""
+    try:
+        with path.open("rb") as file:
+            facts = os.fstat(file.fileno())
+            left = facts.st_size if size is None else size
+            if left > HASHED_BYTES:
+                return f"{left} bytes at {offset}, changed at {facts.st_mtime_ns}"
+            file.seek(offset)
+            digest = hashlib.sha256()
+            while left > 0 and (block := file.read(min(left, BLOCK_BYTES))):
+                digest.update(block)
+                left -= len(block)
+            return digest.hexdigest()
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+
+
+def digests_of(parts: Mapping[str, MediaPart]) -> Sequence[tuple[str, str]]:
+    """Kind and `digest_of` of each part, sorted by kind."""
+    return [(kind, digest_of(part)) for kind, part in sorted(parts.items())]

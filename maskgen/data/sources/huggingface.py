@@ -7,9 +7,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from maskgen.data.sources.handles import MediaPart
+from maskgen.data.sources.handles import FilePart, MediaPart, digest_of, inside
 from maskgen.data.sources.items import Item, Keys, Source
-from maskgen.data.sources.parquet import cell_bytes, filled, light_cells
+from maskgen.data.sources.parquet import cell_bytes, light_cells, named_files
 from maskgen.data.sources.tables import Columns, check_columns, row_item
 from maskgen.io.limits import BadMedia
 
@@ -94,18 +94,29 @@ class HuggingFaceSource(Source):
     def _split_items(self, keys: Keys, split: str | None, rows: Any) -> Iterator[Item]:
         classes = {name: feature.names for name, feature in rows.features.items() if hasattr(feature, "names")}
         light = [name for name in self.columns.names if name not in self.columns.media.values()]
-        chosen, named, version = rows.select_columns(self.columns.names), "" if split is None else f"{split}-", [rows._fingerprint]
+        chosen, named, version = rows.select_columns(self.columns.names), "" if split is None else f"{split}-", _version(rows)
         for start in range(0, rows.num_rows, ROWS_AT_ONCE):
             table = chosen[start : start + ROWS_AT_ONCE]
-            there = {kind: filled(table.column(name)) for kind, name in self.columns.media.items()}
+            there = {kind: named_files(table.column(name)) for kind, name in self.columns.media.items()}
             for place, cells in enumerate(light_cells(table.select(light)) if light else [{} for _ in range(table.num_rows)]):
                 key = keys.of(self.columns.name_of(cells, f"{named}{start + place:08d}"))
-                media = self._media(split, start + place, {kind for kind in there if there[kind][place]})
+                media = self._media(split, start + place, {kind: column[place] for kind, column in there.items()})
                 yield replace(row_item(key, _spelled(cells, classes), media, self.columns, version), split=split)
 
-    def _media(self, split: str | None, row: int, kinds: set[str]) -> dict[str, MediaPart]:
-        """Handles on the filled media cells of a row."""
-        return {kind: HubPart(self.path, self.subset, split, name, row) for kind, name in self.columns.media.items() if kind in kinds}
+    def _media(self, split: str | None, row: int, cells: Mapping[str, str | None]) -> dict[str, MediaPart]:
+        """Handles on the filled media cells of a row, given as in `named_files`."""
+        root, columns = _media_root(self.path), self.columns.media
+        return {
+            kind: inside(root, path) if path else HubPart(self.path, self.subset, split, columns[kind], row)
+            for kind, path in cells.items()
+            if path is not None
+        }
+
+
+def _version(rows: Any) -> list[str]:
+    """What the rows depend on: the content of their Arrow files, or the fingerprint of rows in memory."""
+    files = sorted(str(file["filename"]) for file in rows.cache_files)
+    return [digest_of(FilePart(Path(file))) for file in files] or [str(rows._fingerprint)]
 
 
 def _spelled(cells: dict[str, Any] | BadMedia, classes: Mapping[str, Sequence[str]]) -> dict[str, Any] | BadMedia:

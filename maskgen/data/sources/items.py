@@ -18,7 +18,11 @@ SPLIT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 LONGEST_SLUG = 64
 HASH_DIGITS = 8
 PART_NAMES = ("text", "image", "audio")
-TEXT_FIELDS = ("captions", "text")
+TEXT_FIELDS = ("captions", "caption", "texts", "text")
+"""Fields of a JSON object whose texts are all captions of the sample."""
+OTHER_TEXT_FIELDS = ("transcription", "transcript", "sentence", "prompt")
+"""Fields that are read where all of `TEXT_FIELDS` are empty: the first one that holds a text. The others stay attributes."""
+LINE_BREAKS = re.compile("[\r\n\u2028\u2029]+")
 LARGEST_RECORD_BYTES = 2**20
 LARGEST_NUMBER: Mapping[type, float] = {int: 2**63, float: math.inf}
 Attribute = str | int | float
@@ -33,7 +37,7 @@ class Item:
         parts: Handles by modality: at least one of "text", "image", "audio".
         attributes: Metadata.
         split: Split given by the source; None lets the build decide.
-        identity: ASCII text that changes when the input changes, as far as can be known without decoding.
+        identity: ASCII text that changes when the content of the input changes, and not with its place or times.
     """
 
     key: str
@@ -101,8 +105,8 @@ class SampleRecord:
     """Metadata of a sample, from a JSON object.
 
     Args:
-        texts: Captions, from "captions" and "text".
-        attributes: Its other strings and numbers; true and false are 1 and 0.
+        texts: Captions, from the fields `TEXT_FIELDS` and `OTHER_TEXT_FIELDS`.
+        attributes: Its other strings and numbers; true and false are 1 and 0, and NaN is a missing value.
         split: Its "split".
     """
 
@@ -126,30 +130,38 @@ def parse_object(content: bytes) -> dict[str, Any]:
     return value
 
 
-def sample_record(content: bytes) -> SampleRecord:
-    """Parse the JSON of a sample; lists and objects other than the captions are ignored.
+def sample_record(fields: Mapping[str, Any]) -> SampleRecord:
+    """The metadata of a sample from its JSON object; lists and objects other than the captions are ignored.
 
     Raises:
-        BadMedia: If it is not a JSON object, or a field that is used has a wrong type.
+        BadMedia: If a field that is used has a wrong type.
     """
-    fields = parse_object(content)
-    texts = [text for name in TEXT_FIELDS for text in texts_of(fields.pop(name, None), name)]
-    split = checked_split(fields.pop("split", None))
-    plain = {name: attribute_of(value, name) for name, value in fields.items() if isinstance(value, str | int | float)}
-    return SampleRecord(texts=texts, attributes=plain, split=split)
+    found = {name: texts_of(fields[name], name) for name in TEXT_FIELDS if name in fields}
+    if not any(found.values()):
+        others = {name: texts_of(fields[name], name) for name in OTHER_TEXT_FIELDS if isinstance(fields.get(name), str | list)}
+        found |= dict(list({name: texts for name, texts in others.items() if texts}.items())[:1])
+    rest = {name: value for name, value in fields.items() if name not in found and name != "split" and not is_missing(value)}
+    plain = {name: attribute_of(value, name) for name, value in rest.items() if isinstance(value, str | int | float)}
+    texts = list(dict.fromkeys(text for texts in found.values() for text in texts))
+    return SampleRecord(texts=texts, attributes=plain, split=checked_split(fields.get("split")))
+
+
+def is_missing(value: object) -> bool:
+    """Whether a value stands for a missing one: None, or NaN, which pandas and json.dumps write for it."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def texts_of(value: object, name: str) -> list[str]:
-    """Captions in a field or cell: a string, a list of strings, or None.
+    """Captions in a field or cell: a string, a list of strings, or a missing value; empty texts are left out.
 
     Raises:
         BadMedia: If it is anything else.
     """
-    texts: list[Any] = value if isinstance(value, list) else [] if value is None else [value]
+    texts: list[Any] = [text for text in (value if isinstance(value, list) else [value]) if not is_missing(text)]
     for text in texts:
         if not isinstance(text, str):
             raise BadMedia(f"{name} holds {type(text).__name__}, wanted a text or a list of texts")
-    return texts
+    return [text for text in texts if text.strip()]
 
 
 def checked_split(value: object) -> str | None:
@@ -158,14 +170,16 @@ def checked_split(value: object) -> str | None:
     Raises:
         BadMedia: If it has other characters than letters, digits, "-" and "_".
     """
-    if value is None or (isinstance(value, str) and SPLIT.fullmatch(value)):
+    if isinstance(value, str) and SPLIT.fullmatch(value):
         return value
+    if is_missing(value):
+        return None
     raise BadMedia(f"split is {str(value)[:40]!r}, wanted letters, digits, - and _")
 
 
 def text_part(texts: Sequence[str]) -> InlinePart:
-    """Texts as lines; invalid characters are kept, and the decoder refuses them."""
-    return InlinePart("\n".join(texts).encode("utf-8", "surrogatepass"))
+    """Texts, each on a line of its own: a line break inside of a text becomes a space. Invalid characters are left to the decoder."""
+    return InlinePart("\n".join(LINE_BREAKS.sub(" ", text) for text in texts).encode("utf-8", "surrogatepass"))
 
 
 def attribute_of(value: object, name: str) -> Attribute:
@@ -182,5 +196,5 @@ def attribute_of(value: object, name: str) -> Attribute:
 
 
 def identity_of(*facts: object) -> str:
-    """Facts as ASCII JSON, also for non-ASCII file names."""
-    return json.dumps(facts, sort_keys=True)
+    """A hash over facts: texts and numbers, alone or in sequences."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -119,7 +119,11 @@ def parquet_rows(path: Path, root: Path, names: Sequence[str], media: Mapping[st
             _check_group(path, file.metadata.row_group(group), names)
             there = {kind: _present(file, group, name) for kind, name in heavy.items()}
             for row, cells in enumerate(_light_rows(file, group, light)):
-                parts: dict[str, MediaPart] = {k: ParquetPart(path, heavy[k], group, row, root) for k in heavy if there[k][row]}
+                parts: dict[str, MediaPart] = {
+                    kind: inside(root, named) if (named := there[kind][row]) else ParquetPart(path, name, group, row, root)
+                    for kind, name in heavy.items()
+                    if there[kind][row] is not None
+                }
                 paths = {} if isinstance(cells, BadMedia) else {kind: cells[name] for kind, name in media.items() if kind not in heavy}
                 parts.update({kind: inside(root, path) for kind, path in paths.items() if path})
                 yield cells, parts
@@ -142,21 +146,31 @@ def _check_group(path: Path, group: Any, names: Sequence[str]) -> None:
         raise ValueError(f"{path} has a row group of {size} bytes, at most {LARGEST_GROUP_BYTES}; write it with smaller row groups")
 
 
-def _present(file: Any, group: int, name: str) -> Sequence[bool]:
-    """Which cells are not null: from the statistics if they suffice, otherwise by reading the column."""
+def _present(file: Any, group: int, name: str) -> Sequence[str | None]:
+    """`named_files` of a column: from the statistics if they suffice, otherwise by reading it."""
     stored = file.metadata.row_group(group)
-    if any(leaf.statistics is not None and leaf.statistics.null_count == 0 for leaf in _leaves(stored, name)):
-        return [True] * stored.num_rows
-    return filled(file.read_row_group(group, columns=[name]).column(name))
+    leaves = _leaves(stored, name)
+    whole = [leaf for leaf in leaves if len(leaves) == 1 or leaf.path_in_schema == f"{name}.bytes"]
+    if any(leaf.statistics is not None and leaf.statistics.null_count == 0 for leaf in whole):
+        return [""] * stored.num_rows
+    return named_files(file.read_row_group(group, columns=[name]).column(name))
 
 
-def filled(column: Any) -> list[bool]:
-    """Which cells of an Arrow column are not null; for a struct, any of its fields."""
+def named_files(column: Any) -> list[str | None]:
+    """What each media cell of an Arrow column holds: the path of a file, "" for the bytes themselves, None for nothing."""
     pyarrow = _pyarrow()
+    if _is_text(pyarrow, column.type):
+        return [path or None for path in column.to_pylist()]
     if not pyarrow.types.is_struct(column.type):
-        return list(column.is_valid().to_pylist())
-    fields = [pyarrow.compute.struct_field(column, [number]).is_valid() for number in range(column.type.num_fields)]
-    return [any(cells) for cells in zip(*(field.to_pylist() for field in fields), strict=True)]
+        return ["" if there else None for there in column.is_valid().to_pylist()]
+    fields = [field.name for field in column.type]
+    filled = [pyarrow.compute.struct_field(column, [number]).is_valid().to_pylist() for number in range(len(fields))]
+    there = ["" if any(cells) else None for cells in zip(*filled, strict=True)]
+    if "path" not in fields:
+        return there
+    paths = pyarrow.compute.struct_field(column, [fields.index("path")]).to_pylist()
+    inline = filled[fields.index("bytes")] if "bytes" in fields else [False] * len(paths)
+    return [found if found is None or held else path or found for found, held, path in zip(there, inline, paths, strict=True)]
 
 
 def _light_rows(file: Any, group: int, names: Sequence[str]) -> Iterator[dict[str, Any] | BadMedia]:

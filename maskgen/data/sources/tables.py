@@ -1,14 +1,14 @@
 """Tables as a source: CSV, TSV, JSON lines, JSON and Parquet, with named columns of texts, paths or media."""
 
 import csv
-import hashlib
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
-from maskgen.data.sources.handles import BadPart, MediaPart, inside, size_of
+from maskgen.data.sources.handles import BadPart, FilePart, MediaPart, digest_of, digests_of, inside
 from maskgen.data.sources.items import (
     Attribute,
     Item,
@@ -17,6 +17,7 @@ from maskgen.data.sources.items import (
     attribute_of,
     checked_split,
     identity_of,
+    is_missing,
     parse_object,
     text_part,
     texts_of,
@@ -24,6 +25,7 @@ from maskgen.data.sources.items import (
 from maskgen.data.sources.parquet import Cells, parquet_columns, parquet_rows
 from maskgen.io.limits import BadMedia
 
+logger = logging.getLogger(__name__)
 LARGEST_LINE_BYTES = 16 * 2**20
 LARGEST_JSON_BYTES = 256 * 2**20
 TABLE_ENDINGS = ("csv", "tsv", "jsonl", "json", "parquet")
@@ -64,7 +66,7 @@ class Columns:
     def name_of(self, row: Row | BadMedia, number: str) -> str:
         """Name of a row: its cell in the key column, otherwise its number."""
         cell = None if isinstance(row, BadMedia) or self.key is None else row.get(self.key)
-        return number if cell is None or cell == "" else str(cell)
+        return number if is_missing(cell) or cell == "" else str(cell)
 
     @property
     def media(self) -> dict[str, str]:
@@ -86,12 +88,12 @@ def row_item(key: str, row: Row | BadMedia, media: Mapping[str, MediaPart], colu
         The item; errors of the row are raised when its parts are read.
     """
     cells: Row = {} if isinstance(row, BadMedia) else row
-    digest = hashlib.sha256(json.dumps(cells, sort_keys=True, default=str).encode()).hexdigest()
-    identity = identity_of(key, digest, sorted((kind, size_of(part)) for kind, part in media.items()), *facts)
+    used = json.dumps({name: cells.get(name) for name in columns.names}, sort_keys=True, default=str)
+    identity = identity_of(key, str(row) if isinstance(row, BadMedia) else used, digests_of(media), *facts)
     try:
         if isinstance(row, BadMedia):
             raise row
-        texts = [text for text in texts_of(cells.get(columns.text or ""), "text") if text]
+        texts = texts_of(cells.get(columns.text or ""), "text")
         attributes = _attributes(cells, columns.attributes)
         split = checked_split(cells.get(columns.split or "") or None)
     except BadMedia as error:
@@ -102,7 +104,7 @@ def row_item(key: str, row: Row | BadMedia, media: Mapping[str, MediaPart], colu
 
 
 def _attributes(cells: Row, names: Sequence[str]) -> dict[str, Attribute]:
-    return {name: attribute_of(cells[name], name) for name in names if cells.get(name) is not None}
+    return {name: attribute_of(cells[name], name) for name in names if not is_missing(cells.get(name))}
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,8 @@ class TableSource(Source):
     """Rows of a table as items.
 
     Media columns hold paths inside the table's folder or `root`; in Parquet also bytes, or the structs {"bytes", "path"} of Hugging
-    Face. An empty cell means that the row lacks that modality.
+    Face. An empty cell or NaN means that the row lacks that modality or attribute. A cell is one caption, also with line breaks in it;
+    a list in JSON and Parquet holds several. Quotes enclose cells in CSV; in TSV they are text, as in Common Voice and Tatoeba.
 
     Args:
         path: A .csv or .tsv with a header line, .jsonl or a .json list of objects, or .parquet.
@@ -155,7 +158,7 @@ class TableSource(Source):
         if not self.path.is_file():
             raise ValueError(f"{self.path} does not exist or is no file; give a table ({', '.join(TABLE_ENDINGS)})")
         keys, root, number = Keys(), (self.root or self.path.parent).resolve(), -1
-        version = [self.path.stat().st_size] if self._is_parquet else []
+        version = [digest_of(FilePart(self.path))] if self._is_parquet else []
         for number, (row, media) in enumerate(self._rows(root)):
             key = keys.of(self.columns.name_of(row, f"{self.path.stem}-{number:08d}"))
             yield row_item(key, row, media, self.columns, version)
@@ -168,9 +171,10 @@ class TableSource(Source):
             check_columns(self.path, parquet_columns(self.path), self.columns.names)
             yield from parquet_rows(self.path, root, self.columns.names, self.columns.media)
             return
-        for row in _text_rows(self.path, self.columns.names):
+        for row in text_rows(self.path, self.columns.names):
             cells: Row = {} if isinstance(row, BadMedia) else row
-            filled = {kind: cells[name] for kind, name in self.columns.media.items() if cells.get(name) not in (None, "")}
+            there = {kind: cells.get(name) for kind, name in self.columns.media.items()}
+            filled = {kind: value for kind, value in there.items() if not is_missing(value) and value != ""}
             yield row, {kind: path_part(root, value) for kind, value in filled.items()}
 
 
@@ -190,7 +194,7 @@ def check_columns(name: object, columns: Sequence[str], wanted: Sequence[str]) -
         raise ValueError(f"{name} has no column {missing[0]!r}, its columns are {', '.join(map(str, columns))}; name one of these")
 
 
-def _text_rows(path: Path, wanted: Sequence[str]) -> Iterator[Row | BadMedia]:
+def text_rows(path: Path, wanted: Sequence[str]) -> Iterator[Row | BadMedia]:
     """Rows of a text table; the columns of JSON are only known at its end."""
     kind = path.suffix.lower().removeprefix(".")
     if kind in ("csv", "tsv"):
@@ -207,20 +211,30 @@ def _text_rows(path: Path, wanted: Sequence[str]) -> Iterator[Row | BadMedia]:
 
 
 def _csv_rows(path: Path, delimiter: str, wanted: Sequence[str]) -> Iterator[Row | BadMedia]:
-    """Rows keyed by the header; invalid UTF-8 is kept, and the text decoder refuses it."""
+    """Rows keyed by the header; invalid UTF-8 is left to the text decoder. Quotes enclose cells in CSV, in TSV they are text."""
+    quotes, escaped = delimiter == ",", 0
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.reader(file, delimiter=delimiter, strict=True)
+        reader = csv.reader(file, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE, strict=True)
         try:
             header = next(reader, [])
             if len(set(header)) < len(header):
                 raise ValueError(f"{path} names a column twice ({', '.join(header)}); rename one")
             check_columns(path, header, wanted)
             for cells in reader:
+                escaped += not quotes and any(map(_is_escaped, cells))
                 if cells:
                     same = len(cells) == len(header)
                     yield dict(zip(header, cells, strict=True)) if same else BadMedia(f"{len(cells)} cells, wanted {len(header)}")
         except csv.Error as error:
             raise ValueError(f"{path} is no table at line {reader.line_num} ({error}); mend or convert it") from error
+    if escaped:
+        logger.warning("%s: %d rows hold cells quoted as in CSV; in TSV quotes are text. Write such a table as .csv", path, escaped)
+
+
+def _is_escaped(cell: str) -> bool:
+    """Whether a cell is in quotes, with quotes inside that are all doubled."""
+    inner = cell[1:-1]
+    return len(cell) > 1 and cell[0] == cell[-1] == '"' and '""' in inner and '"' not in inner.replace('""', "")
 
 
 def _jsonl_rows(path: Path) -> Iterator[Row | BadMedia]:

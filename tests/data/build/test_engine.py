@@ -368,17 +368,85 @@ def test_another_plan_is_refused_and_nothing_is_touched(tmp_path: Path, change: 
     assert content(out) == before
 
 
-def test_changed_samples_are_another_plan_and_restart_removes_shards_only(tmp_path: Path) -> None:
+def test_after_a_change_of_samples_the_same_command_leaves_the_bytes_of_a_fresh_build(tmp_path: Path) -> None:
     recipe, out = corpus(tmp_path, 30, bad=()), tmp_path / "out"
     run_build(planned(recipe), out)
     (out / "notes.txt").write_text("mine")
     for number in range(20):
-        (tmp_path / "pictures" / f"dot-{number:03d}.png").unlink()
-    with pytest.raises(ValueError, match="the samples of its sources have changed"):
-        run_build(planned(recipe), out)
-    index = run_build(planned(recipe), out, restart=True)
-    assert {path.name for path in out.glob("*.tar")} == {entry.name for entry in index.shards}
+        for ending in ("png", "txt"):
+            (tmp_path / "pictures" / f"dot-{number:03d}.{ending}").unlink()
+    run_build(planned(recipe), out)
     assert (out / "notes.txt").read_text() == "mine"
+    run_build(planned(recipe), tmp_path / "fresh")
+    assert content(out) == content(tmp_path / "fresh") | {"notes.txt": content(out)["notes.txt"]}
+    run_build(planned(recipe), out, restart=True)
+    assert content(out) == content(tmp_path / "fresh") | {"notes.txt": content(out)["notes.txt"]}
+
+
+def edited(path: Path, old: bytes, new: bytes) -> None:
+    """Change bytes of a file, but neither its size nor its times, as `cp -p` and `tar -x` can."""
+    times = path.stat()
+    path.write_bytes(path.read_bytes().replace(old, new))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert path.stat().st_size == times.st_size
+
+
+@pytest.mark.parametrize("stopped", [False, True], ids=["whole", "stopped"])
+def test_an_edit_of_the_same_size_and_time_rebuilds_its_shard_alone(tmp_path: Path, stopped: bool) -> None:
+    recipe, out, done = corpus(tmp_path, 30, bad=(4,)), tmp_path / "out", list[str]()
+    run_build(planned(recipe), out)
+    edited(tmp_path / "pictures" / "dot-003.txt", b"a dot 3", b"a dog 3")
+    for path in (tmp_path / "pictures").iterdir():
+        if path.name != "dot-003.txt":
+            path.touch()
+    if stopped:  # after the old shard is gone, and before the new one is there
+        with pytest.raises(InterruptedError):
+            run_build(planned(recipe), out, stopping)
+        assert not (out / "index.json").exists()
+    run_build(planned(recipe), out, recording(done))
+    (shard,) = (one.name for one in planned(recipe).shards if isinstance(one.origin, ItemOrigin) and "dot-003" in str(one.origin.items))
+    assert done == [shard]
+    assert dict(read_shard(out / shard))["dot-003"]["json"]["captions"] == ["a dog 3", "number 3"]
+    run_build(planned(recipe), tmp_path / "fresh")
+    assert content(out) == content(tmp_path / "fresh")
+    run_build(planned(recipe), out, recording(done))
+    assert done == [shard], "nothing is left to build"
+
+
+def stopping(jobs: Sequence[ShardJob]) -> Lines:
+    """A runner that is stopped before its first job."""
+    raise InterruptedError
+    yield from in_process(jobs)
+
+
+def test_tokens_follow_their_raw_shards(tmp_path: Path, tiny_text: TextTokenizer) -> None:
+    recipe, tokenizers = corpus(tmp_path / "corpus", 12, bad=(), splits={}), {"text": tiny_text}
+    run_build(planned(recipe), tmp_path / "raw")
+    tokenize(tmp_path / "raw", tmp_path / "tokens", tokenizers)
+    edited(tmp_path / "corpus/pictures/dot-003.txt", b"a dot 3", b"a dog 3")
+    run_build(planned(recipe), tmp_path / "raw")
+    done: list[str] = []
+    tokenize(tmp_path / "raw", tmp_path / "tokens", tokenizers, runner=recording(done))
+    assert len(done) == 1
+    tokenize(tmp_path / "raw", tmp_path / "fresh", tokenizers)
+    assert content(tmp_path / "tokens") == content(tmp_path / "fresh")
+
+
+def test_a_build_ends_with_what_its_samples_hold_and_names_the_odd_ones(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    recipe = corpus(tmp_path, 20, bad=(4,))
+    (tmp_path / "pictures/dot-005.txt").rename(tmp_path / "pictures/dot-5.txt")
+    with caplog.at_level("INFO"):
+        run_build(planned(recipe), tmp_path / "out")
+    assert (
+        "of 20 samples 19 hold a text, 19 hold a picture, 0 hold a sound; together: 18 text and picture, 1 picture alone, 1 text alone"
+        in caplog.text
+    )
+    assert "pictures: 1 of 20 samples hold picture alone, where 18 hold text and picture: dot-005; are their files" in caplog.text
+    assert "pictures: 1 of 20 samples hold text alone, where 18 hold text and picture: dot-5;" in caplog.text
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        run_build(planned(recipe), tmp_path / "out")
+    assert "of 20 samples 19 hold a text" in caplog.text, "said by a build that was finished already, too"
 
 
 def test_a_folder_of_other_shards_or_with_a_damaged_plan_is_refused(tmp_path: Path) -> None:

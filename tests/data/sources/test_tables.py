@@ -152,6 +152,58 @@ def test_a_bad_text_in_parquet_is_one_rows_fault(tmp_path: Path) -> None:
     assert "no UTF-8" in bad(wrong, "text")
 
 
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ['"Hello there', "second line", 'good bye"', "last"],
+        ['"Yes," he said.', "second", 'He said "no"', '"'],
+        ['""', '"a" "b"', "it's", '" "'],
+    ],
+)
+def test_quotes_in_a_tsv_are_text(tmp_path: Path, texts: list[str], caplog: pytest.LogCaptureFixture) -> None:
+    rows = "".join(f"{number}\t{text}\n" for number, text in enumerate(texts))
+    found = listed(TableSource(write(tmp_path, {"t.tsv": f"path\tsentence\n{rows}"}) / "t.tsv", text="sentence"))
+    assert [captions(item) for item in found.values()] == [[text] for text in texts]
+    assert "quoted" not in caplog.text
+
+
+def test_a_tsv_quoted_as_csv_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (item,) = listed(TableSource(write(tmp_path, {"t.tsv": 'say\n"He said ""no"""\n'}) / "t.tsv", text="say")).values()
+    assert captions(item) == ['"He said ""no"""']
+    assert "1 rows hold cells quoted as in CSV; in TSV quotes are text" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "json", "parquet"])
+def test_a_cell_with_line_breaks_is_one_caption(tmp_path: Path, kind: str) -> None:
+    text, path = "one\r\ntwo\nthree\u2028four", tmp_path / f"t.{kind}"
+    if kind == "csv":
+        path.write_bytes(f'say\n"{text}"\n'.encode())
+    elif kind == "parquet":
+        pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+        parquet.write_table(pyarrow.Table.from_pylist([{"say": text}]), path)
+    else:
+        path.write_text(json.dumps({"say": text} if kind == "jsonl" else [{"say": text}]))
+    (item,) = listed(TableSource(path, text="say")).values()
+    assert captions(item) == ["one two three four"]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "parquet"])
+def test_nan_is_a_missing_value(tmp_path: Path, kind: str) -> None:
+    nan, path = float("nan"), write(tmp_path, {"a.png": PNG}) / f"t.{kind}"
+    rows = [{"say": "a", "file": "a.png", "n": nan}, {"say": nan if kind != "parquet" else None, "file": "a.png", "n": 1.0}]
+    rows += [{"say": "b", "file": nan, "n": 2.0}, {"say": ["c", nan], "file": "a.png", "n": 3.0}] if kind != "parquet" else []
+    if kind == "parquet":
+        pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    else:
+        path.write_text("\n".join(map(json.dumps, rows)) if kind == "jsonl" else json.dumps(rows))
+    found = list(listed(TableSource(path, text="say", image="file", attributes=["n"])).values())
+    wanted = [({"text", "image"}, {}), ({"image"}, {"n": 1.0}), ({"text"}, {"n": 2.0}), ({"text", "image"}, {"n": 3.0})]
+    assert [(set(item.parts), item.attributes) for item in found] == wanted[: len(rows)]
+    keyed = listed(TableSource(path, text="say", image="file", key="n"))
+    assert next(iter(keyed)) == "t-00000000", "NaN is no key"
+
+
 # Hugging Face (importing datasets takes seconds)
 
 
