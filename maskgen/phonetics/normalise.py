@@ -5,11 +5,25 @@ import unicodedata
 from dataclasses import dataclass
 
 from maskgen.phonetics.abbreviations import expand_abbreviations
+from maskgen.phonetics.addresses import speak_addresses
+from maskgen.phonetics.markup import without_markup
+from maskgen.phonetics.mathematics import speak_mathematics
+from maskgen.phonetics.roman import speak_roman
 from maskgen.phonetics.symbols import PUNCTUATION
-from maskgen.phonetics.verbalise import verbalise
+from maskgen.phonetics.units import CURRENCIES
+from maskgen.phonetics.verbalise import speak_inches, verbalise
 
 SPEAKABLE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ'- " + PUNCTUATION)
-BEFORE_FOLDING = {"²": " squared", "³": " cubed", "™": " trademark", "®": " registered", "©": " copyright ", "℃": " °C", "℉": " °F"}
+BEFORE_FOLDING = {
+    "²": " squared",
+    "³": " cubed",
+    "™": " trademark",
+    "®": " registered",
+    "©": " copyright ",
+    "℃": " °C",
+    "℉": " °F",
+    "º": "°",
+}
 FOLDED = {
     **dict.fromkeys("‘’‚‛ʼʹ′´`＇", "'"),
     **dict.fromkeys("„‟«»″", '"'),
@@ -33,10 +47,9 @@ SIGNS = {
     "<": "less than",
     ">": "greater than",
     "~": "about",
-    "$": "dollars",
-    "£": "pounds",
-    "€": "euros",
-    "¥": "yen",
+    "‰": "per mille",
+    "¢": "cents",
+    **{sign: currency.many for sign, currency in CURRENCIES.items()},
     "§": "section",
     "^": "to the power of",
 }
@@ -51,7 +64,7 @@ class NormalisedText:
 
     Args:
         text: Words of ASCII letters, apostrophes and hyphens, and the punctuation of the phoneme alphabet, with single spaces.
-        left_out: Characters that are not spoken, each once, in the order of the text.
+        left_out: What is not spoken, each once: first pieces of markup, such as tags, then characters in the order of the text.
     """
 
     text: str
@@ -61,14 +74,17 @@ class NormalisedText:
 def normalise(text: str) -> NormalisedText:
     """Converts any Unicode text to speakable words.
 
-    Numbers to 10^15, ordinals, decimals, years, money, percent, times, dates, fractions, common units, abbreviations and signs
-    become words; accents are dropped. `left_out` lists every other character, except separators such as "/" and "_".
+    Numbers to 10^15, quantities, money, times, dates, ranges, addresses, Roman numerals, common abbreviations, signs and mathematical
+    notation become words; accents are dropped. `left_out` lists markup and every other character, except separators such as "/" and "_".
     """
-    said = verbalise(expand_abbreviations(_quoted(_folded(text))))
+    content, markup = without_markup(text)
+    folded = speak_inches(_folded(speak_mathematics(speak_addresses(content))))
+    said = verbalise(expand_abbreviations(speak_roman(_quoted(folded))))
     said = "".join(f" {SIGNS[sign]} " if sign in SIGNS else sign for sign in said)
     plain = "".join(mark for mark in unicodedata.normalize("NFD", said) if unicodedata.category(mark) != "Mn")
-    left_out = [mark for mark in dict.fromkeys(plain) if mark not in SPEAKABLE and mark not in SEPARATORS and not mark.isspace()]
-    return NormalisedText(_spaced("".join(mark if mark in SPEAKABLE else " " for mark in plain)), left_out)
+    left_out = [mark for mark in plain if mark not in SPEAKABLE and mark not in SEPARATORS and not mark.isspace()]
+    spoken = _spaced("".join(mark if mark in SPEAKABLE else " " for mark in plain))
+    return NormalisedText(spoken, list(dict.fromkeys([*markup, *left_out])))
 
 
 def _folded(text: str) -> str:
@@ -77,7 +93,7 @@ def _folded(text: str) -> str:
     kept = "".join(BEFORE_FOLDING.get(mark, mark) for mark in parted)
     folded = "".join(FOLDED.get(mark, mark) for mark in unicodedata.normalize("NFKC", kept))
     folded = "".join(str(unicodedata.decimal(mark)) if mark.isdecimal() else mark for mark in folded)
-    folded = re.sub(r"(?<=\d)\s?—\s?(?=\d)", "-", folded)
+    folded = re.sub(r"(\d%?|\d\s?[aApP]\.?[mM]\.?)(?:\s?—\s?|\s-\s)(?=[\d$£€])", r"\1-", folded)
     return re.sub(r"\s*(?:—|--+|\s-\s)\s*", " — ", folded)
 
 

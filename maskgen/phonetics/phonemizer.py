@@ -65,7 +65,7 @@ class Phonemizer:
         return {name: tensor.detach().half() for name, tensor in self._letters.state_dict().items()}
 
     def left_out(self, text: str) -> list[str]:
-        """Characters of the text that can't be spoken, each once."""
+        """Markup and characters of the text that can't be spoken, each once."""
         return normalise(text).left_out
 
     def sentences(self, text: str) -> list[str]:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterable
 
 from maskgen.phonetics.abbreviations import KEEPS_SENTENCE
+from maskgen.phonetics.markup import tag_spans
 
 _END = re.compile(r"[.!?…]+[\"'”’)\]]*\s+|\n\s*\n|[。！？]")
 _CLAUSE = re.compile(r"(?<=[,;:—)])\s+")
@@ -29,7 +30,10 @@ def split_sentences(text: str, length: Callable[[str], int], longest: int) -> li
 def _at_ends(text: str) -> Iterable[str]:
     """Pieces of a text, split at the ends of sentences."""
     start = 0
+    tags = tag_spans(text)
     for found in _END.finditer(text):
+        if any(first < found.start() < last for first, last in tags):
+            continue
         if _ends(text[start : found.end()], text[found.end() : found.end() + 1], found.group()):
             yield text[start : found.end()].strip()
             start = found.end()

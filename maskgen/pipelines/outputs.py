@@ -92,7 +92,7 @@ class SpeechOutput:
         seeds: Seed of each; sentence k of a prompt has its take's seed + k.
         sentences: Of each prompt, what was spoken as one row each.
         phonemes: Of each prompt, the phonemes of each sentence.
-        left_out: Characters of the prompts that cannot be spoken.
+        left_out: Characters and markup of the prompts that cannot be spoken.
         steps: Decode steps of each level.
         elapsed_s: Seconds in the model and the sampler.
         generation: Codes and trajectories of all rows: prompt after prompt, take after take, sentence after sentence.

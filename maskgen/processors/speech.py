@@ -94,7 +94,7 @@ class PreparedSpeech(Prepared):
     Args:
         sentences: What is spoken as one row each.
         phonemes: Timed phonemes of each sentence.
-        left_out: Characters that cannot be spoken.
+        left_out: Characters and markup that cannot be spoken.
         seconds: Length asked for.
         cut: Samples at the start of each row that are a recording's.
         before: Samples that stand before the speech in the output.

@@ -108,7 +108,7 @@ class PhonemeTokenizer(Tokenizer):
         return text[1:-1]
 
     def left_out(self, text: str) -> list[str]:
-        """Return the characters of a text that are not spoken, without duplicates, in order of appearance."""
+        """Return what is not spoken, without duplicates: first pieces of markup, such as tags, then characters in order of appearance."""
         return [] if between_slashes(text) else self._speaker.left_out(text)
 
     def sentences(self, text: str) -> list[str]:

@@ -170,6 +170,7 @@ def test_media_survive_a_file(tokenizer: PhonemeTokenizer, tmp_path: Path) -> No
         ("Hello there. Hello! Who? Five.", ["Hello there.", "Hello!", "Who?", "Five."]),
         ("Dr. Five said 3.5. Mr. J. Five left.", ["Dr. Five said 3.5.", "Mr. J. Five left."]),
         ("He said “hello.” Then five, e.g. three, etc. and so on.", ["He said “hello.”", "Then five, e.g. three, etc. and so on."]),
+        ("See p. 12, ext. 5. Five <!-- no. No --> there.", ["See p. 12, ext. 5.", "Five <!-- no. No --> there."]),
         ("wait... what? five", ["wait... what? five"]),
         ("A title\n\nA text.", ["A title", "A text."]),
         ("... hello. !!! Five", ["... hello. !!!", "Five"]),
