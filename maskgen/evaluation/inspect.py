@@ -19,6 +19,7 @@ from maskgen.data.shards.codes import require_integers
 from maskgen.data.shards.manifest import Index, read_index
 from maskgen.evaluation.html import bars, figure, image, page, sound, table, text, waveform
 from maskgen.evaluation.image.tokenizer import code_usage
+from maskgen.io.audio import mixed_down
 from maskgen.io.files import write_atomic, write_text
 from maskgen.tokenizers.base import Tokenizer
 from maskgen.tokens.space import Kind, TokenSpace
@@ -218,7 +219,7 @@ def show(rows: ShardRows, row: int, index: Index, tokenizers: Mapping[str, Token
     if "png" in sizes:
         parts.append(image(Image.fromarray(np.asarray(rows.field(row, "png"))), 128))
     if "flac" in sizes:
-        parts.append(waveform(rows.field(row, "flac").mean(axis=0)) + sound(rows.content(row, "flac")))
+        parts.append(waveform(mixed_down(np.asarray(rows.field(row, "flac")))[0]) + sound(rows.content(row, "flac")))
     for modality in _modalities(index):
         if modality.kind == "image" and modality.name in tokenizers and f"{modality.name}.npy" in sizes:
             array = rows.field(row, f"{modality.name}.npy")

@@ -1,6 +1,7 @@
 """Reading untrusted audio files into validated waveforms, converting sample rate and channels, and writing audio files."""
 
 import io
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,21 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int16
 
-from maskgen.io.audio_headers import find_damage
+from maskgen.io.audio_headers import audio_content
 from maskgen.io.files import write_atomic
-from maskgen.io.limits import BadMedia, MediaLimits, check_bytes
+from maskgen.io.formats import AUDIO_FORMATS
+from maskgen.io.limits import BadMedia, MediaLimits, Note, check_bytes, log_note
 
+logger = logging.getLogger(__name__)
 BLOCK_FRAMES = 65_536
 LOUDEST = 8.0
 """Highest decoded peak that is accepted. Peaks between 1 and this value are clipped (lossy codecs overshoot); louder files are rejected."""
+
+CANCELLED_SHARE = 0.1
+"""A mix with less than this share of the energy that independent channels would have counts as cancelled out."""
+LONGEST_SOUND_S = 3600.0
+FILE_LIMITS = MediaLimits(max_seconds=LONGEST_SOUND_S, max_bytes=2**30)
+"""Limits of a single recording, as the command line and Python calls read it."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,12 +51,13 @@ class Waveform:
         return f"Waveform({self.seconds:.2f} s at {self.sample_rate_hz} Hz, {len(self.samples)} channel{'s' * (len(self.samples) > 1)})"
 
 
-def decode_audio(content: bytes, limits: MediaLimits) -> Waveform:
+def decode_audio(content: bytes, limits: MediaLimits, note: Note = log_note) -> Waveform:
     """Decode an audio file at its original sample rate and channel count. Silent files are accepted.
 
     Args:
-        content: A WAV, FLAC, Ogg (Vorbis, Opus) or MP3 file.
+        content: A file of one of `AUDIO_FORMATS`: WAV (also RF64, RIFX and WAV from a pipe), FLAC, Ogg (Vorbis, Opus), MP3, AIFF, AU, ...
         limits: Size limits. The header is checked against them before any sample is decoded.
+        note: Takes remarks, for example that bytes after the end of the file are ignored.
 
     Returns:
         float32 samples; peaks between 1 and 8, which lossy codecs and float files hold, are clipped to 1.
@@ -61,11 +71,9 @@ def decode_audio(content: bytes, limits: MediaLimits) -> Waveform:
     except ImportError as error:
         raise ImportError("sound files are read with soundfile; install it with: pip install maskgen[audio]") from error
     check_bytes(content, limits)
-    damage = find_damage(content)
-    if damage is not None:
-        raise BadMedia(damage)
+    whole = audio_content(content, note)
     try:
-        with soundfile.SoundFile(io.BytesIO(content)) as file:
+        with soundfile.SoundFile(io.BytesIO(whole)) as file:
             _check_sound_header(file.frames, file.samplerate, file.channels, limits)
             return Waveform(samples=_read_samples(file), sample_rate_hz=file.samplerate)
     except (soundfile.SoundFileError, EOFError) as error:
@@ -100,16 +108,37 @@ def _read_samples(file: Any) -> Float[np.ndarray, "channels samples"]:
     return samples
 
 
-def fit_audio(wave: Waveform, sample_rate_hz: int, channels: int = 1) -> tuple[Waveform, bool]:
+def mixed_down(samples: Float[np.ndarray, "channels samples"], note: Note = log_note) -> Float[np.ndarray, "1 samples"]:
+    """Mix channels down to one: their mean, or the loudest channel where they cancel out.
+
+    Channels of opposite phase (a cable with crossed wires, for example) have a silent mean. Their sum is compared with the loudness
+    that independent channels would have together: for two channels of equal loudness, a correlation below -0.9 counts as cancelling out.
+
+    Args:
+        samples: Any number of channels.
+        note: Called if the loudest channel is taken.
+    """
+    mix: np.ndarray = samples.mean(axis=0, keepdims=True)
+    if len(samples) == 1:
+        return mix
+    energies = np.square(samples, dtype=np.float64).sum(axis=1)
+    if np.square(mix, dtype=np.float64).sum() >= CANCELLED_SHARE * energies.sum() / len(samples) ** 2:
+        return mix
+    note("channels that cancel out when mixed, of which the loudest is used")
+    return samples[[int(energies.argmax())]]
+
+
+def fit_audio(wave: Waveform, sample_rate_hz: int, channels: int = 1, note: Note = log_note) -> tuple[Waveform, bool]:
     """Convert a waveform to the given sample rate and channel count.
 
-    Channels are converted first: if the count differs, the mean of all channels is repeated. The rate is converted next with soxr's
-    high-quality filter, whose overshoot beyond 1 is clipped.
+    Channels are converted first: if the count differs, they are mixed down (`mixed_down`) and the mix is repeated. The rate is converted
+    next with soxr's high-quality filter, whose overshoot beyond 1 is clipped.
 
     Args:
         wave: Input waveform.
         sample_rate_hz: Target sample rate.
         channels: Target channel count.
+        note: Takes remarks; see `mixed_down`.
 
     Returns:
         The waveform, with ceil(samples * sample_rate_hz / rate) samples, and whether it was resampled.
@@ -122,7 +151,7 @@ def fit_audio(wave: Waveform, sample_rate_hz: int, channels: int = 1) -> tuple[W
         raise ValueError(f"sample_rate_hz and channels must be at least 1, got {sample_rate_hz} and {channels}")
     samples = wave.samples
     if len(samples) != channels:
-        samples = samples.mean(axis=0, keepdims=True).repeat(channels, axis=0)
+        samples = mixed_down(samples, note).repeat(channels, axis=0)
     changed = wave.sample_rate_hz != sample_rate_hz
     if changed:
         samples = _resampled(samples, wave.sample_rate_hz, sample_rate_hz)
@@ -141,14 +170,11 @@ def _resampled(samples: Float[np.ndarray, "channels samples"], old_hz: int, new_
     return resampled[:, :length].clip(-1, 1)
 
 
-LONGEST_SOUND_S = 3600.0
-
-
 def read_sound(path: Path | str, limits: MediaLimits | None = None) -> Waveform:
     """Read an audio file at its original sample rate and channel count.
 
     Args:
-        path: A WAV, FLAC, Ogg (Vorbis, Opus) or MP3 file.
+        path: A file of one of `AUDIO_FORMATS`; see `decode_audio`.
         limits: Size limits, checked on the header. None allows at most one hour.
 
     Raises:
@@ -158,13 +184,15 @@ def read_sound(path: Path | str, limits: MediaLimits | None = None) -> Waveform:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path} does not exist or is no file; give a sound")
-    limits = limits or MediaLimits(max_seconds=LONGEST_SOUND_S, max_bytes=2**30)
+    limits = limits or FILE_LIMITS
     if path.stat().st_size > limits.max_bytes:
         raise ValueError(f"{path} has {path.stat().st_size} bytes, at most {limits.max_bytes} are read; give a shorter sound")
     try:
-        return decode_audio(path.read_bytes(), limits)
+        return decode_audio(path.read_bytes(), limits, lambda remark: logger.warning("%s has %s", path, remark))
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}); give a sound") from error
     except BadMedia as error:
-        raise ValueError(f"{path} cannot be used as a sound: {error}; give a whole WAV, FLAC, Ogg or MP3 file") from error
+        raise ValueError(f"{path} cannot be used as a sound: {error}; give a whole file of {', '.join(AUDIO_FORMATS)}") from error
 
 
 def write_sound(wave: Waveform, path: Path | str) -> None:

@@ -1,10 +1,14 @@
-"""Detect damage in audio files that decoders ignore. Each container is scanned once and nothing is decoded."""
+"""Find the end and the damage of audio files, which decoders ignore. Each container is scanned once and nothing is decoded."""
 
 import struct
 import zlib
+from collections.abc import Callable, Mapping
 
-MOST_PARTS = 200_000
-"""Maximum number of chunks, pages or frames that are scanned; a minute of audio has a few thousand."""
+from maskgen.io.audio_chunks import MOST_PARTS, W64_GUID, au_content, caf_content, nist_content, riff_content, w64_content
+from maskgen.io.formats import AUDIO_FORMATS
+from maskgen.io.limits import BadMedia, Note
+
+BYTES_AFTER = "bytes after its end, which are ignored"
 MP3_KBPS = {
     1: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
     2: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
@@ -16,56 +20,70 @@ LAST_PAGE = 4
 REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
-def find_damage(content: bytes) -> str | None:
-    """Describe the damage of an audio container in one short sentence.
+def audio_content(content: bytes, note: Note) -> bytes:
+    """The bytes of an audio file from the container's signature to its end, checked for damage that libsndfile ignores.
 
     Args:
-        content: The file's bytes.
+        content: The file's bytes, perhaps with an ID3 tag before the signature and anything after the end.
+        note: Called if bytes after the end are left out.
 
     Returns:
-        The description, or None for an intact WAV, Ogg or MP3 file. FLAC also gives None, because its decoder checks everything itself.
+        The bytes to decode. Sizes that a program writing to a pipe could not know are filled in. FLAC is passed on unchecked, because its
+        decoder checks everything itself.
+
+    Raises:
+        BadMedia: If the file is damaged, cut short or of another format.
     """
-    if content[:4] == b"fLaC":
-        return None
-    if content[:4] == b"RIFF" and content[8:12] == b"WAVE":
-        return _wav_damage(content)
-    if content[:4] == b"OggS":
-        return _ogg_damage(content)
+    content = _without_tag(content)
+    scan = next((scan for mark, scan in SCANS.items() if content.startswith(mark)), None)
+    if scan is not None and _is_audio(content):
+        found = scan(content)
+        after = content[len(found) :]
+        if after.strip(b"\0") and not after.startswith(MP3_ENDINGS):
+            note(BYTES_AFTER)
+        return found
     if content[:3] == b"ID3" or (content[:1] == b"\xff" and len(content) > 1 and content[1] & 0xE0 == 0xE0):
-        return _mp3_damage(content)
-    return "damaged header or none of WAV, FLAC, Ogg, MP3"
+        if damage := _mp3_damage(content):
+            raise BadMedia(damage)
+        return content
+    raise BadMedia(f"damaged header or none of {', '.join(AUDIO_FORMATS)}")
 
 
-def _wav_damage(content: bytes) -> str | None:
-    """Find chunks that declare more bytes than the file has. libsndfile silently reads what is there."""
-    place = 12
-    for _ in range(MOST_PARTS):
-        if place + 8 > len(content):
-            return None
-        (size,) = struct.unpack_from("<I", content, place + 4)
-        if place + 8 + size > len(content):
-            return f"cut short: a chunk claims {size} bytes, {len(content) - place - 8} are there"
-        place += 8 + size + size % 2
-    return f"more than {MOST_PARTS} chunks"
+def _is_audio(content: bytes) -> bool:
+    """Whether a container of chunks holds audio: RIFF files are also pictures and videos."""
+    kinds = {b"RIFF": (b"WAVE",), b"RIFX": (b"WAVE",), b"RF64": (b"WAVE",), b"BW64": (b"WAVE",), b"FORM": (b"AIFF", b"AIFC")}
+    return content[:4] not in kinds or content[8:12] in kinds[content[:4]]
 
 
-def _ogg_damage(content: bytes) -> str | None:
-    """Find pages with a wrong checksum and a missing last page. libogg silently skips both."""
+def _without_tag(content: bytes) -> bytes:
+    """The content without an ID3 tag before the signature of another container than MP3; libsndfile would lose the last samples."""
+    start = _after_id3(content)
+    return content[start:] if start and content.startswith(tuple(SCANS), start) else content
+
+
+def _ogg_content(content: bytes) -> bytes:
+    """An Ogg file up to its last page. Finds pages with a wrong checksum and a missing last page, which libogg silently skips."""
     place, kind = 0, 0
     for _ in range(MOST_PARTS):
         if place == len(content):
-            return None if kind & LAST_PAGE else "cut short: the last page is missing"
+            break
         header = content[place : place + 27]
         if len(header) < 27 or header[:4] != b"OggS":
-            return f"damaged: no page at byte {place}"
+            if kind & LAST_PAGE and b"OggS" not in content[place:]:
+                return content[:place]
+            raise BadMedia(f"damaged: no page at byte {place}")
         kind, table = header[5], content[place + 27 : place + 27 + header[26]]
         end = place + 27 + header[26] + sum(table)
         if end > len(content):
-            return "cut short within a page"
+            raise BadMedia("cut short within a page")
         if _ogg_checksum(header[:22] + bytes(4) + content[place + 26 : end]) != struct.unpack_from("<I", header, 22)[0]:
-            return f"damaged: wrong checksum of the page at byte {place}"
+            raise BadMedia(f"damaged: wrong checksum of the page at byte {place}")
         place = end
-    return f"more than {MOST_PARTS} pages"
+    else:
+        raise BadMedia(f"more than {MOST_PARTS} pages")
+    if not kind & LAST_PAGE:
+        raise BadMedia("cut short: the last page is missing")
+    return content
 
 
 def _ogg_checksum(page: bytes) -> int:
@@ -117,3 +135,16 @@ def _mp3_frame_bytes(header: bytes) -> int | None:
         return None
     slots = 144_000 if version == 3 else 72_000
     return slots * MP3_KBPS[1 if version == 3 else 2][kbps] // MP3_RATES_HZ[version][rate] + (header[2] >> 1 & 1)
+
+
+SCANS: Mapping[bytes, Callable[[bytes], bytes]] = {
+    b"fLaC": bytes,
+    b"OggS": _ogg_content,
+    **dict.fromkeys((b"RIFF", b"RIFX", b"RF64", b"BW64", b"FORM"), riff_content),
+    b"riff" + W64_GUID: w64_content,
+    b"caff": caf_content,
+    b".snd": au_content,
+    b"dns.": au_content,
+    b"NIST_1A": nist_content,
+}
+"""Signature of a container to the function that finds its end."""

@@ -1,58 +1,75 @@
 """Reading untrusted image files, converting images to tensors and back, writing images and animations, and contact sheets."""
 
 import io
-import warnings
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
+from maskgen.io.edit_masks import decode_mask
 from maskgen.io.files import write_atomic
-from maskgen.io.letterbox import on_white
+from maskgen.io.limits import BadMedia, MediaLimits, Note
+from maskgen.io.pictures import convert_image, decode_image
 
-LARGEST_PICTURE_PIXELS = 50_000_000
+logger = logging.getLogger(__name__)
+IMAGE_LIMITS = MediaLimits(max_bytes=2**29)
+"""Limits of a single image, as the command line and Python calls read it."""
 
 
-def read_picture(path: Path | str, max_pixels: int = LARGEST_PICTURE_PIXELS) -> Image.Image:
-    """Read an image file as RGB, rotated by its EXIF tag, with transparency composited on white.
-
-    The header is checked before any pixel is decoded.
+def read_picture(path: Path | str, limits: MediaLimits = IMAGE_LIMITS) -> Image.Image:
+    """Read an image file as RGB in sRGB, turned upright, with transparency blended on white; see `decode_image`.
 
     Args:
-        path: File in any format that Pillow reads.
-        max_pixels: Maximum number of pixels.
+        path: File of one of `IMAGE_FORMATS`.
+        limits: Checked on the header, before a pixel is decoded.
 
     Raises:
         ValueError: If the file is missing, not an image, truncated or too large.
     """
-    path = Path(path)
+    return _read(Path(path), limits, decode_image, "picture")
+
+
+def read_mask(path: Path | str, limits: MediaLimits = IMAGE_LIMITS) -> Image.Image:
+    """Read a mask file as an image of mode L: 255 where an image is regenerated, 0 elsewhere; see `maskgen.io.edit_masks`.
+
+    Args:
+        path: File of one of `IMAGE_FORMATS`.
+        limits: Checked on the header, before a pixel is decoded.
+
+    Raises:
+        ValueError: If the file is missing, not an image, truncated or too large, or the mask is ambiguous.
+    """
+    return _read(Path(path), limits, decode_mask, "mask")
+
+
+def _read(path: Path, limits: MediaLimits, decode: Callable[[bytes, MediaLimits, Note], Image.Image], what: str) -> Image.Image:
+    """A file through one of the decoders."""
     if not path.is_file():
         raise ValueError(f"{path} does not exist or is no file; give a picture")
+    if path.stat().st_size > limits.max_bytes:
+        raise ValueError(f"{path} has {path.stat().st_size} bytes, at most {limits.max_bytes} are read; give a smaller picture")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels is lower and raises an error
-            opened = Image.open(path)
-        with opened:
-            if opened.width * opened.height > max_pixels:
-                raise ValueError(
-                    f"{path} has {opened.width} x {opened.height} pixels, at most {max_pixels:,} are read; give a smaller picture"
-                )
-            opened.load()
-            return on_white(ImageOps.exif_transpose(opened))
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"{path} has too many pixels, at most {max_pixels:,} are read; give a smaller picture") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, EOFError) as error:
-        raise ValueError(f"{path} is damaged or no picture ({error}); give a whole PNG, JPEG or WebP file") from error
+        return decode(path.read_bytes(), limits, lambda remark: logger.warning("%s has %s", path, remark))
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}); give a picture") from error
+    except BadMedia as error:
+        raise ValueError(f"{path} cannot be used as a {what}: {error}; give a whole PNG, JPEG or WebP file") from error
 
 
 def to_pixels(pictures: Sequence[Image.Image]) -> Float[Tensor, "batch 3 rows columns"]:
-    """Convert images of one size to a float tensor in [0, 1]."""
-    arrays = [np.asarray(picture.convert("RGB")) for picture in pictures]
+    """Convert images of one size and any mode to a float tensor in [0, 1]; see `convert_image`."""
+    arrays = [np.asarray(_plain(picture)) for picture in pictures]
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
+
+
+def _plain(picture: Image.Image) -> Image.Image:
+    """An RGB image; one without metadata is not converted."""
+    return picture if picture.mode == "RGB" and not picture.info else convert_image(picture, IMAGE_LIMITS)
 
 
 def to_pictures(pixels: Float[Tensor, "batch 3 rows columns"]) -> list[Image.Image]:

@@ -1,7 +1,13 @@
 """Size limits of media samples, and the error for a sample that cannot be used."""
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
+logger = logging.getLogger(__name__)
+Note = Callable[[str], None]
+"""Takes a remark about a sample that can be used, such as "a damaged colour profile, which is ignored": what the sample has and what was
+done. The wording is the same for every sample, so that remarks can be counted."""
 PILLOW_PIXELS = 89_478_485
 """Maximum pixels of an image: the limit at which Pillow warns. maskgen raises an error instead."""
 
@@ -53,3 +59,8 @@ def check_bytes(content: bytes, limits: MediaLimits) -> None:
         raise BadMedia(f"{len(content)} bytes, at most {limits.max_bytes}")
     if not content:
         raise BadMedia("empty file")
+
+
+def log_note(remark: str) -> None:
+    """Log a remark about a sample as a warning."""
+    logger.warning("a sample has %s", remark)

@@ -17,6 +17,7 @@ from maskgen.pipelines.options import check_common
 from maskgen.pipelines.outputs import GenerationOutput
 from maskgen.pipelines.progress import TENSOR_INPUTS, CallbackAdapter, StepBar
 from maskgen.pipelines.storing import Storing, names_of
+from maskgen.processors.media import as_media
 from maskgen.sampling.base import State, Trajectory
 from maskgen.tokens.batch import UNKNOWN, Codes
 from maskgen.tokens.packing import given_cells, pack, unpack, until_end
@@ -118,11 +119,13 @@ class Pipeline(Judging, Storing):
         return GenerationOutput(media, codes, list(seeds), trajectories, calls, elapsed_s, likely)
 
     def encoded(self, row: Mapping[str, Any]) -> dict[str, Codes]:
-        """Codes of a row's media; what is a tensor already stays."""
+        """Codes of a row's media; what is a tensor already stays. Images and audio are taken in any form that calls take."""
         codes = {}
         for name, media in row.items():
             self.space.of(name)
-            codes[name] = media if isinstance(media, Tensor) else self.tokenizers[name].encode([media])[0]
+            codes[name] = (
+                media if isinstance(media, Tensor) else self.tokenizers[name].encode([as_media(media, self.tokenizers[name].kind)])[0]
+            )
         return codes
 
     @contextmanager

@@ -115,7 +115,7 @@ def test_edits_are_written(here: Path) -> None:
         ([PROMPT, "--image", "../picture.png"], "exactly one of"),
         ([PROMPT, "--image", "../picture.png", "--strength", "2"], "strength must lie"),
         ([PROMPT, "--image", "../picture.png", "--mask-image", "../small.png"], "the mask has 16 x 16 pixels, the picture 32 x 32"),
-        ([PROMPT, "--image", "../cut.png", "--strength", "1"], "cut.png is damaged or no picture"),
+        ([PROMPT, "--image", "../cut.png", "--strength", "1"], "cut.png cannot be used as a picture"),
         ([PROMPT, "--image", "../bomb.png", "--strength", "1"], "12000 x 12000 pixels, at most 50,000,000"),
         ([PROMPT, "--image", "../nothing.png", "--strength", "1"], "does not exist"),
         ([PROMPT, "--image", "../picture.png", "--outpaint", "8,0,0"], "--outpaint needs four numbers"),

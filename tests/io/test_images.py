@@ -81,14 +81,14 @@ def test_a_truncated_picture_is_refused(tmp_path: Path, kind: str, share: float)
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(buffer, kind)
     path = tmp_path / f"cut.{kind}"
     path.write_bytes(buffer.getvalue()[: int(share * len(buffer.getvalue()))])
-    with pytest.raises(ValueError, match=r"cut\.\w+ is damaged or no picture"):
+    with pytest.raises(ValueError, match=r"cut\.\w+ cannot be used as a picture: "):
         read_picture(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"hello, world", b"\x89PNG\r\n\x1a\n", b"%!PS-Adobe", b"\x00" * 100, b"\xff\xd8\xff\xe0"])
 def test_what_is_no_picture_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "file.png").write_bytes(content)
-    with pytest.raises(ValueError, match="damaged or no picture"):
+    with pytest.raises(ValueError, match=r"cannot be used as a picture: (empty|damaged|cut short)"):
         read_picture(tmp_path / "file.png")
 
 
@@ -103,7 +103,7 @@ def test_a_png_bomb_is_refused_quickly_and_with_little_memory(tmp_path: Path, si
     (tmp_path / "bomb.png").write_bytes(png_of(side, side))
     warnings.simplefilter("error")
     before_kib, started_s = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
-    with pytest.raises(ValueError, match="at most 50,000,000 are read"):
+    with pytest.raises(ValueError, match="at most 50000000"):
         read_picture(tmp_path / "bomb.png")
     assert time.process_time() - started_s < 0.5
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 50_000

@@ -194,7 +194,7 @@ WRONG_FOR_A_VOICE: list[tuple[str, str]] = [
     ('voice("Hi.", image="x.png")', "TypeError: .*takes no argument 'image'"),
     ('voice("Hi.", output_type="np")', "TypeError: .*takes no argument 'output_type'"),
     ('voice("Hi.", seconds="1")', "TypeError: seconds must be a number, got '1'"),
-    ('voice("Hi.", audio=3)', "TypeError: audio is a int; give a path, a maskgen Waveform"),
+    ('voice("Hi.", audio=3)', "TypeError: audio is a int; give a path, bytes or an open file, a maskgen Waveform"),
     ('voice("Hi.", audio="clip.wav", span_s=(0, 1))', "ValueError: clip.wav does not exist"),
     ("voice(None)", "TypeError: prompt must be a text or a list of texts, got None"),
     ('voice.generate({"phones": "hi"}, "audio", [0])', "TypeError: known must be a list with one mapping"),

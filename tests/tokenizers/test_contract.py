@@ -377,7 +377,7 @@ def test_a_truncated_picture_is_refused(image: Tokenizer, tmp_path: Path) -> Non
     pictures()[0].save(buffer, "PNG")
     path = tmp_path / "cut.png"
     path.write_bytes(buffer.getvalue()[:200])
-    with pytest.raises(ValueError, match="is damaged or no picture"):
+    with pytest.raises(ValueError, match="cannot be used as a picture"):
         image.read(path)
 
 

@@ -262,8 +262,14 @@ def _finish(plan: Plan, out: Path, lines: Lines) -> Index:
 
 
 def _log_end(out: Path, lines: Lines, built: int, elapsed_s: float) -> None:
-    """Log the content of the folder and the speed of the build."""
+    """Log the content of the folder and the speed of the build, and warn about what the decoders remarked."""
     finished: Sequence[ManifestLine] = list(lines.values())
+    notes: dict[str, int] = {}
+    for line in finished:
+        for remark, count in line.notes.items():
+            notes[remark] = notes.get(remark, 0) + count
+    for remark, count in sorted(notes.items()):
+        logger.warning("%s: %d sample%s %s %s", out, count, "s" * (count > 1), "have" if count > 1 else "has", remark)
     tokens: dict[str, int] = {}
     for line in finished:
         for name, count in line.entry.tokens.items():

@@ -25,12 +25,14 @@ class DecodedSample:
         meta: Content of its JSON.
         media: Kind ("text", "image", "audio") to a list of captions, an RGB image, a waveform.
         resampled: Whether its audio was resampled.
+        notes: Remarks of the decoders, such as a damaged colour profile that is ignored.
     """
 
     key: str
     meta: Mapping[str, Any]
     media: Mapping[str, Any]
     resampled: bool = False
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,7 @@ class Tally:
     tokens: Counter[str] = field(default_factory=Counter)
     held: dict[tuple[str, tuple[str, ...]], list[str]] = field(default_factory=dict)
     resampled: int = 0
+    notes: Counter[str] = field(default_factory=Counter)
 
     def kept(self, samples: Iterable[DecodedSample | Reject]) -> Iterator[DecodedSample]:
         """The good samples; counts the others."""
@@ -128,6 +131,7 @@ class Tally:
             self.resampled += sample.resampled
             kinds = tuple(kind for kind in PART_NAMES if kind in sample.media)
             self.held.setdefault((str(sample.meta.get("source", "")), kinds), []).append(sample.key)
+            self.notes.update(sample.notes)
             if "source" in sample.meta:
                 self.sources[str(sample.meta["source"])] += 1
             yield sample
@@ -160,6 +164,7 @@ def build_shard(job: ShardJob) -> ManifestLine:
         entry=replace(entry, tokens=dict(sorted(tally.tokens.items())), sources=dict(sorted(tally.sources.items()))),
         rejects=tuple(sorted(tally.rejects)),
         resampled=tally.resampled,
+        notes=dict(sorted(tally.notes.items())),
         fingerprints=job.output.fingerprints,
         version=__version__,
         plan=job.plan,

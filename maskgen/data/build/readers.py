@@ -15,7 +15,7 @@ from maskgen.data.shards.manifest import ShardEntry
 from maskgen.data.sources.items import Item
 from maskgen.data.sources.media import decode_image, decode_text, fit_image
 from maskgen.io.audio import Waveform, decode_audio, fit_audio, sixteen_bits
-from maskgen.io.limits import BadMedia, MediaLimits
+from maskgen.io.limits import BadMedia, MediaLimits, Note
 
 RESERVED = frozenset({"captions", "source", "split", "crop", "sample_rate_hz", "seconds"})
 """Names in a sample's JSON that the build writes itself; they override attributes of the same name."""
@@ -63,28 +63,31 @@ class ItemOrigin(Origin):
         learned = {name: value for kind in content for name, value in item.parts[kind].facts().items()}
         meta = {**item.attributes, **learned, "captions": captions, "source": source, "split": self.split}
         media: dict[str, Any] = {"text": captions} if captions else {}
-        resampled = False
+        resampled, notes = False, list[str]()
         if "audio" in content:
-            media["audio"], resampled = self._audio(content["audio"])
+            media["audio"], resampled = self._audio(content["audio"], notes.append)
             meta |= _audio_facts(media["audio"])
         if "image" not in content:
-            return [DecodedSample(item.key, meta, media, resampled)]
-        pictures = [{**media, "image": picture} for picture in self._pictures(content["image"])]
+            return [DecodedSample(item.key, meta, media, resampled, tuple(notes))]
+        pictures = [{**media, "image": picture} for picture in self._pictures(content["image"], notes.append)]
         if len(pictures) == 1:
-            return [DecodedSample(item.key, meta, pictures[0], resampled)]
-        return [DecodedSample(crop_key(item.key, n), {**meta, "crop": n}, crop, resampled) for n, crop in enumerate(pictures, start=1)]
+            return [DecodedSample(item.key, meta, pictures[0], resampled, tuple(notes))]
+        return [
+            DecodedSample(crop_key(item.key, n), {**meta, "crop": n}, crop, resampled, tuple(notes) if n == 1 else ())
+            for n, crop in enumerate(pictures, start=1)
+        ]
 
-    def _pictures(self, content: bytes) -> list[Image.Image]:
+    def _pictures(self, content: bytes, note: Note) -> list[Image.Image]:
         """The crops of an image."""
         how = self.settings.image
         assert how is not None, "the plan refuses pictures without image settings"
-        return fit_image(decode_image(content, self.settings.limits), how.size, how.fit, how.crops)
+        return fit_image(decode_image(content, self.settings.limits, note), how.size, how.fit, how.crops)
 
-    def _audio(self, content: bytes) -> tuple[Waveform, bool]:
+    def _audio(self, content: bytes, note: Note) -> tuple[Waveform, bool]:
         """The waveform at the recipe's rate, rounded to 16 bits as in a raw shard, so that both kinds of build give the same codes."""
         how = self.settings.audio
         assert how is not None, "the plan refuses audio without audio settings"
-        wave, resampled = fit_audio(decode_audio(content, self.settings.limits), how.sample_rate_hz, how.channels)
+        wave, resampled = fit_audio(decode_audio(content, self.settings.limits, note), how.sample_rate_hz, how.channels, note)
         return Waveform(samples=sixteen_bits(wave).astype(np.float32) / 2**15, sample_rate_hz=wave.sample_rate_hz), resampled
 
 

@@ -16,7 +16,7 @@ from maskgen.data.build.readers import ItemOrigin
 from maskgen.data.sources.handles import BadPart, MediaPart
 from maskgen.data.sources.items import Attribute, Item
 from maskgen.data.sources.media import decode_text
-from maskgen.io.audio import decode_audio, fit_audio
+from maskgen.io.audio import decode_audio, fit_audio, mixed_down
 from maskgen.io.bundle import read_bundle_record
 from maskgen.io.limits import BadMedia, MediaLimits
 from maskgen.networks.durations import DurationPredictor, whole_frames
@@ -88,7 +88,8 @@ class RecordedPart(MediaPart):
         said = decode_text(self.text.read(limits.max_bytes), limits)
         if len(said) > 1:
             raise BadMedia(f"{len(said)} different texts belong to the recording, wanted one transcript")
-        wave, _ = fit_audio(decode_audio(self.sound.read(limits.max_bytes), limits), how.sample_rate_hz, how.channels)
+        sound = decode_audio(self.sound.read(limits.max_bytes), limits, _said_elsewhere)
+        wave, _ = fit_audio(sound, how.sample_rate_hz, how.channels, _said_elsewhere)
         try:
             phonemes, ids = spoken(_phones(how.phones), said[0])
         except ValueError as error:
@@ -101,6 +102,10 @@ class RecordedPart(MediaPart):
             "durations": " ".join(map(str, frames.tolist())),
             "durations_per_s": how.sample_rate_hz / how.samples_per_frame,
         }
+
+
+def _said_elsewhere(remark: str) -> None:
+    """Drop a remark about a recording: the build decodes it again, and counts the remark there."""
 
 
 def spoken(phones: PhonemeTokenizer, text: str) -> tuple[str, Int[Tensor, " length"]]:
@@ -125,7 +130,7 @@ def voiced_part(samples: Float[np.ndarray, "channels samples"], per_frame: int) 
     """
     count = -(-samples.shape[1] // per_frame)
     padded = np.zeros(count * per_frame)
-    padded[: samples.shape[1]] = samples.mean(axis=0)
+    padded[: samples.shape[1]] = mixed_down(samples, _said_elsewhere)[0]
     loudness = np.sqrt((padded.reshape(count, per_frame) ** 2).mean(axis=1))
     heard = np.flatnonzero(loudness > max(QUIET * float(loudness.max(initial=0.0)), 1e-4))
     if not len(heard):

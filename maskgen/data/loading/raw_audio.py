@@ -8,6 +8,7 @@ from torch.utils.data import Dataset
 
 from maskgen.data.loading.order import Draw, chance
 from maskgen.data.loading.rows import ShardRows
+from maskgen.io.audio import mixed_down
 
 
 class AudioRows(Dataset[Tensor]):
@@ -36,7 +37,7 @@ class AudioRows(Dataset[Tensor]):
         return torch.from_numpy(np.pad(stretch, (0, self.samples - len(stretch))))
 
     def sound(self, row: int) -> np.ndarray:
-        """One clip as int16 [samples], the mean of its channels.
+        """One clip as int16 [samples], its channels mixed down.
 
         Raises:
             ValueError: If it has another rate.
@@ -48,5 +49,5 @@ class AudioRows(Dataset[Tensor]):
                     f"sound {self.rows.key(row)} has {rate_hz} Hz, the training wants {self.sample_rate_hz}; build the shards at that rate"
                 )
             samples = self.rows.field(row, "flac")
-            self.sounds[row] = np.clip(np.rint(samples.mean(axis=0) * 2**15), -(2**15), 2**15 - 1).astype(np.int16)
+            self.sounds[row] = np.clip(np.rint(mixed_down(samples)[0] * 2**15), -(2**15), 2**15 - 1).astype(np.int16)
         return self.sounds[row]

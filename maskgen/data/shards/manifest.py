@@ -95,6 +95,7 @@ class ManifestLine:
         entry: The shard's entry for the index.
         rejects: (key, reason) of each sample that was left out, sorted by key.
         resampled: Number of samples whose audio was resampled.
+        notes: Remark of the decoders to the number of samples.
         fingerprints: Modality name to the fingerprint of the tokenizer.
         version: Version of maskgen that wrote it.
         plan: Hash of the plan it belongs to.
@@ -108,6 +109,7 @@ class ManifestLine:
     version: str
     plan: str
     held: tuple[Held, ...] = ()
+    notes: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """One line of JSON, without the line break."""
@@ -126,6 +128,8 @@ class ManifestLine:
             plain = json.loads(text)
             entry = _entry({name: plain.pop(name) for name in ShardEntry.__dataclass_fields__})
             rejects = tuple((row["key"], row["reason"]) for row in plain.pop("rejects"))
+            if not _are_counts(plain.get("notes", {})):
+                raise TypeError("notes are no counts")
             held = tuple(
                 Held(source=one["source"], kinds=tuple(one["kinds"]), count=int(one["count"]), first=tuple(one["first"]))
                 for one in plain.pop("held", ())

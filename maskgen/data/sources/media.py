@@ -1,111 +1,21 @@
-"""Decoding of untrusted media: headers and limits are checked before a pixel or sample is decoded, and every error has a reason."""
+"""Decoding of untrusted media for data builds: the readers of `maskgen.io`, captions, and the fitting of images."""
 
-import io
 import re
-import struct
 import unicodedata
-import warnings
 from typing import Literal
 
-import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image
 
 from maskgen.io.audio import Waveform, decode_audio, fit_audio
-from maskgen.io.letterbox import letterbox, on_white
+from maskgen.io.letterbox import letterbox
 from maskgen.io.limits import BadMedia, MediaLimits, check_bytes
+from maskgen.io.pictures import decode_image
 
 __all__ = ["BadMedia", "MediaLimits", "Waveform", "decode_audio", "decode_image", "decode_text", "fit_audio", "fit_image"]
 
-PICTURE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
-LONGEST_SIDE = 65_535
-SCAN_PIXELS_PER_PIXEL = 20
-"""Maximum number of scans of a progressive JPEG with `max_pixels`; smaller images may have more."""
-BAND_ROWS = 256
 MAX_CROPS = 5
 CORNER_SHARE = 0.8
 """Side of a corner crop divided by the short side of the image."""
-PILLOW_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, TypeError, LookupError, OverflowError)
-"""Errors of Pillow's format plugins on damaged bytes: the first three from our fuzz test, the others from reports on damaged metadata."""
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""EXIF orientation to the transposition that sets the image upright."""
-
-
-def decode_image(content: bytes, limits: MediaLimits) -> Image.Image:
-    """Decode an image to upright RGB without metadata; transparency is blended on white, and animations give their first frame.
-
-    Args:
-        content: A PNG, JPEG, WebP, GIF, BMP or TIFF file.
-        limits: Checked on the header, before a pixel is decoded.
-
-    Returns:
-        An image of mode RGB. 16-bit grey is scaled to 8 bits, CMYK and palettes are converted.
-
-    Raises:
-        BadMedia: If the bytes are of another format, damaged, truncated, over a limit, or have pixels of unknown range (float, 32 bits).
-    """
-    check_bytes(content, limits)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # damaged metadata; it is not used
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return _decode_image(content, limits)
-    except BadMedia:
-        raise
-    except (UnidentifiedImageError, Image.DecompressionBombWarning, Image.DecompressionBombError, MemoryError) as error:
-        bomb = not isinstance(error, UnidentifiedImageError)
-        reason = f"too many pixels, at most {limits.max_pixels}" if bomb else f"damaged header or none of {', '.join(PICTURE_FORMATS)}"
-        raise BadMedia(reason) from error
-    except PILLOW_ERRORS as error:
-        raise BadMedia(f"damaged picture ({' '.join(str(error).split())[:120]})") from error
-
-
-def _decode_image(content: bytes, limits: MediaLimits) -> Image.Image:
-    with Image.open(io.BytesIO(content), formats=PICTURE_FORMATS) as picture:
-        _check_picture_header(picture, content, limits)
-        if picture.format == "PNG":
-            with Image.open(io.BytesIO(content), formats=["PNG"]) as checked:
-                checked.verify()  # the checksum of every chunk, which load() skips
-        picture.load()
-        if picture.width * picture.height > limits.max_pixels:  # a later frame or tile may have enlarged it
-            raise BadMedia(f"{picture.width} x {picture.height} pixels, at most {limits.max_pixels}")
-        if picture.mode == "I" and np.any(np.asarray(picture) != np.asarray(picture).astype(np.uint16)):
-            raise BadMedia("32-bit pixels beyond 16 bits, whose range is unknown")
-        turn = TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
-        flat = _flat(picture)
-    return flat if turn is None else flat.transpose(turn)
-
-
-def _check_picture_header(picture: Image.Image, content: bytes, limits: MediaLimits) -> None:
-    """Refuse images by their header."""
-    width, height = picture.size
-    if width * height > limits.max_pixels or max(width, height) > LONGEST_SIDE:
-        raise BadMedia(f"{width} x {height} pixels, at most {limits.max_pixels} and {LONGEST_SIDE} a side")
-    if min(width, height) < limits.min_side:
-        raise BadMedia(f"{width} x {height} pixels, at least {limits.min_side} a side")
-    if picture.mode.startswith(("F", "LAB")):
-        raise BadMedia(f"pixels of mode {picture.mode}, whose range is unknown")
-    if content[:2] == b"\xff\xd8" and content.count(b"\xff\xda") * width * height > SCAN_PIXELS_PER_PIXEL * limits.max_pixels:
-        raise BadMedia(f"{content.count(bytes([255, 218]))} passes over {width} x {height} pixels, too slow to decode")
-    tags = getattr(picture, "tag_v2", {})
-    tile = tags.get(ExifTags.Base.TileWidth, 1) * tags.get(ExifTags.Base.TileLength, 1)
-    if tile > limits.max_pixels:
-        raise BadMedia(f"tiles of {tile} pixels, at most {limits.max_pixels}")
-
-
-def _flat(picture: Image.Image) -> Image.Image:
-    """An RGB copy on white, converted in bands: a conversion of the whole image would need four times its memory."""
-    flat = Image.new("RGB", picture.size)
-    for top in range(0, picture.height, BAND_ROWS):
-        flat.paste(on_white(picture.crop((0, top, picture.width, min(top + BAND_ROWS, picture.height)))), (0, top))
-    return flat
 
 
 def decode_text(content: bytes, limits: MediaLimits) -> list[str]:

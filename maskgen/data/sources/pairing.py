@@ -18,15 +18,14 @@ from maskgen.data.sources.items import (
     sample_record,
     text_part,
 )
+from maskgen.io.formats import AUDIO_ENDINGS, IMAGE_ENDINGS
 from maskgen.io.limits import BadMedia
 
 logger = logging.getLogger(__name__)
 
-PICTURE_ENDINGS = ("png", "jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff")
-SOUND_ENDINGS = ("wav", "flac", "mp3", "ogg")
 ENDINGS: Mapping[str, str] = {
-    **dict.fromkeys(PICTURE_ENDINGS, "image"),
-    **dict.fromkeys(SOUND_ENDINGS, "audio"),
+    **dict.fromkeys(IMAGE_ENDINGS, "image"),
+    **dict.fromkeys(AUDIO_ENDINGS, "audio"),
     "txt": "text",
     "json": "record",
 }

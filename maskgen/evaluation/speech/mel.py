@@ -7,7 +7,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from maskgen.io.audio import Waveform
+from maskgen.io.audio import Waveform, mixed_down
 
 LINEAR_HZ = 200 / 3
 """Width of a mel below 1000 Hz; above, mels are logarithmic (Slaney's scale)."""
@@ -70,9 +70,9 @@ def mel_picture(wave: Waveform) -> Image.Image:
     """A grey-scale mel spectrogram, dark where it is loud: one column per 20 ms, low frequencies at the bottom.
 
     Args:
-        wave: Any audio clip; its channels are averaged.
+        wave: Any audio clip; its channels are mixed down.
     """
-    samples = torch.from_numpy(wave.samples.mean(axis=0))
+    samples = torch.from_numpy(mixed_down(wave.samples)[0])
     window, hop = round(0.04 * wave.sample_rate_hz), round(PICTURE_HOP_S * wave.sample_rate_hz)
     power = mel_power(samples, wave.sample_rate_hz, window=window, hop=hop, num_mels=PICTURE_MELS)
     if float(power.max()) < 1e-10:

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import yaml
 from builders.dots import RECIPE, corpus, planned, recipe_file
+from PIL import Image
 
 from maskgen.cli.main import main
 from maskgen.data.build.engine import PLAN_FILE, REJECTS_FILE, TooManyRejects, run_build
@@ -280,6 +281,25 @@ def test_two_sources_may_have_the_same_names_and_their_weights_are_kept(tmp_path
     found = [(key, sample["json"]["source"]) for _, key, sample in rows(tmp_path / "out", index)]
     assert sorted(source for _, source in found) == ["pictures"] * 5 + ["pictures-2"] * 5
     assert sum(key.startswith("dot-000") for key, _ in found) == 2
+
+
+def test_remarks_of_the_decoders_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    soundfile = pytest.importorskip("soundfile")
+    (tmp_path / "media").mkdir()
+    tone = np.sin(np.arange(8000) / 9) / 2
+    for name in ("a", "b"):
+        soundfile.write(tmp_path / "media" / f"{name}.wav", np.stack([tone, -tone], 1), 8000)
+        Image.new("RGB", (80, 40), "red").save(tmp_path / "media" / f"{name}.png", icc_profile=b"no profile")
+    Image.new("RGB", (80, 40), "red").save(tmp_path / "media" / "c.gif", save_all=True, append_images=[Image.new("RGB", (80, 40))])
+    changes = {"sources": [{"kind": "folder", "path": "media"}], "audio": {"sample_rate_hz": 8000}, "splits": {}}
+    changes["image"] = {"size": 16, "fit": "crop", "crops": 3}
+    run_build(planned(recipe_file(tmp_path, **changes)), tmp_path / "out")
+    for remark in (
+        "2 samples have channels that cancel out when mixed, of which the loudest is used",
+        "2 samples have a colour profile that is damaged or for other colours, which is ignored",
+        "1 sample has several frames or pages, of which the first is used",
+    ):
+        assert remark in caplog.text
 
 
 def test_audio_is_kept_in_16_bits_and_resampling_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

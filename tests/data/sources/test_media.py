@@ -108,7 +108,10 @@ def test_odd_modes_are_scaled_or_refused() -> None:
     assert (wide[..., 0] == ramp // 257).all()
     assert "range is unknown" in reason(decode_image, saved(Image.fromarray((ramp * 3).astype(np.int32)), "TIFF"))
     assert "range is unknown" in reason(decode_image, saved(Image.fromarray(ramp.astype(np.int32) - 5), "TIFF"))
-    assert "range is unknown" in reason(decode_image, saved(Image.fromarray(ramp.astype(np.float32)), "TIFF"))
+    floats = np.asarray(decode_image(saved(Image.fromarray(np.linspace(0, 1, 256, dtype=np.float32)[None]), "TIFF"), LIMITS))
+    assert (floats[0, :, 0] == np.arange(256)).all()
+    for bad in (ramp.astype(np.float32), np.float32([[-0.1, 0.5]]), np.float32([[np.nan, 0.5]])):
+        assert "outside 0 to 1" in reason(decode_image, saved(Image.fromarray(bad), "TIFF"))
     assert "range is unknown" in reason(decode_image, saved(Image.new("LAB", (3, 3)), "TIFF"))
     one_bit = Image.fromarray(CORNERS[..., 0]).convert("1")
     assert (np.asarray(decode_image(saved(one_bit), LIMITS)) == np.asarray(one_bit.convert("RGB"))).all()
@@ -124,7 +127,7 @@ def test_of_an_animation_the_first_frame_is_taken() -> None:
         assert decode_image(content, LIMITS).getpixel((4, 4)) == (255, 0, 0), kind
 
 
-@pytest.mark.parametrize("kind", ["ICO", "PPM", "TGA", "PCX", "EPS", "PDF", "JPEG2000", "ICNS", "SGI", "DDS"])
+@pytest.mark.parametrize("kind", ["TGA", "PCX", "EPS", "PDF", "ICNS", "SGI", "DDS", "QOI"])
 def test_formats_that_are_not_on_the_list_are_refused(kind: str) -> None:
     assert "none of PNG, JPEG" in reason(decode_image, saved(Image.new("RGB", (32, 32)), kind))
 
@@ -211,6 +214,13 @@ SOUNDS = [
     ("WAV", "PCM_16"),
     ("WAV", "FLOAT"),
     ("WAV", "PCM_U8"),
+    ("RF64", "PCM_16"),
+    ("AIFF", "PCM_16"),
+    ("AU", "PCM_16"),
+    ("W64", "PCM_16"),
+    ("CAF", "PCM_16"),
+    ("CAF", "ALAC_16"),
+    ("NIST", "PCM_16"),
     ("FLAC", "PCM_16"),
     ("OGG", "VORBIS"),
     ("OGG", "OPUS"),
@@ -234,7 +244,7 @@ def test_every_cut_of_a_sound_is_refused(kind: str, subtype: str) -> None:
     content = sound(kind, subtype)
     for length in range(0, len(content), max(1, len(content) // 60)):
         reason(decode_audio, content[:length])
-    reason(decode_audio, content[:-1])
+    reason(decode_audio, content[: -2 if subtype == "ALAC_16" else -1])  # libsndfile writes one byte after the last chunk of ALAC
 
 
 @pytest.mark.parametrize(("kind", "subtype"), [("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("OGG", "OPUS")])
@@ -279,8 +289,8 @@ def test_a_sound_of_many_pages_or_frames_is_whole_or_refused() -> None:
 
 def test_headers_that_claim_too_much_are_refused() -> None:
     wav = bytearray(sound())
-    wav[40:44] = struct.pack("<I", 2**31 - 1)
-    assert "a chunk claims 2147483647 bytes, 12000 are there" in reason(decode_audio, bytes(wav))
+    wav[40:44] = struct.pack("<I", 2**30)
+    assert "a chunk claims 1073741824 bytes, 12000 are there" in reason(decode_audio, bytes(wav))
     flac = bytearray(sound("FLAC"))
     flac[22:26] = struct.pack(">I", 24_000 * 59)
     assert "cut short" in reason(decode_audio, bytes(flac)) or "damaged" in reason(decode_audio, bytes(flac))
@@ -296,7 +306,7 @@ def test_limits_of_sounds_are_those_given() -> None:
     assert reason(decode_audio, sound(), MediaLimits(max_sample_rate_hz=23_999)) == "24000 Hz, wanted 4000 to 23999 Hz"
     assert reason(decode_audio, sound(channels=3), MediaLimits(max_channels=2)) == "3 channels, at most 2"
     assert reason(decode_audio, sound(count=0)) == "no samples"
-    assert "none of WAV" in reason(decode_audio, sound("AIFF"))
+    assert "none of WAV" in reason(decode_audio, sound("VOC"))
     assert "none of WAV" in reason(decode_audio, b"RIFF\x04\0\0\0AVI ")
 
 

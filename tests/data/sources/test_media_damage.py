@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from builders.media import patched
-from PIL import Image
+from PIL import Image, ImageCms
 
 from maskgen.data.sources.media import BadMedia, MediaLimits, Waveform, decode_audio, decode_image, decode_text
 
@@ -111,7 +111,7 @@ def bombs() -> Iterator[tuple[str, Decoder, Callable[[], bytes]]]:
     yield "png 7000 x 7000, allowed", decode_image, lambda: png_bomb(7_000, 7_000, colour=6)
     yield "png with more rows than it claims, allowed", decode_image, lambda: png_bomb(4_000, 4, repeated=5_000)
     yield "png 50 million x 1", decode_image, lambda: png_bomb(50_000_000, 1)
-    yield "png text", decode_image, lambda: text_png()
+    yield "png text, allowed", decode_image, lambda: text_png()
     yield "gif canvas 65535", decode_image, lambda: patched(gif, 6, b"\xff\xff\xff\xff")
     yield "gif frame beyond its canvas", decode_image, lambda: gif.replace(b",\0\0\0\0\x1e\0\x14\0", b",\0\0\0\0\xff\xff\xff\xff")
     yield "bmp 2^31 wide", decode_image, lambda: patched(bmp, 18, struct.pack("<ii", 2**31 - 1, 2**31 - 1))
@@ -123,6 +123,15 @@ def bombs() -> Iterator[tuple[str, Decoder, Callable[[], bytes]]]:
         decode_image,
         lambda: b"RIFF" + struct.pack("<I", 22) + b"WEBPVP8X" + struct.pack("<I", 10) + bytes(4) + b"\xff" * 6,
     )
+    avif, icon, jp2 = picture_bytes("AVIF"), picture_bytes("ICO"), picture_bytes("JPEG2000")
+    yield "avif 65535", decode_image, lambda: patched(avif, avif.index(b"ispe") + 8, b"\0\0\xff\xff\0\0\xff\xff")
+    yield "ico of a png 9000 x 9000", decode_image, lambda: patched(icon[:22], 14, struct.pack("<II", len(big_png()), 22)) + big_png()
+    yield "ico of a bmp 2^31 wide", decode_image, lambda: icon_bmp(2**31 - 1, 2)
+    yield "jpeg 2000 of 2^31", decode_image, lambda: patched(jp2, jp2.index(b"\xff\x51") + 6, struct.pack(">II", 2**31 - 1, 2**31 - 1))
+    yield "ppm 60000 x 60000", decode_image, lambda: b"P6 60000 60000 255 " + bytes(100)
+    yield "ppm text of 9 million pixels", decode_image, lambda: b"P2 3000 3000 255 " + b"1 " * 9_000_000
+    yield "png profile of 128 MB, allowed", decode_image, lambda: profile_png()
+    yield "png of 1 million chunks", decode_image, lambda: png_bomb(3, 3)[:33] + tiny_chunk() * 1_000_000 + png_bomb(3, 3)[33:]
     yield "jpeg 65500", decode_image, lambda: jpeg_claim(65_500, 65_500)
     yield "jpeg of 1500 scans", decode_image, scans_bomb
     yield "tiff 100000 x 100000", decode_image, lambda: tiff_claim(100_000, 100_000)
@@ -132,7 +141,9 @@ def bombs() -> Iterator[tuple[str, Decoder, Callable[[], bytes]]]:
     yield "tiff of one huge tile", decode_image, lambda: tile_bomb(16_384)
     yield "tiff of tags", decode_image, lambda: tiff({700: (7, 2**31 - 1, 8), 256: (4, 1, 9), 257: (4, 1, 9)})
     yield "tiff whose directory follows itself, allowed", decode_image, lambda: tiff_claim(8, 8)[:-504] + struct.pack("<I", 8) + bytes(500)
-    yield "wav claims 4 GB", decode_audio, lambda: patched(wav, 40, b"\xff\xff\xff\xff")
+    yield "wav claims 1 GB", decode_audio, lambda: patched(wav, 40, b"\0\0\0\x40")
+    yield "wav of a pipe, allowed", decode_audio, lambda: patched(wav, 40, b"\xff\xff\xff\xff")
+    yield "wav of a pipe of five minutes", decode_audio, lambda: patched(wav, 40, b"\xff\xff\xff\xff") + bytes(300 * 32_000)
     yield "wav of 65535 channels", decode_audio, lambda: patched(wav, 22, b"\xff\xff")
     yield "wav of 4 GHz", decode_audio, lambda: patched(wav, 24, b"\xff\xff\xff\xff")
     yield "wav of 8 million chunks", decode_audio, lambda: wav[:12] + b"LIST\0\0\0\0" * 8_000_000
@@ -159,6 +170,27 @@ def text_png() -> bytes:
     text = struct.pack(">I", len(body)) + b"zTXt" + body + struct.pack(">I", zlib.crc32(b"zTXt" + body))
     whole = png_bomb(3, 3)
     return whole[:33] + text + whole[33:]
+
+
+def big_png() -> bytes:
+    return png_bomb(9_000, 9_000, repeated=0)
+
+
+def icon_bmp(width: int, height: int) -> bytes:
+    """An icon whose bitmap claims another size than its directory."""
+    bitmap = struct.pack("<IiiHHIIiiII", 40, width, 2 * height, 1, 32, 0, 0, 0, 0, 0, 0) + bytes(4096)
+    return struct.pack("<HHH", 0, 1, 1) + struct.pack("<BBBBHHII", 16, 16, 0, 0, 1, 32, len(bitmap), 22) + bitmap
+
+
+def profile_png() -> bytes:
+    """A PNG whose compressed colour profile is 128 MB of zeros."""
+    body = b"a\0\0" + zlib.compress(bytes(2**27), 1)
+    profile = struct.pack(">I", len(body)) + b"iCCP" + body + struct.pack(">I", zlib.crc32(b"iCCP" + body))
+    return png_bomb(3, 3)[:33] + profile + png_bomb(3, 3)[33:]
+
+
+def tiny_chunk() -> bytes:
+    return struct.pack(">I", 0) + b"prVt" + struct.pack(">I", zlib.crc32(b"prVt"))
 
 
 def jpeg_claim(width: int, height: int) -> bytes:
@@ -230,17 +262,27 @@ def test_bombs_cost_little_time_and_memory(decode: Decoder, make: Callable[[], b
     assert grown < (MOST_GROWTH_BYTES if found == "decoded" else 64 * 2**20), "what is refused is refused by its header"
 
 
+BMP_ICON = {"bitmap_format": "bmp"}
+
+
+def srgb_profile() -> bytes:
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
 def originals(seed: int) -> dict[str, tuple[Decoder, bytes]]:
     """One whole file of every kind that is decoded."""
     pictures = {
         "png": ("PNG", {}), "jpeg": ("JPEG", {}), "progressive jpeg": ("JPEG", {"progressive": True}), "webp": ("WEBP", {}),
         "lossless webp": ("WEBP", {"lossless": True}), "gif": ("GIF", {}), "bmp": ("BMP", {}), "tiff": ("TIFF", {}),
         "deflated tiff": ("TIFF", {"compression": "tiff_deflate"}), "tiff with jpeg": ("TIFF", {"compression": "jpeg"}),
-        "lzw tiff": ("TIFF", {"compression": "tiff_lzw"}),
+        "lzw tiff": ("TIFF", {"compression": "tiff_lzw"}), "avif": ("AVIF", {}), "icon": ("ICO", {}), "bitmap icon": ("ICO", BMP_ICON),
+        "ppm": ("PPM", {}), "jpeg 2000": ("JPEG2000", {}), "png with profile": ("PNG", {"icc_profile": srgb_profile()}),
     }  # fmt: skip
     sounds = {
         "wav": ("WAV", "PCM_16"), "float wav": ("WAV", "FLOAT"), "adpcm wav": ("WAV", "MS_ADPCM"), "flac": ("FLAC", "PCM_16"),
-        "vorbis": ("OGG", "VORBIS"), "opus": ("OGG", "OPUS"), "mp3": ("MP3", "MPEG_LAYER_III"),
+        "vorbis": ("OGG", "VORBIS"), "opus": ("OGG", "OPUS"), "mp3": ("MP3", "MPEG_LAYER_III"), "rf64": ("RF64", "PCM_16"),
+        "aiff": ("AIFF", "PCM_16"), "aifc": ("AIFF", "FLOAT"), "au": ("AU", "PCM_16"), "w64": ("W64", "PCM_16"), "caf": ("CAF", "PCM_16"),
+        "alac": ("CAF", "ALAC_16"), "nist": ("NIST", "PCM_16"),
     }  # fmt: skip
     found: dict[str, tuple[Decoder, bytes]] = {}
     for name, (kind, options) in pictures.items():
