@@ -1,7 +1,7 @@
 """A pretrained language model as the masked transformer: its vocabulary is the text modality; all other modalities are new."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from maskgen.networks.backbone import BACKBONE_FAMILIES, Backbone, Trunk, read_backbone, read_vocabulary
+from maskgen.networks.framing import framed, template_of
+from maskgen.networks.places import TEXT, cell_before, places_in_row
 from maskgen.networks.visibility import nearby, visible
 from maskgen.tokens.batch import TokenBatch
 from maskgen.tokens.space import MASK, PAD, TokenSpace
 
 logger = logging.getLogger(__name__)
-TEXT = 1
-"""Number of the modality that the backbone was pretrained on: the first of the space."""
 NUM_WAVES = 16
 """Number of wavelengths of the position features (time, row, column), 2 to 2**16 cells."""
 
@@ -35,6 +35,8 @@ class AdaptedConfig:
         shift: Read text cells from the hidden state of the cell before them, as a causal model learned to.
         grid_places: "row" gives each cell of the other modalities its own position, after that of the cell before it; "shared" gives
             all cells of a grid one position.
+        before: Shared ids that the backbone's tokenizer puts before a text, such as [CLS]; the network adds them to its input.
+        after: Shared ids that it puts after a text, such as [SEP].
     """
 
     backbone: Mapping[str, Any]
@@ -42,10 +44,14 @@ class AdaptedConfig:
     tie_head: bool = True
     shift: bool = False
     grid_places: Literal["row", "shared"] = "row"
+    before: Sequence[int] = ()
+    after: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         if self.grid_places not in ("row", "shared"):
             raise ValueError(f"grid_places is 'row' or 'shared', got {self.grid_places!r}")
+        for name in ("before", "after"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
 
     @property
     def dim(self) -> int:
@@ -78,6 +84,8 @@ class AdaptedTransformer(nn.Module):
     def __init__(self, config: AdaptedConfig, vocab_size: int, num_modalities: int, trunk: Trunk | None = None) -> None:
         super().__init__()
         self.config, self.vocab_size, self.num_modalities = config, vocab_size, num_modalities
+        if any(not 0 <= one < vocab_size for one in (*config.before, *config.after)):
+            raise ValueError(f"before and after hold the ids {config.before} and {config.after}, wanted ids in [0, {vocab_size})")
         self.trunk = trunk or Trunk(config.backbone, config.with_head)
         self.embed = nn.Embedding(vocab_size, config.dim, padding_idx=PAD)
         self.embed_modality = nn.Embedding(num_modalities + 1, config.dim, padding_idx=0)
@@ -115,14 +123,27 @@ class AdaptedTransformer(nn.Module):
         """
         if context is not None:
             raise ValueError("an adapted transformer has no blind_condition; call it without context")
-        hidden = self.states(batch, window)
+        whole, place = self._framed(batch)
+        hidden = self._states(whole, window)
         if self.config.shift:
-            hidden = torch.take_along_dim(hidden, cell_before(batch)[..., None], 1)
-        out: Tensor = self.trunk.head(hidden)
+            hidden = torch.take_along_dim(hidden, cell_before(whole)[..., None], 1)
+        out: Tensor = self.trunk.head(hidden if place is None else torch.take_along_dim(hidden, place[..., None], 1))
         return out
 
     def states(self, batch: TokenBatch, window: Int[Tensor, " batch"] | None = None) -> Float[Tensor, "batch length dim"]:
         """The backbone's last hidden state of every cell, before shift and head."""
+        whole, place = self._framed(batch)
+        hidden = self._states(whole, window)
+        return hidden if place is None else torch.take_along_dim(hidden, place[..., None], 1)
+
+    def _framed(self, batch: TokenBatch) -> tuple[TokenBatch, Int[Tensor, "batch length"] | None]:
+        """The batch with the special tokens of the backbone's tokenizer, and where its cells stand in it; None where there are none."""
+        if not self.config.before and not self.config.after:
+            return batch, None
+        return framed(batch, TEXT, self.config.before, self.config.after)
+
+    def _states(self, batch: TokenBatch, window: Int[Tensor, " batch"] | None) -> Float[Tensor, "batch length dim"]:
+        """Hidden states of a batch that has its special tokens."""
         place = self.embed_place(waves(batch.coords).to(self.embed.weight.dtype))
         x = self.embed(batch.ids).sum(dim=2) + self.embed_modality(batch.modality) + (batch.modality > TEXT)[..., None] * place
         near = None if window is None else nearby(batch.modality, batch.coords[..., 0], window)
@@ -184,11 +205,20 @@ def adapt(
             f"tokenize the text with the backbone's own tokenizer: maskgen data tokenize --text {source}"
         )
     shift = BACKBONE_FAMILIES[found.config["model_type"]].causal if shift is None else shift
+    vocabulary, offset = read_vocabulary(source), space.of(first.name)[0].offset
+    template = ((), ()) if vocabulary is None else template_of(vocabulary.text)
+    before, after = (tuple(offset + code for code in codes) for codes in template)
     config = AdaptedConfig(
-        backbone=found.config, with_head=found.with_head, tie_head=found.out is None, shift=shift, grid_places=grid_places
+        backbone=found.config,
+        with_head=found.with_head,
+        tie_head=found.out is None,
+        shift=shift,
+        grid_places=grid_places,
+        before=before,
+        after=after,
     )
     model = AdaptedTransformer(config, space.size, len(space.modalities), found.trunk)
-    vocabulary = read_vocabulary(source)
+    logger.info("%d special tokens stand before and %d behind every text, as in the tokenizer of %s", len(before), len(after), source)
     mask = None if vocabulary is None else vocabulary.row("mask_token")
     logger.info("MASK starts as %s of %s", "the mean of the words" if mask is None else f"word {mask}", source)
     with torch.no_grad():
@@ -243,34 +273,6 @@ def open_edges(share: float, seed: int, length: int) -> Bool[Tensor, "length len
     """Causal attention with each edge to a later cell opened with probability `share`: none at 0, all at 1."""
     drawn = torch.rand(length, length, generator=torch.Generator().manual_seed(seed))
     return (drawn < share) | torch.ones(length, length, dtype=torch.bool).tril()
-
-
-def cell_before(batch: TokenBatch) -> Int[Tensor, "batch length"]:
-    """Index of the last visible cell before each text cell in its document; the first text cell and all other cells get their own index.
-
-    Invisible cells are skipped: their hidden states hold information that no cell may see.
-    """
-    order = torch.arange(batch.valid.shape[1], device=batch.valid.device)
-    same = batch.document[:, :, None] == batch.document[:, None, :]
-    before = same & batch.valid[:, None, :] & (order[None, :] < order[:, None])
-    found = (before * (order + 1)).amax(dim=2) - 1
-    return torch.where((batch.modality == TEXT) & (found >= 0), found, order)
-
-
-def places_in_row(batch: TokenBatch, grid_places: Literal["row", "shared"]) -> Int[Tensor, "batch length"]:
-    """Position of each cell in its document, from 0; padding gets 0. Hidden cells keep their positions.
-
-    Args:
-        batch: Rows of cells.
-        grid_places: "shared" gives neighbouring cells of the same non-text modality one position.
-    """
-    modality, document = batch.modality, batch.document
-    opens = modality != 0
-    if grid_places == "shared":
-        same = (modality[:, 1:] == modality[:, :-1]) & (document[:, 1:] == document[:, :-1])
-        opens = opens & ~functional.pad(same & (modality[:, 1:] != TEXT), (1, 0))
-    together = (document[:, :, None] == document[:, None, :]).tril()
-    return ((together & opens[:, None, :]).sum(dim=2) - 1).clamp(min=0) * (modality != 0)
 
 
 def waves(coords: Int[Tensor, "batch length 3"]) -> Float[Tensor, "batch length features"]:

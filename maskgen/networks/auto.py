@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from maskgen.io.schema import Items, Plain, Record, Schema, Table, Text, record_of
+from maskgen.io.schema import Items, Plain, Record, Schema, Table, Text, Whole, record_of
 from maskgen.networks.adapted import AdaptedConfig, AdaptedTransformer
 from maskgen.networks.bridges import Bridge
 from maskgen.networks.tower_config import Tower, TowersConfig
@@ -26,7 +26,9 @@ class NetworkSchema(Schema):
         towers = Table(Record({"modalities": Items(Text(), least=1), "transformer": TRANSFORMER_SCHEMA}))
         bridges = Table(record_of(Bridge))
         if "backbone" in value:
-            record_of(AdaptedConfig, backbone=Table(Plain())).check(value, where)
+            record_of(AdaptedConfig, backbone=Table(Plain()), before=Items(Whole(0), most=16), after=Items(Whole(0), most=16)).check(
+                value, where
+            )
         elif "towers" in value:
             Record({"towers": towers}, {"bridges": bridges}).check(value, where)
         else:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from maskgen.data.loading.caption_templates import Phrases
+from maskgen.data.loading.kept import KEPT_BYTES, Kept
 from maskgen.data.loading.order import Draw, chance
 from maskgen.data.loading.rows import ShardRows
 from maskgen.data.shards.codes import require_integers
@@ -30,17 +31,18 @@ def open_rows(store: ShardStore, index: Index, split: str, check: Check = "hash"
 
 
 class ImageRows(Dataset[Tensor]):
-    """Images of one split as uint8 [3 rows columns]; each is decoded once and kept in memory.
+    """Images of one split as uint8 [3 rows columns], decoded from memory-mapped shards when they are drawn.
 
     Args:
         rows: Rows of raw shards.
         flip_share: Share of draws that are mirrored.
         seed: With draw and key, decides which.
+        most_bytes: Bytes of decoded images that are kept at most.
     """
 
-    def __init__(self, rows: ShardRows, flip_share: float = 0.0, seed: int = 0) -> None:
+    def __init__(self, rows: ShardRows, flip_share: float = 0.0, seed: int = 0, most_bytes: int = KEPT_BYTES) -> None:
         self.rows, self.flip_share, self.seed = rows, flip_share, seed
-        self.pictures: dict[int, Tensor] = {}
+        self.kept: Kept[Tensor] = Kept(most_bytes)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -52,9 +54,7 @@ class ImageRows(Dataset[Tensor]):
 
     def picture(self, row: int) -> Tensor:
         """One image as it is in the shard."""
-        if row not in self.pictures:
-            self.pictures[row] = torch.from_numpy(self.rows.field(row, "png").copy()).permute(2, 0, 1).contiguous()
-        return self.pictures[row]
+        return self.kept.get(row, lambda: torch.from_numpy(self.rows.field(row, "png").copy()).permute(2, 0, 1).contiguous())
 
 
 class TokenRows(Dataset[dict[str, Codes]]):

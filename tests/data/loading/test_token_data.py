@@ -10,17 +10,21 @@ import pytest
 import torch
 from torch import Tensor
 
+from maskgen.data.build.raw_shards import flac_bytes
 from maskgen.data.build.token_shards import padded
 from maskgen.data.build.tokenize import tokenize
 from maskgen.data.loading.caption_templates import Phrases
 from maskgen.data.loading.mixture import Part
 from maskgen.data.loading.order import fixed_subset
+from maskgen.data.loading.raw_audio import AudioRows
 from maskgen.data.loading.raw_media import RawImages
-from maskgen.data.loading.samples import TokenRows, open_rows
+from maskgen.data.loading.samples import ImageRows, TokenRows, open_rows
 from maskgen.data.loading.token_data import TokenData
 from maskgen.data.loading.token_spaces import token_space
-from maskgen.data.shards.manifest import read_index
+from maskgen.data.shards.format import json_bytes, write_shard
+from maskgen.data.shards.manifest import Index, read_index, write_index
 from maskgen.data.shards.store import ShardStore
+from maskgen.io.audio import Waveform
 from maskgen.tokenizers.base import Tokenizer
 from maskgen.tokenizers.text import TextTokenizer, train_bpe
 from maskgen.tokens.packing import unpack
@@ -87,6 +91,30 @@ def test_flips_mirror_training_draws_only() -> None:
     rows = module.rows["train"]
     assert torch.equal(rows[0, 5], rows.picture(0).flip(-1))
     assert torch.equal(rows[0, -1], rows.picture(0))
+
+
+@pytest.mark.parametrize("pictures", [0, 3, 100])
+def test_images_are_streamed_beyond_a_number_of_bytes_and_the_batches_stay_the_same(pictures: int) -> None:
+    size = 64 * 64 * 3
+    module, other = (RawImages(str(SAMPLE), batch_size=4, flip_share=0.5) for _ in range(2))
+    for one in (module, other):
+        one.setup("fit")
+    rows = module.rows["train"] = ImageRows(module.rows["train"].rows, 0.5, most_bytes=pictures * size + 1)
+    assert all(torch.equal(a, b) for a, b in zip(module.train_dataloader(), other.train_dataloader(), strict=True))
+    assert len(rows.kept.media) == min(pictures, len(other.rows["train"].kept.media))
+    assert sum(picture.nbytes for picture in rows.kept.media.values()) <= pictures * size
+
+
+def test_audio_is_streamed_beyond_a_number_of_bytes(tmp_path: Path) -> None:
+    waves = [Waveform(samples=np.full((1, 400), number / 10, np.float32), sample_rate_hz=16_000) for number in range(4)]
+    about = json_bytes({"sample_rate_hz": 16_000})
+    clips = [(f"{number:03d}", {"flac": flac_bytes(wave), "json": about}) for number, wave in enumerate(waves)]
+    write_index(tmp_path, Index(kind="raw", shards=(write_shard(tmp_path / "train-000000.tar", "train", clips),)))
+    store = ShardStore(str(tmp_path))
+    few, all_of_them = (AudioRows(open_rows(store, store.index(), "train"), 300, 16_000, most_bytes=size) for size in (1000, 2**20))
+    for _ in range(2):
+        assert all(torch.equal(few[row, 1], all_of_them[row, 1]) for row in range(4))
+    assert (len(few.kept.media), len(all_of_them.kept.media)) == (1, 4)
 
 
 # Tokens
