@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import overload
+from typing import ClassVar, overload
 
 import torch
 from jaxtyping import Float, Int
@@ -19,6 +19,9 @@ class MaskSchedule(ABC):
 
     Every schedule decreases from 1 at progress 0 to 0 at progress 1.
     """
+
+    rest_first: ClassVar[bool] = False
+    """Whether steps that do not divide the cells decode what is left over first; see `masked_after`."""
 
     @abstractmethod
     def ratio(self, progress: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -72,6 +75,21 @@ class Arccos(MaskSchedule):
 @dataclass(frozen=True)
 class Linear(MaskSchedule):
     """1 - r: the same number of cells at every step; the schedule of masked diffusion language models."""
+
+    def ratio(self, progress: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        return 1 - progress
+
+
+@dataclass(frozen=True)
+class Even(MaskSchedule):
+    """1 - r with whole numbers: n // steps cells at every step, and one more at each of the first n % steps.
+
+    With fewer cells than steps the cells are decoded one by one in the first steps.
+
+    Source: LLaDA, arXiv:2502.09992 (`get_num_transfer_tokens` of its sampler).
+    """
+
+    rest_first: ClassVar[bool] = True
 
     def ratio(self, progress: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         return 1 - progress
@@ -191,7 +209,8 @@ def masked_after(
 ) -> Int[Tensor, " batch"]:
     """Number of cells of each row still masked after a step.
 
-    Every step decodes at least one cell until none is left, so a row with fewer cells than steps ends early.
+    Every step decodes at least one cell until none is left, so a row with fewer cells than steps ends early. A schedule with `rest_first`
+    decodes n // steps cells at every step and one more at each of the first n % steps, whatever the rounding.
 
     Args:
         schedule: Mask schedule.
@@ -208,6 +227,8 @@ def masked_after(
     """
     if not 0 <= step < steps:
         raise ValueError(f"step must lie in [0, steps), got step {step} of {steps}")
+    if schedule.rest_first:
+        return total - (step + 1) * (total // steps) - (total % steps).clamp(max=step + 1)
     progress = torch.arange(step + 2, dtype=torch.float64, device=total.device) / steps
     wanted = rounding(schedule(progress)[:, None] * total).to(total.dtype)
     steps_since = torch.arange(step + 1, -1, -1, device=total.device)[:, None]
@@ -219,6 +240,7 @@ MASK_SCHEDULES: Laws = {
     "cosine": Cosine,
     "arccos": Arccos,
     "linear": Linear,
+    "even": Even,
     "power": Power,
     "log": Log,
     "exp": Exp,
