@@ -1,6 +1,6 @@
 """From rows of a TokenBatch to the token sequences that a language model was trained on, and back."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -89,3 +89,75 @@ def cell_after_cell(vocabulary: Vocabulary) -> Layout:
         return Sequences(vocabulary.ids(batch), batch.valid, batch.document, places)
 
     return layout
+
+
+Piece = Sequence[int] | Int[Tensor, " cells"]
+"""A part of a sequence: tokens that the layout adds, or places of cells in their row."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a batch, as a layout reads it.
+
+    Args:
+        ids: The model's id of each cell.
+        unknown: Cells whose code is unknown.
+        coords: Position of each cell in its grid: (time, row, column).
+        cells: Places of the visible cells of each modality.
+    """
+
+    ids: Int[Tensor, " length"]
+    unknown: Bool[Tensor, " length"]
+    coords: Int[Tensor, "length 3"]
+    cells: Mapping[str, Int[Tensor, " cells"]]
+
+    @property
+    def draws_image(self) -> bool:
+        """Whether it is read as an image behind its caption: nothing of its text is unknown. Otherwise the text is an answer."""
+        return len(self.cells["image"]) > 0 and not bool(self.unknown[self.cells["text"]].any())
+
+
+Order = Callable[[Row], Sequence[Piece]]
+"""The pieces of a row in the order in which a model reads them."""
+
+
+def arranged(vocabulary: Vocabulary, order: Order) -> Layout:
+    """The layout of a model that expects tokens of its own between the cells; a hidden cell is left out of its sequence.
+
+    Args:
+        vocabulary: Ids of the model.
+        order: Arranges the visible cells of a row.
+    """
+
+    def layout(batch: TokenBatch) -> Sequences:
+        if bool(batch.document.any()):
+            raise ValueError("this model reads one sample a row, and the batch has several; pack them apart")
+        ids, unknown = vocabulary.ids(batch), batch.ids[..., 0] == MASK
+        visible = {one.name: batch.cells(vocabulary.space.index(one.name)) for one in vocabulary.space.modalities}
+        rows = []
+        for row in range(len(batch)):
+            cells = {name: places[row].nonzero()[:, 0] for name, places in visible.items()}
+            rows.append(order(Row(ids[row], unknown[row], batch.coords[row], cells)))
+        return _joined(ids, rows)
+
+    return layout
+
+
+def _joined(ids: Int[Tensor, "batch length"], rows: Sequence[Sequence[Piece]]) -> Sequences:
+    """Sequences of pieces, padded behind to the longest."""
+    longest = max(1, *(sum(len(piece) for piece in pieces) for pieces in rows))
+    made = ids.new_zeros(len(rows), longest)
+    valid = torch.zeros_like(made, dtype=torch.bool)
+    places = torch.full_like(ids, -1)
+    for row, pieces in enumerate(rows):
+        start = 0
+        for piece in pieces:
+            stop = start + len(piece)
+            if isinstance(piece, Tensor):
+                made[row, start:stop] = ids[row, piece]
+                places[row, piece] = torch.arange(start, stop, device=ids.device)
+            else:
+                made[row, start:stop] = ids.new_tensor(list(piece))
+            start = stop
+        valid[row, :start] = True
+    return Sequences(made, valid, torch.zeros_like(made), places)

@@ -9,7 +9,7 @@ from maskgen.io.shipped import find_path, model_folder, model_names
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 """Pattern of a hub id, "owner/name"."""
-FILES = ("*.safetensors", "*.json", "*.yaml", "*.yml", "*.txt", "*.md", "*.xz", "LICENSE*", "NOTICE*")
+FILES = ("*.safetensors", "*.json", "*.yaml", "*.yml", "*.txt", "*.jinja", "*.md", "*.xz", "LICENSE*", "NOTICE*")
 """Patterns of the files that are downloaded: weights, plain data and text (the phoneme lexicon is xz text). Never pickle or code."""
 MODEL_FILES = ("bundle.json", "model_index.json", "config.json")
 """A folder with one of these files is a model. It takes precedence over a shipped model of the same name."""

@@ -9,7 +9,9 @@ import torch
 
 from maskgen.processors.base import Prepared, Processor
 from maskgen.tokenizers.base import Tokenizer
+from maskgen.tokenizers.transformers_text import TransformersTextTokenizer
 from maskgen.tokens.batch import UNKNOWN, Codes
+from maskgen.tokens.packing import until_end
 
 LONGEST_PROMPT = 64
 """Text cells of the longest prompt that is taken."""
@@ -68,18 +70,20 @@ class TextRequest:
     Args:
         prompts: Texts with holes, such as "a [2] heart"; None generates texts from nothing or from `known` alone.
         seeds: One an output of each prompt.
-        length: Cells of each generated text where there is no prompt; None takes the model's default grid.
+        length: Cells of each generated text where there is no prompt, and of each answer; None takes the model's default grid.
         known: Cells of other modalities beside every row.
+        chat: Whether the prompts are messages to a chat model.
     """
 
     prompts: Sequence[str] | None
     seeds: Sequence[Sequence[int]]
     length: int | None = None
     known: Mapping[str, Codes] = field(default_factory=dict)
+    chat: bool = False
 
 
 class TextProcessor(Processor[TextRequest, Prepared]):
-    """Texts with holes to cells and back.
+    """Texts with holes, and messages to a chat model, to cells and back.
 
     Args:
         tokenizer: The model's text tokenizer.
@@ -95,6 +99,8 @@ class TextProcessor(Processor[TextRequest, Prepared]):
         if request.prompts is None:
             blank = {} if request.length is None else {"text": torch.full((1, request.length), UNKNOWN)}
             texts: list[dict[str, Codes]] = [blank for _ in request.seeds]
+        elif request.chat:
+            texts = [{"text": self._conversation(prompt, request.length)} for prompt in request.prompts]
         elif request.length is not None:
             raise ValueError(
                 "length is for texts that are written from nothing; a prompt has its own length, with [3] for three more tokens"
@@ -104,6 +110,27 @@ class TextProcessor(Processor[TextRequest, Prepared]):
         rows = [{**request.known, **text} for text, seeds in zip(texts, request.seeds, strict=True) for _ in seeds]
         return Prepared(rows, [seed for seeds in request.seeds for seed in seeds])
 
+    def _conversation(self, message: str, length: int | None) -> Codes:
+        """Codes [1, n] of a message with `length` unknown ones for the answer."""
+        if not isinstance(self.tokenizer, TransformersTextTokenizer):
+            raise ValueError("messages need the tokenizer of a chat model; give a text with holes, such as 'a [3] cat'")
+        if not message.strip():
+            raise ValueError("the prompt is empty; ask the model something")
+        if length is None:
+            raise ValueError("the model has no default length of an answer; give length")
+        return torch.cat([self.tokenizer.encode_chat(message), torch.full((1, length), UNKNOWN)], dim=1)
+
     def finish(self, plan: Prepared, media: Sequence[Any]) -> list[str]:
         """The texts as they are."""
         return [str(text) for text in media]
+
+    def answers(self, plan: Prepared, codes: Sequence[Codes], end: int | None) -> list[str]:
+        """What was written behind each message.
+
+        Args:
+            plan: Rows that begin with a message.
+            codes: The filled codes [1, n] of each row.
+            end: Code that ends a text.
+        """
+        blank = [row["text"] == UNKNOWN for row in plan.rows]
+        return [str(self.tokenizer.decode([until_end(made[:, cells[0]], end)])[0]) for made, cells in zip(codes, blank, strict=True)]

@@ -19,19 +19,20 @@ class ConfidenceSampler(Sampler):
         choice_temperature: Scale of the ranking's noise at the start. 0 is greedy, but for "amused", which then rises to its end of 0.01.
         annealing: Scale of the noise at step k of N. "exact": choice_temperature (1 - (k + 1) / N). "linear": a straight line from
             choice_temperature at the first step to 0 at the last. "amused": such a line to 0.01, as AmusedScheduler given one number.
+            "constant": choice_temperature throughout.
 
     Source: MaskGIT, arXiv:2202.04200; aMUSEd, arXiv:2401.01808. Differs: exact counts per row, from the cells that were unknown at the
     start.
     """
 
     choice_temperature: float = 4.5
-    annealing: Literal["exact", "linear", "amused"] = "exact"
+    annealing: Literal["exact", "linear", "amused", "constant"] = "exact"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_temperature("choice_temperature", self.choice_temperature)
-        if self.annealing not in ("exact", "linear", "amused"):
-            raise ValueError(f"annealing must be exact, linear or amused, got {self.annealing!r}")
+        if self.annealing not in ("exact", "linear", "amused", "constant"):
+            raise ValueError(f"annealing must be exact, linear, amused or constant, got {self.annealing!r}")
 
     def start(self, state: State) -> StepFn:
         return self._step
@@ -44,6 +45,8 @@ class ConfidenceSampler(Sampler):
         """Scale of the Gumbel noise at this step."""
         if self.annealing == "exact":
             return annealed(self.choice_temperature, state)
+        if self.annealing == "constant":
+            return self.choice_temperature
         end = AMUSED_END if self.annealing == "amused" else 0.0
         done = state.step / max(state.steps - 1, 1)
         return self.choice_temperature * (1 - done) + end * done

@@ -12,6 +12,8 @@ from maskgen.tokenizers.base import Tokenizer
 from maskgen.tokenizers.diffusers_vq import DiffusersVQTokenizer
 from maskgen.tokenizers.encodec import EncodecTokenizer
 from maskgen.tokenizers.image import ImageTokenizer
+from maskgen.tokenizers.magvit2 import CLASS_NAME as MAGVIT2
+from maskgen.tokenizers.magvit2 import Magvit2Tokenizer
 from maskgen.tokenizers.phonemes import PhonemeTokenizer
 from maskgen.tokenizers.text import VOCABULARY_FILE, TextTokenizer
 from maskgen.tokenizers.transcript import TranscriptTokenizer
@@ -26,6 +28,7 @@ TOKENIZER_KINDS: dict[str, Any] = {
     "transcript_tokenizer": TranscriptTokenizer,
     "attribute_tokenizer": AttributeTokenizer,
     "diffusers_vq_tokenizer": DiffusersVQTokenizer,
+    "magvit2_tokenizer": Magvit2Tokenizer,
     "encodec_tokenizer": EncodecTokenizer,
     "transformers_codec_tokenizer": TransformersCodecTokenizer,
     "transformers_text_tokenizer": TransformersTextTokenizer,
@@ -38,8 +41,8 @@ _PIPELINE_FILE, _MODEL_FILE = "model_index.json", "config.json"
 def load_tokenizer(folder: Path | str) -> Tokenizer:
     """Load a tokenizer of any kind from its bundle, or from a folder of another library.
 
-    Other folders are a VQModel of diffusers or a pipeline with one, an EnCodec, Mimi or DAC of transformers, and a fast text tokenizer of
-    transformers. They are read from safetensors and JSON only.
+    Other folders are a VQModel of diffusers or a pipeline with one, the MAGVIT-v2 of Show-o, an EnCodec, Mimi or DAC of transformers, and a
+    fast text tokenizer of transformers. They are read from safetensors and JSON only.
 
     Raises:
         ValueError: If the folder holds no tokenizer or is damaged.
@@ -69,6 +72,8 @@ def _of_other_libraries(folder: Path) -> Tokenizer | None:
     model = _plain(folder / _MODEL_FILE)
     if model.get("_class_name") == "VQModel":
         return DiffusersVQTokenizer.from_pretrained(folder)
+    if model.get("_class_name") == MAGVIT2:
+        return Magvit2Tokenizer.from_pretrained(folder)
     if model.get("model_type") in CODEC_FAMILIES:
         return TransformersCodecTokenizer.from_pretrained(folder)
     if found := parts.get("_class_name") or model.get("_class_name") or model.get("model_type"):

@@ -10,15 +10,18 @@ import torch
 
 from maskgen.io.bundle import fingerprint_of, load_bundle, save_bundle
 from maskgen.io.files import read_text, write_text
-from maskgen.io.schema import Maybe, Record, Text
+from maskgen.io.schema import Maybe, Record, Table, Text, Whole
 from maskgen.networks.backbone import Vocabulary, read_vocabulary
 from maskgen.tokenizers.base import Tokenizer
+from maskgen.tokenizers.chat import ChatTemplate
 from maskgen.tokenizers.text import VOCABULARY_FILE
 from maskgen.tokens.batch import UNKNOWN, Codes
-from maskgen.tokens.space import Kind, Modality
+from maskgen.tokens.space import MOST_CODES, Kind, Modality
 from tokenizers import Tokenizer as Engine
 
 _BUNDLE_KIND = "transformers_text_tokenizer"
+_CHAT = Record({"template": Text(), "tokens": Table(Text()), "question": Maybe(Text())})
+_SCHEMA = Record({}, {"end": Maybe(Text()), "size": Whole(1, MOST_CODES), "chat": _CHAT})
 
 
 class TransformersTextTokenizer(Tokenizer):
@@ -30,23 +33,24 @@ class TransformersTextTokenizer(Tokenizer):
     Args:
         vocabulary: Content of a tokenizer.json.
         end: Token that ends a text; None if the model has none.
+        size: Codes; None takes the largest of the vocabulary and those below it. A model's table may have more rows than its vocabulary.
+        chat: How a message to the model is written; None for a model that does not chat.
 
     Raises:
-        ValueError: If the vocabulary cannot be read or lacks the token.
+        ValueError: If the vocabulary cannot be read, lacks the token or has more codes than `size`.
     """
 
     kind: ClassVar[Kind] = "text"
 
-    def __init__(self, vocabulary: str, end: str | None = None) -> None:
-        try:
-            self._engine = Engine.from_str(vocabulary)
-        except Exception as error:  # the tokenizers library raises no narrower type
-            raise ValueError(f"tokenizer.json is damaged or of another format ({error}); save the tokenizer again") from error
-        self._engine.no_truncation()
-        self._engine.no_padding()
+    def __init__(self, vocabulary: str, end: str | None = None, size: int | None = None, chat: ChatTemplate | None = None) -> None:
+        self._engine = _engine(vocabulary)
         self._engine.encode_special_tokens = True
-        self._vocabulary, self._end = vocabulary, end
-        self.num_levels, self.codebook_size = 1, max(self._engine.get_vocab().values()) + 1
+        self._reader: Engine | None = None  # the engine in which special tokens count, made on demand
+        self._vocabulary, self._end, self._size, self.chat = vocabulary, end, size, chat
+        found = max(self._engine.get_vocab().values()) + 1
+        if size is not None and size < found:
+            raise ValueError(f"the vocabulary has {found} codes, the model {size}; give both from one folder")
+        self.num_levels, self.codebook_size = 1, size or found
         self.end: int | None = None if end is None else self._engine.token_to_id(end)
         if end is not None and self.end is None:
             raise ValueError(f"the vocabulary has no token {end!r} to end a text with; name one of its tokens")
@@ -75,12 +79,16 @@ class TransformersTextTokenizer(Tokenizer):
         Raises:
             ValueError: If the bundle is missing, of another kind or damaged.
         """
-        bundle = load_bundle(folder, _BUNDLE_KIND, Record({}, {"end": Maybe(Text())}))
-        return cls((bundle.folder / VOCABULARY_FILE).read_text(encoding="utf-8"), **bundle.config)
+        bundle = load_bundle(folder, _BUNDLE_KIND, _SCHEMA)
+        config = dict(bundle.config)
+        chat = ChatTemplate(**config.pop("chat")) if "chat" in config else None
+        return cls((bundle.folder / VOCABULARY_FILE).read_text(encoding="utf-8"), **config, chat=chat)
 
     @property
     def _config(self) -> dict[str, Any]:
-        return {"end": self._end}
+        """The arguments as plain data; what is None is left out but for `end`, which older bundles have."""
+        size = {} if self._size is None else {"size": self._size}
+        return {"end": self._end, **size, **({} if self.chat is None else {"chat": self.chat.to_dict()})}
 
     @property
     def fingerprint(self) -> str:
@@ -118,6 +126,39 @@ class TransformersTextTokenizer(Tokenizer):
         found = self._engine.encode_batch(list(media), add_special_tokens=False)
         return [torch.tensor([codes.ids], dtype=torch.long) for codes in found]
 
+    def encode_chat(self, message: str) -> Codes:
+        """Encode a user's message as codes [1, n] of a conversation, up to where the answer begins.
+
+        Special tokens of the template count; those that the message spells out are plain text.
+
+        Raises:
+            ValueError: If the model has no chat template, or the template refuses the message.
+        """
+        if self.chat is None:
+            raise ValueError("the tokenizer has no chat template, so it takes no messages; give a text with holes, such as 'a [3] cat'")
+        special = [token.content for token in self._engine.get_added_tokens_decoder().values() if token.special]
+        found: list[int] = []
+        for text, counts in self.chat.pieces([{"role": "user", "content": message}], special):
+            found += self.encode_special(text) if counts else self._engine.encode(text, add_special_tokens=False).ids
+        return torch.tensor([found], dtype=torch.long)
+
+    def encode_special(self, text: str) -> list[int]:
+        """Codes of a text in which the special tokens of the vocabulary count."""
+        if self._reader is None:
+            self._reader = _engine(self._vocabulary)
+        found: list[int] = self._reader.encode(text, add_special_tokens=False).ids
+        return found
+
+    def token(self, text: str) -> int | None:
+        """Code of a token of the vocabulary, a special one too; None if there is none."""
+        found: int | None = self._engine.token_to_id(text)
+        return found
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the vocabulary, special ones included; `codebook_size` may be larger."""
+        return int(self._engine.get_vocab_size())
+
     def decode(self, codes: Sequence[Codes]) -> list[str]:
         """Decode each [1, n] grid to text. Special tokens (a model may sample them) are omitted.
 
@@ -140,3 +181,18 @@ class TransformersTextTokenizer(Tokenizer):
                 f"text codes must lie in [0, {self.codebook_size}), got {min(ids)} to {max(ids)} ({UNKNOWN} is an unknown cell)"
             )
         return ids
+
+
+def _engine(vocabulary: str) -> Engine:
+    """The engine of a vocabulary, without truncation and padding.
+
+    Raises:
+        ValueError: If the vocabulary cannot be read.
+    """
+    try:
+        engine = Engine.from_str(vocabulary)
+    except Exception as error:  # the tokenizers library raises no narrower type
+        raise ValueError(f"tokenizer.json is damaged or of another format ({error}); save the tokenizer again") from error
+    engine.no_truncation()
+    engine.no_padding()
+    return engine

@@ -1,6 +1,7 @@
 """Tiny models of LLaDA's network for tests: the golden file, spaces, and folders laid out as those of the hub."""
 
 import json
+from functools import cache
 from pathlib import Path
 
 from safetensors import safe_open
@@ -8,7 +9,10 @@ from torch import Tensor
 
 from maskgen.interop.llada_network import LLaDAConfig, LLaDANetwork
 from maskgen.interop.sequences import Vocabulary, cell_after_cell
+from maskgen.tokenizers.text import train_bpe
 from maskgen.tokens.space import Modality, TokenSpace
+from tokenizers import AddedToken
+from tokenizers import Tokenizer as Engine
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -34,3 +38,29 @@ def golden_network() -> tuple[LLaDANetwork, dict[str, Tensor]]:
     network = LLaDANetwork(sizes, vocabulary, cell_after_cell(vocabulary)).eval().requires_grad_(False)
     network.load_state_dict(weights)
     return network, given
+
+
+LLADA_TEMPLATE = (
+    "{% for message in messages %}{% set content = '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' "
+    "+ message['content'] | trim + '<|eot_id|>' %}{% if loop.first %}{% set content = bos_token + content %}{% endif %}{{ content }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+)
+"""A template that writes what LLaDA's does."""
+SPECIALS = {
+    name: 288 + number
+    for number, name in enumerate(
+        [
+            *("<|startoftext|>", "<|endoftext|>", "<|mdm_mask|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+            *("<system>", "</system>", "<user>", "</user>", "<uncondition>", "<spare>"),
+        ]
+    )
+}
+"""Special tokens of the tiny vocabulary and their codes, behind 288 codes of text."""
+
+
+@cache
+def chat_vocabulary() -> str:
+    """Content of a small tokenizer.json with special tokens: 300 codes."""
+    engine = Engine.from_str(train_bpe(["a red heart, flat style, on the table, near the tall tree"] * 3, 288, lowercase=False).vocabulary)
+    engine.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in SPECIALS])
+    return str(engine.to_str())

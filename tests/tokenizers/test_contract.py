@@ -15,6 +15,7 @@ from torch import nn
 
 from maskgen.autoencoders.audio import AudioAutoencoder, AudioAutoencoderConfig
 from maskgen.autoencoders.image import ImageAutoencoder, ImageAutoencoderConfig
+from maskgen.autoencoders.magvit2 import Magvit2, Magvit2Config
 from maskgen.autoencoders.quantizers import BinaryQuantizer, FiniteScalarQuantizer, Quantizer, ResidualQuantizer, VectorQuantizer
 from maskgen.io.audio import Waveform, fit_audio
 from maskgen.tokenizers import contract
@@ -25,6 +26,7 @@ from maskgen.tokenizers.contract import Case, same_codes, same_media
 from maskgen.tokenizers.diffusers_vq import DiffusersVQTokenizer
 from maskgen.tokenizers.encodec import EncodecConfig, EncodecNetwork, EncodecTokenizer
 from maskgen.tokenizers.image import ImageTokenizer
+from maskgen.tokenizers.magvit2 import Magvit2Tokenizer
 from maskgen.tokenizers.text import TextTokenizer, train_bpe
 from maskgen.tokenizers.transformers_codec import TransformersCodecTokenizer
 from maskgen.tokenizers.transformers_text import TransformersTextTokenizer
@@ -108,6 +110,17 @@ def diffusers_tokenizer(change: float) -> DiffusersVQTokenizer:
     return DiffusersVQTokenizer(model, batch_size=2)
 
 
+def magvit2_tokenizer(change: float) -> Magvit2Tokenizer:
+    torch.manual_seed(0)
+    stages = {f"{part}_{what}": (1, 1, 2) if what == "multipliers" else (1, 1, 1) for part in ("encoder", "decoder") for what in PER_STAGE}
+    network = Magvit2(Magvit2Config(channels=8, bits=6, groups=2, **stages))
+    for layer in (network.encoder.conv_out, network.encoder.quant_conv):  # around 0, so that many codes are reached
+        nn.init.zeros_(layer.bias)
+    _change(network.decoder, change)
+    return Magvit2Tokenizer(network, batch_size=2)
+
+
+PER_STAGE = ("multipliers", "blocks")
 SMALL = {"sampling_rate": 8_000, "num_filters": 4, "upsampling_ratios": [4, 2], "codebook_size": 32}
 STEREO = {"audio_channels": 2, "norm_type": "time_group_norm", "use_causal_conv": False, "normalize": True}
 TINY_CODECS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -210,6 +223,7 @@ CASES = {
     "image binary": Case(image_tokenizer(lambda: BinaryQuantizer(6)), ImageTokenizer.from_bundle, pictures),
     "image residual": Case(image_tokenizer(lambda: ResidualQuantizer(3, 8, 20)), ImageTokenizer.from_bundle, pictures),
     "audio residual": Case(audio_tokenizer, AudioTokenizer.from_bundle, sounds, *FLAC),
+    "magvit2": Case(magvit2_tokenizer, Magvit2Tokenizer.from_bundle, pictures),
     "diffusers": Case(diffusers_tokenizer, DiffusersVQTokenizer.from_bundle, pictures),
     **{name: Case(encodec_tokenizer(name), EncodecTokenizer.from_bundle, sounds, *FLAC) for name in TINY_ENCODEC},
     **{name: Case(codec_tokenizer(name), TransformersCodecTokenizer.from_bundle, sounds, *FLAC) for name in TINY_CODECS},
