@@ -50,7 +50,7 @@ class Magvit2Config:
         return int(2 ** (len(self.encoder_multipliers) - 1))
 
 
-class ResidualBlock(nn.Module):
+class _Block(nn.Module):
     """Two convolutions behind norms, added to their input."""
 
     def __init__(self, channels: int, out: int, groups: int) -> None:
@@ -66,7 +66,7 @@ class ResidualBlock(nn.Module):
         return found
 
 
-class CellAttention(nn.Module):
+class _CellAttention(nn.Module):
     """One head of attention among all cells, added to its input."""
 
     def __init__(self, channels: int, groups: int) -> None:
@@ -82,7 +82,7 @@ class CellAttention(nn.Module):
         return found
 
 
-class HalfSize(nn.Module):
+class _HalfSize(nn.Module):
     """A convolution at every second cell, with padding to the right and below."""
 
     def __init__(self, channels: int) -> None:
@@ -94,7 +94,7 @@ class HalfSize(nn.Module):
         return found
 
 
-class DoubleSize(nn.Module):
+class _DoubleSize(nn.Module):
     """Every cell four times, then a convolution."""
 
     def __init__(self, channels: int) -> None:
@@ -106,25 +106,25 @@ class DoubleSize(nn.Module):
         return found
 
 
-class Middle(nn.Module):
+class _Middle(nn.Module):
     """The part at the lowest resolution."""
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
-        self.block_1, self.block_2 = ResidualBlock(channels, channels, groups), ResidualBlock(channels, channels, groups)
-        self.attn_1 = CellAttention(channels, groups)
+        self.block_1, self.block_2 = _Block(channels, channels, groups), _Block(channels, channels, groups)
+        self.attn_1 = _CellAttention(channels, groups)
 
     def forward(self, x: Float[Tensor, "batch channels rows columns"]) -> Float[Tensor, "batch channels rows columns"]:
         found: Tensor = self.block_2(self.attn_1(self.block_1(x)))
         return found
 
 
-class Resolution(nn.Module):
+class _Resolution(nn.Module):
     """The residual blocks of one resolution, and the way to the next one."""
 
     def __init__(self, channels: int, out: int, blocks: int, groups: int) -> None:
         super().__init__()
-        self.block = nn.ModuleList([ResidualBlock(channels if number == 0 else out, out, groups) for number in range(blocks)])
+        self.block = nn.ModuleList([_Block(channels if number == 0 else out, out, groups) for number in range(blocks)])
 
     def forward(self, x: Float[Tensor, "batch channels rows columns"]) -> Tensor:
         for block in self.block:
@@ -135,7 +135,7 @@ class Resolution(nn.Module):
         return x
 
 
-class Encoder(nn.Module):
+class _Encoder(nn.Module):
     """Pixels to latents, one channel a bit."""
 
     def __init__(self, config: Magvit2Config) -> None:
@@ -143,11 +143,11 @@ class Encoder(nn.Module):
         widths, groups = [config.channels * one for one in config.encoder_multipliers], config.groups
         self.conv_in = nn.Conv2d(3, config.channels, 3, padding=1)
         ins = [config.channels, *widths[:-1]]
-        parts = [Resolution(*sizes, groups) for sizes in zip(ins, widths, config.encoder_blocks, strict=True)]
+        parts = [_Resolution(*sizes, groups) for sizes in zip(ins, widths, config.encoder_blocks, strict=True)]
         for part, width in list(zip(parts, widths, strict=True))[:-1]:
-            part.downsample = HalfSize(width)
+            part.downsample = _HalfSize(width)
         self.down = nn.ModuleList(parts)
-        self.mid = Middle(widths[-1], groups)
+        self.mid = _Middle(widths[-1], groups)
         self.norm_out = nn.GroupNorm(groups, widths[-1], NORM_EPS)
         self.conv_out = nn.Conv2d(widths[-1], config.bits, 3, padding=1)
         self.quant_conv = nn.Conv2d(config.bits, config.bits, 1)
@@ -160,7 +160,7 @@ class Encoder(nn.Module):
         return found
 
 
-class Decoder(nn.Module):
+class _Decoder(nn.Module):
     """Signs to pixels."""
 
     def __init__(self, config: Magvit2Config) -> None:
@@ -168,24 +168,24 @@ class Decoder(nn.Module):
         widths, groups = [config.channels * one for one in config.decoder_multipliers], config.groups
         self.post_quant_conv = nn.Conv2d(config.bits, config.bits, 1)
         self.conv_in = nn.Conv2d(config.bits, widths[-1], 3, padding=1)
-        self.mid = Middle(widths[-1], groups)
+        self.mid = _Middle(widths[-1], groups)
         ins = [*widths[1:], widths[-1]]
-        parts = [Resolution(*sizes, groups) for sizes in zip(ins, widths, config.decoder_blocks, strict=True)]
+        parts = [_Resolution(*sizes, groups) for sizes in zip(ins, widths, config.decoder_blocks, strict=True)]
         for part, width in list(zip(parts, widths, strict=True))[1:]:
-            part.upsample = DoubleSize(width)
+            part.upsample = _DoubleSize(width)
         self.up = nn.ModuleList(parts)  # the highest resolution first, as it is stored
         self.norm_out = nn.GroupNorm(groups, widths[0], NORM_EPS)
         self.conv_out = nn.Conv2d(widths[0], 3, 3, padding=1)
 
     def forward(self, signs: Float[Tensor, "batch bits rows columns"]) -> Float[Tensor, "batch 3 height width"]:
         x = self.mid(self.conv_in(self.post_quant_conv(signs)))
-        for part in reversed(self.up):  # type: ignore[call-overload]
+        for part in reversed(self.up):
             x = part(x)
         found: Tensor = self.conv_out(functional.silu(self.norm_out(x)))
         return found
 
 
-class SignQuantizer(nn.Module):
+class _SignQuantizer(nn.Module):
     """Codes from the signs of the latents, channel 0 being the most significant bit; 0 counts as negative.
 
     Both buffers are fixed numbers that published files hold: the signs of every code, and the value of every bit.
@@ -221,7 +221,7 @@ class Magvit2(nn.Module):
     def __init__(self, config: Magvit2Config) -> None:
         super().__init__()
         self.config = config
-        self.encoder, self.decoder, self.quantize = Encoder(config), Decoder(config), SignQuantizer(config.bits)
+        self.encoder, self.decoder, self.quantize = _Encoder(config), _Decoder(config), _SignQuantizer(config.bits)
 
     def encode(self, pixels: Float[Tensor, "batch 3 height width"]) -> Int[Tensor, "batch rows columns"]:
         """Codes of pixels in [-1, 1]."""

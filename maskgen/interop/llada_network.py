@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from maskgen.interop.sequences import Layout, Vocabulary
+from maskgen.interop.sequences import Layout, ModelVocabulary
 from maskgen.networks.visibility import visible
 from maskgen.tokens.batch import TokenBatch
 
@@ -106,7 +106,7 @@ class LLaDAConfig:
         )
 
 
-class RMSNorm(nn.Module):
+class LLaDANorm(nn.Module):
     """x / rms(x), computed in float32, times a weight a channel."""
 
     def __init__(self, dim: int, eps: float) -> None:
@@ -117,10 +117,11 @@ class RMSNorm(nn.Module):
     def forward(self, x: Float[Tensor, "*shape dim"]) -> Float[Tensor, "*shape dim"]:
         wide = x.float()
         scaled = wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + self.eps)
-        return self.weight * scaled.to(x.dtype)
+        out: Tensor = self.weight * scaled.to(x.dtype)
+        return out
 
 
-def rotation(places: int, head_dim: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
+def _rotation(places: int, head_dim: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
     """Cosine and sine [places, head_dim] of the rotary angles, in float32; both halves of a head have the same angles."""
     waves = torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim
     angles = torch.arange(places, dtype=torch.float32, device=device)[:, None] * (1.0 / theta**waves)
@@ -128,14 +129,14 @@ def rotation(places: int, head_dim: int, theta: float, device: torch.device) -> 
     return angles.cos(), angles.sin()
 
 
-def rotated(x: Float[Tensor, "batch heads places dim"], turn: tuple[Tensor, Tensor]) -> Float[Tensor, "batch heads places dim"]:
+def _rotated(x: Float[Tensor, "batch heads places dim"], turn: tuple[Tensor, Tensor]) -> Float[Tensor, "batch heads places dim"]:
     """Queries or keys turned by the angles of their places, in float32; channel i is paired with channel i + dim / 2."""
     wide = x.float()
     first, second = wide.chunk(2, dim=-1)
     return (wide * turn[0] + torch.cat([-second, first], dim=-1) * turn[1]).to(x.dtype)
 
 
-class Block(nn.Module):
+class LLaDABlock(nn.Module):
     """Attention and a gated feed-forward part, each behind a norm and added to its input."""
 
     def __init__(self, config: LLaDAConfig) -> None:
@@ -143,7 +144,7 @@ class Block(nn.Module):
         dim, self.head_dim = config.dim, config.dim // config.num_heads
         kv_dim = config.num_kv_heads * self.head_dim
         self.grouped = config.num_kv_heads != config.num_heads
-        self.attn_norm, self.ff_norm = RMSNorm(dim, config.norm_eps), RMSNorm(dim, config.norm_eps)
+        self.attn_norm, self.ff_norm = LLaDANorm(dim, config.norm_eps), LLaDANorm(dim, config.norm_eps)
         self.q_proj, self.attn_out = nn.Linear(dim, dim, bias=False), nn.Linear(dim, dim, bias=False)
         self.k_proj, self.v_proj = nn.Linear(dim, kv_dim, bias=False), nn.Linear(dim, kv_dim, bias=False)
         self.ff_proj, self.up_proj = nn.Linear(dim, config.hidden_dim, bias=False), nn.Linear(dim, config.hidden_dim, bias=False)
@@ -160,14 +161,15 @@ class Block(nn.Module):
             rearrange(part(read), "b n (h d) -> b h n d", d=self.head_dim) for part in (self.q_proj, self.k_proj, self.v_proj)
         )
         mixed = functional.scaled_dot_product_attention(
-            rotated(query, turn), rotated(key, turn), value, attn_mask=seen, enable_gqa=self.grouped
+            _rotated(query, turn), _rotated(key, turn), value, attn_mask=seen, enable_gqa=self.grouped
         )
         x = x + self.attn_out(rearrange(mixed, "b h n d -> b n (h d)"))
         read = self.ff_norm(x)
-        return x + self.ff_out(functional.silu(self.ff_proj(read)) * self.up_proj(read))
+        out: Tensor = x + self.ff_out(functional.silu(self.ff_proj(read)) * self.up_proj(read))
+        return out
 
 
-class Trunk(nn.Module):
+class LLaDATrunk(nn.Module):
     """Everything with weights; `transformer` has the submodules that the published names begin with."""
 
     def __init__(self, config: LLaDAConfig) -> None:
@@ -176,8 +178,8 @@ class Trunk(nn.Module):
         self.transformer = nn.ModuleDict(
             {
                 "wte": nn.Embedding(config.vocab_size, config.dim),
-                "blocks": nn.ModuleList([Block(config) for _ in range(config.num_layers)]),
-                "ln_f": RMSNorm(config.dim, config.norm_eps),
+                "blocks": nn.ModuleList([LLaDABlock(config) for _ in range(config.num_layers)]),
+                "ln_f": LLaDANorm(config.dim, config.norm_eps),
                 "ff_out": nn.Linear(config.dim, config.vocab_size, bias=False),
             }
         )
@@ -190,7 +192,7 @@ class Trunk(nn.Module):
         layers: int | None = None,
     ) -> Float[Tensor, "batch places dim"]:
         """Hidden states after the last norm, the input of the head; after `layers` blocks, without the norm, if that is given."""
-        turn = rotation(ids.shape[1], self.config.dim // self.config.num_heads, self.config.rope_theta, ids.device)
+        turn = _rotation(ids.shape[1], self.config.dim // self.config.num_heads, self.config.rope_theta, ids.device)
         seen = visible(valid, document)
         x: Tensor = self.transformer["wte"](ids)
         for block in list(self.transformer["blocks"])[:layers]:  # type: ignore[call-overload]
@@ -213,10 +215,10 @@ class LLaDANetwork(nn.Module):
     padding masks, and lets the mask token be drawn as a code.
     """
 
-    def __init__(self, config: LLaDAConfig, vocabulary: Vocabulary, layout: Layout) -> None:
+    def __init__(self, config: LLaDAConfig, vocabulary: ModelVocabulary, layout: Layout) -> None:
         super().__init__()
         self.config, self.vocabulary, self.layout = config, vocabulary, layout
-        self.model = Trunk(config)
+        self.model = LLaDATrunk(config)
 
     @property
     def embed(self) -> nn.Embedding:

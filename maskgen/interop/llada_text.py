@@ -12,7 +12,7 @@ from maskgen.tokenizers.transformers_text import TransformersTextTokenizer
 TEMPLATE_FILE, SETTINGS_FILE = "chat_template.jinja", "tokenizer_config.json"
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
     """A JSON object from a file; empty if there is no such file.
 
     Raises:
@@ -37,7 +37,7 @@ def chat_template(folder: Path) -> str | None:
     """
     if (folder / TEMPLATE_FILE).is_file():
         return (folder / TEMPLATE_FILE).read_text(encoding="utf-8")
-    found = read_json(folder / SETTINGS_FILE).get("chat_template")
+    found = read_object(folder / SETTINGS_FILE).get("chat_template")
     if isinstance(found, list):  # several templates by name, as some tools write them
         named = {entry.get("name"): entry.get("template") for entry in found if isinstance(entry, dict)}
         found = named.get("default")

@@ -33,7 +33,7 @@ Layout = Callable[[TokenBatch], Sequences]
 
 
 @dataclass(frozen=True)
-class Vocabulary:
+class ModelVocabulary:
     """Which ids of a language model are the codes of each modality.
 
     Args:
@@ -80,7 +80,7 @@ class Vocabulary:
         return found
 
 
-def cell_after_cell(vocabulary: Vocabulary) -> Layout:
+def cell_after_cell(vocabulary: ModelVocabulary) -> Layout:
     """The layout of a model that reads the cells of a row as they stand, without any token between them."""
 
     def layout(batch: TokenBatch) -> Sequences:
@@ -96,7 +96,7 @@ Piece = Sequence[int] | Int[Tensor, " cells"]
 
 
 @dataclass(frozen=True)
-class Row:
+class SequenceRow:
     """One row of a batch, as a layout reads it.
 
     Args:
@@ -117,11 +117,11 @@ class Row:
         return len(self.cells["image"]) > 0 and not bool(self.unknown[self.cells["text"]].any())
 
 
-Order = Callable[[Row], Sequence[Piece]]
+Order = Callable[[SequenceRow], Sequence[Piece]]
 """The pieces of a row in the order in which a model reads them."""
 
 
-def arranged(vocabulary: Vocabulary, order: Order) -> Layout:
+def arranged(vocabulary: ModelVocabulary, order: Order) -> Layout:
     """The layout of a model that expects tokens of its own between the cells; a hidden cell is left out of its sequence.
 
     Args:
@@ -137,7 +137,7 @@ def arranged(vocabulary: Vocabulary, order: Order) -> Layout:
         rows = []
         for row in range(len(batch)):
             cells = {name: places[row].nonzero()[:, 0] for name, places in visible.items()}
-            rows.append(order(Row(ids[row], unknown[row], batch.coords[row], cells)))
+            rows.append(order(SequenceRow(ids[row], unknown[row], batch.coords[row], cells)))
         return _joined(ids, rows)
 
     return layout

@@ -82,7 +82,7 @@ class Magvit2Tokenizer(Tokenizer):
             ValueError: If the bundle is missing, of another kind or damaged.
         """
         bundle = load_bundle(folder, _BUNDLE_KIND, SCHEMA)
-        config = {name: tuple(value) if isinstance(value, list) else value for name, value in bundle.config.items()}
+        config: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in bundle.config.items()}
         network = fitted(lambda: Magvit2(Magvit2Config(**config)), bundle.tensors, str(folder))
         network.load_state_dict(bundle.tensors)
         return cls(network)

@@ -13,7 +13,7 @@ import maskgen.sampling.random_order
 from maskgen.decoding.guidance import ConstantGuidance
 from maskgen.decoding.logits import guided_model, model_logits, remask
 from maskgen.interop.llada_network import NEVER, LLaDAConfig, LLaDANetwork
-from maskgen.interop.sequences import Vocabulary, cell_after_cell
+from maskgen.interop.sequences import ModelVocabulary, cell_after_cell
 from maskgen.masking.schedule import Even, masked_after
 from maskgen.sampling.blocks import BlockSampler
 from maskgen.sampling.draw import scattered
@@ -155,7 +155,7 @@ def test_even_counts_are_the_authors(total: int, steps: int) -> None:
 def test_parameters_at_published_size() -> None:
     """291 tensors of 8,015.58 million values, as the hub's six shards hold."""
     config = LLaDAConfig(dim=4096, num_layers=32, num_heads=32, num_kv_heads=32, hidden_dim=12288, vocab_size=126464)
-    vocabulary = Vocabulary(text_space(126464), {"text": 0}, config.mask_id, config.vocab_size)
+    vocabulary = ModelVocabulary(text_space(126464), {"text": 0}, config.mask_id, config.vocab_size)
     with torch.device("meta"):
         weights = LLaDANetwork(config, vocabulary, cell_after_cell(vocabulary)).state_dict()
     assert len(weights) == 291

@@ -102,7 +102,12 @@ def test_choice_noise_spreads_what_greedy_clusters() -> None:
 
 @pytest.mark.parametrize(
     ("annealing", "scales"),
-    [("exact", [3.2, 2.4, 1.6, 0.8, 0.0]), ("linear", [4.0, 3.0, 2.0, 1.0, 0.0]), ("amused", torch.linspace(4, 0.01, 5).tolist())],
+    [
+        ("exact", [3.2, 2.4, 1.6, 0.8, 0.0]),
+        ("linear", [4.0, 3.0, 2.0, 1.0, 0.0]),
+        ("amused", torch.linspace(4, 0.01, 5).tolist()),
+        ("constant", [4.0] * 5),
+    ],
 )
 def test_the_noise_falls_along_the_line_of_its_annealing(monkeypatch: pytest.MonkeyPatch, annealing: str, scales: list[float]) -> None:
     heard: list[float] = []
