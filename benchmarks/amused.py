@@ -15,10 +15,11 @@ from side_by_side import arguments, batches, compare, missing, peak_flops, repor
 from torch import Tensor
 
 from maskgen.decoding.guidance import ConstantGuidance
-from maskgen.interop.amused import MicroConditions, Prompts, amused_logits, amused_space, blank_grids
+from maskgen.interop.amused_logits import Prompts, amused_logits, amused_space, blank_grids
 from maskgen.networks.packed_linear import packed
 from maskgen.sampling.confidence import ConfidenceSampler
 from maskgen.tokens.batch import TokenBatch
+from maskgen.tokens.micro import MicroConditions
 from maskgen.tokens.space import MASK, Segment
 
 STEPS, GUIDANCE, CHOICE_TEMPERATURE, WORDS = 12, 10.0, 2.0, 77

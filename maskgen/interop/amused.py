@@ -1,202 +1,211 @@
-"""aMUSEd in our decode loop: the UVit2DModel of diffusers as a LogitsFn, its prompts as features beside the tokens."""
+"""aMUSEd: text to image and inpainting at 256 and 512 pixels, from the folder of its diffusers pipeline."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
-from maskgen.decoding.guidance import GuidanceSchedule, is_off, mixed
+from maskgen.decoding.parts import Parts
+from maskgen.decoding.settings import GenerationSettings
+from maskgen.interop.base import Family, LoadOptions, peek_json, read_json, write_json
+from maskgen.interop.clip_prompts import ClipPrompts, Prompt, prompts_of, read_clip, write_clip_tokenizer
+from maskgen.interop.grids import grid_of, grid_rows, in_row_order
 from maskgen.interop.uvit import BoundUVit, before_last_layer, last_layer
-from maskgen.tokens.batch import UNKNOWN, TokenBatch
-from maskgen.tokens.functions import LogitsFn
-from maskgen.tokens.packing import pack
-from maskgen.tokens.space import MASK, Modality, Segment, TokenSpace
+from maskgen.interop.weights import load_exactly, weight_files
+from maskgen.networks.published import PublishedConfig, PublishedNetwork
+from maskgen.tokenizers.diffusers_vq import DiffusersVQTokenizer
+from maskgen.tokens.batch import TokenBatch
+from maskgen.tokens.micro import MICRO, MicroConditions, micro_conditions
+from maskgen.tokens.space import MASK, TokenSpace
 
-PIXELS_PER_CELL = 16
-"""Of aMUSEd's VQ model, `maskgen.tokenizers.diffusers_vq`."""
+PIPELINES = ("AmusedPipeline", "AmusedImg2ImgPipeline", "AmusedInpaintPipeline")
+KEPT = 4
+"""Groups of prompts whose keys, values and modulations are kept."""
 
 
-def read_uvit(source: Path | str, subfolder: str = "", revision: str | None = None) -> Any:
-    """Read a UVit2DModel in the format of diffusers, for inference; only safetensors are read, and no code.
+class AmusedNetwork(PublishedNetwork):
+    """aMUSEd's UVit2DModel over a token space of text, image and micro-conditions.
+
+    A row has one image, of one size in a batch. Its text may be hidden or absent, which is the empty prompt, as under guidance. What a
+    prompt alone decides (text features, keys, values and modulations) is computed once and kept.
 
     Args:
-        source: Folder with `config.json` and weights (never asks the network), or a hub id such as "amused/amused-256" (online).
-        subfolder: Folder of the network inside a whole pipeline, mostly "transformer".
-        revision: Branch, tag or commit of a hub id.
+        transformer: UVit2DModel of diffusers.
+        prompts: CLIP's text encoder.
+        space: Token space with `text`, `image` and `micro`.
+        pixels_per_cell: Of the VQ model; the size of the picture is a micro-condition.
+
+    Source: aMUSEd, arXiv:2401.01808.
+    """
+
+    transformer: Any
+
+    def __init__(self, transformer: Any, prompts: ClipPrompts, space: TokenSpace, pixels_per_cell: int) -> None:
+        super().__init__()
+        self.transformer: Any = transformer
+        self.prompts, self.space, self.pixels_per_cell = prompts, space, pixels_per_cell
+        self.text, self.image = space.of("text")[0], space.of("image")[0]
+        self.config = PublishedConfig(int(transformer.config.in_channels))
+        self._kept: dict[tuple[Any, ...], BoundUVit] = {}
+
+    @property
+    def embed(self) -> nn.Embedding:
+        """The table of the codes, which tells device and precision."""
+        found: nn.Embedding = self.transformer.embed.embeddings
+        return found
+
+    def forward(
+        self, batch: TokenBatch, context: Bool[Tensor, "batch length"] | None = None, window: Int[Tensor, " batch"] | None = None
+    ) -> Float[Tensor, "batch length dim"]:
+        """Hidden state of every image cell, the input of `logits`; 0 at all other cells.
+
+        Raises:
+            ValueError: If a row has no whole image, or images differ in size.
+        """
+        if context is not None or window is not None:
+            raise ValueError("aMUSEd sees whole pictures; leave windows and blind conditions off")
+        grid = grid_of(batch, self.image.index)
+        told = prompts_of(batch, self.text.index, self.text.offset)
+        default = MicroConditions(width=self.pixels_per_cell * grid[1], height=self.pixels_per_cell * grid[0])
+        ids = grid_rows(batch, self.image.index, grid)
+        ids = torch.where(ids == MASK, self.transformer.config.vocab_size - 1, ids - self.image.offset)
+        half = len(ids) // 2
+        if len(ids) % 2 == 0 and torch.equal(ids[:half], ids[half:]):
+            ids = ids[:half]  # two views of the same grids, as in guidance: they part where the prompt enters
+        hidden = self._bound(told, micro_conditions(batch, self.space, default))(ids)
+        states: Tensor = before_last_layer(self.transformer, hidden)
+        return in_row_order(batch, self.image.index, rearrange(states, "b h w d -> b (h w) d"))
+
+    def logits(self, hidden: Float[Tensor, "cells dim"], offset: int, size: int) -> Float[Tensor, "cells size"]:
+        """Logits of the image's codes: affine in `hidden`, so guidance may mix hidden states.
+
+        Raises:
+            ValueError: If other ids are asked for: the model generates images alone.
+        """
+        if (offset, size) != (self.image.offset, self.image.size):
+            raise ValueError("aMUSEd generates images alone; take image as the target")
+        found: Tensor = last_layer(self.transformer, hidden)
+        return found
+
+    def _bound(self, told: list[Prompt], micro: Float[Tensor, "batch 5"]) -> BoundUVit:
+        """The network for the prompts of a batch."""
+        weight = self.embed.weight
+        key = tuple(told), tuple(micro.flatten().tolist()), weight.device, weight.dtype, weight.data_ptr()
+        if key not in self._kept:
+            if len(self._kept) >= KEPT:
+                self._kept.pop(next(iter(self._kept)))
+            states, pooled = self.prompts(told)
+            with torch.no_grad():
+                self._kept[key] = BoundUVit(self.transformer, states, pooled, micro.to(states.device))
+        return self._kept[key]
+
+
+def recognises(folder: Path) -> bool:
+    """Whether a folder holds a pipeline of aMUSEd."""
+    return peek_json(folder / "model_index.json").get("_class_name") in PIPELINES
+
+
+def load(folder: Path, options: LoadOptions) -> Parts:
+    """Read the folder of an aMUSEd pipeline.
 
     Raises:
-        ImportError: If diffusers is missing.
-        ValueError: If no whole model can be read.
+        ImportError: If diffusers or transformers is missing.
+        ValueError: If a part is missing, damaged or of another class.
     """
     try:
-        from diffusers import UVit2DModel
+        import diffusers
     except ImportError as error:
-        raise ImportError("aMUSEd's network needs diffusers: pip install maskgen[diffusers]") from error
-    place = {"subfolder": subfolder, "revision": revision, "local_files_only": Path(source).is_dir()}
-    try:
-        read: Any = UVit2DModel.from_pretrained  # without types
-        model, info = read(str(source), use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True, **place)
-    except (OSError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"no UVit2DModel can be read from {source} ({reason}); give config.json and whole safetensors weights") from error
-    if lacking := [*info["missing_keys"], *info["mismatched_keys"]]:
-        raise ValueError(f"the weights in {source} lack {len(lacking)} tensors, the first is {lacking[0]}; copy the model again")
-    return model.eval().requires_grad_(False)
+        raise ImportError("aMUSEd needs diffusers: pip install maskgen[diffusers]") from error
+    uvit: Any = diffusers.UVit2DModel
+    place = folder / "transformer"
+    config = read_json(place / "config.json")
+    if config.get("_class_name") != "UVit2DModel":
+        raise ValueError(f"{place} holds a {config.get('_class_name')}, wanted a UVit2DModel; copy the whole folder of the model")
+    prompts, text = read_clip(folder, dtype=options.dtype)
+    image = DiffusersVQTokenizer.from_pretrained(folder, subfolder="vqvae")
+    with torch.device("meta"):
+        made = uvit.from_config(dict(config))
+    load_exactly(made, weight_files(place), source=str(place), dtype=options.dtype, device=options.device)
+    if image.codebook_size != made.config.codebook_size:
+        raise ValueError(
+            f"the network in {folder} knows {made.config.codebook_size} codes, its vqvae {image.codebook_size}; copy both again"
+        )
+    space = TokenSpace([text.modality("text"), image.modality("image"), MICRO])
+    prompts.to(options.device)
+    model = AmusedNetwork(made, prompts, space, image.pixels_per_cell)
+    side = int(made.config.sample_size)
+    return Parts(
+        model=model,
+        space=space,
+        tokenizers={"text": text, "image": image},
+        settings={"image": published_settings(peek_json(folder / "scheduler" / "scheduler_config.json"), steps=12, guidance_scale=10.0)},
+        grids={"image": (side, side)},
+        family=FAMILY.name,
+    )
 
 
-def amused_space(codebook_size: int = 8192) -> TokenSpace:
-    """The one modality that such a model knows; prompts are features and need no ids."""
-    return TokenSpace([Modality(name="image", kind="image", num_levels=1, codebook_size=codebook_size)])
+def published_settings(scheduler: Any, steps: int, guidance_scale: float) -> GenerationSettings:
+    """How a pipeline with AmusedScheduler decodes.
 
-
-def blank_grids(space: TokenSpace, rows: int, grid: tuple[int, int]) -> TokenBatch:
-    """Rows of which every cell is unknown."""
-    return pack([{"image": torch.full((1, *grid), UNKNOWN)}] * rows, space)
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """What the model is told of each row.
-
-    Args:
-        states: The text encoder's hidden states before its last layer, one a word piece.
-        pooled: Its projected text embedding.
-    """
-
-    states: Float[Tensor, "batch words width"]
-    pooled: Float[Tensor, "batch dim"]
-
-    def __post_init__(self) -> None:
-        if len(self.states) != len(self.pooled):
-            raise ValueError(f"every row needs hidden states and a pooled embedding, got {len(self.states)} and {len(self.pooled)} rows")
-
-    def __len__(self) -> int:
-        return len(self.states)
-
-    def below(self, other: "Prompts") -> "Prompts":
-        """These rows below those of the other."""
-        return Prompts(torch.cat([other.states, self.states]), torch.cat([other.pooled, self.pooled]))
-
-
-@torch.no_grad()
-def read_prompts(tokenizer: Any, encoder: Any, texts: Sequence[str]) -> Prompts:
-    """Features of texts as aMUSEd was trained on them; the empty text is what guidance leads away from.
+    The scheduler ranks by log p + temperature x Gumbel noise; its temperature falls on a straight line from the first number to the
+    second, or to 0.01 where only one is given.
 
     Args:
-        tokenizer: CLIPTokenizer of transformers.
-        encoder: CLIPTextModelWithProjection of transformers.
-        texts: One a row.
+        scheduler: Content of `scheduler_config.json`.
+        steps: Default of the pipeline.
+        guidance_scale: Default of the pipeline.
     """
-    pieces = tokenizer(list(texts), return_tensors="pt", padding="max_length", truncation=True, max_length=tokenizer.model_max_length)
-    found = encoder(pieces.input_ids.to(encoder.device), return_dict=True, output_hidden_states=True)
-    return Prompts(found.hidden_states[-2], found.text_embeds)
+    temperature = scheduler.get("temperature", (2, 0))
+    pair = isinstance(temperature, list | tuple) and len(temperature) == 2
+    first, last = temperature if pair else (temperature, None)
+    if pair and last != 0:
+        raise ValueError(f"the scheduler's temperatures are {first} to {last}, wanted a line to 0; give choice_temperature in the call")
+    return GenerationSettings(
+        sampler="confidence",
+        sampler_options={"annealing": "linear" if pair else "amused"},
+        steps=(steps,),
+        choice_temperature=(float(first),),
+        schedule=str(scheduler.get("masking_schedule", "cosine")),
+        guidance_scale=guidance_scale,
+    )
 
 
-@dataclass(frozen=True, kw_only=True)
-class MicroConditions:
-    """What the model is told of every picture, apart from its prompt.
+def export(parts: Parts, folder: Path) -> None:
+    """Write the model as a folder that `diffusers.AmusedPipeline.from_pretrained` loads."""
+    from diffusers import AmusedScheduler
 
-    Args:
-        width: Pixels of the wanted picture.
-        height: Pixels of the wanted picture.
-        crop: Where a training picture was cut out of a larger one; (0, 0) asks for whole objects.
-        aesthetic: Score that LAION's classifier would give.
-
-    Source: SDXL, arXiv:2307.01952.
-    """
-
-    width: int
-    height: int
-    crop: tuple[int, int] = (0, 0)
-    aesthetic: float = 6.0
-
-    @classmethod
-    def of_grid(cls, grid: tuple[int, int]) -> "MicroConditions":
-        """Those of a whole picture of that many rows and columns of cells."""
-        return cls(width=PIXELS_PER_CELL * grid[1], height=PIXELS_PER_CELL * grid[0])
-
-    def repeated(self, rows: int) -> Float[Tensor, "rows 5"]:
-        """The numbers in the model's order, once a row."""
-        return torch.tensor([[self.width, self.height, *self.crop, self.aesthetic]], dtype=torch.float32).expand(rows, -1)
+    network, image = cast(AmusedNetwork, parts.model), cast(DiffusersVQTokenizer, parts.tokenizers["image"])
+    scheduler: Any = AmusedScheduler
+    folder.mkdir(parents=True, exist_ok=True)
+    network.transformer.save_pretrained(folder / "transformer", safe_serialization=True)
+    network.prompts.encoder.save_pretrained(folder / "text_encoder", safe_serialization=True)
+    image.model.save_pretrained(folder / "vqvae", safe_serialization=True)
+    scheduler(mask_token_id=network.transformer.config.vocab_size - 1).save_pretrained(folder / "scheduler")
+    write_clip_tokenizer(parts.tokenizers["text"], network.prompts, folder / "tokenizer")
+    write_json(
+        folder / "model_index.json",
+        {
+            "_class_name": PIPELINES[0],
+            "scheduler": ["diffusers", "AmusedScheduler"],
+            "text_encoder": ["transformers", "CLIPTextModelWithProjection"],
+            "tokenizer": ["transformers", "CLIPTokenizer"],
+            "transformer": ["diffusers", "UVit2DModel"],
+            "vqvae": ["diffusers", "VQModel"],
+        },
+    )
 
 
-def amused_logits(
-    model: Any, prompts: Prompts, micro: MicroConditions, guidance: GuidanceSchedule | None = None, negative: Prompts | None = None
-) -> LogitsFn:
-    """The LogitsFn of a UVit2DModel for given prompts; its logits are those of the model's own forward, up to rounding.
-
-    Both views go through the network as one batch, unconditional first. What the prompts alone decide is computed at the first call
-    and kept, the head runs at the chosen cells only, and in float32 the views are mixed before its last layer, which is affine.
-
-    Args:
-        model: UVit2DModel in evaluation mode.
-        prompts: One a row of the batch that is decoded.
-        micro: Micro-conditioning of all rows.
-        guidance: Guidance scale over progress; None never guides. aMUSEd takes 10 throughout.
-        negative: What guidance leads away from, one a row: mostly features of the empty text.
-
-    Returns:
-        A function for batches of `len(prompts)` rows of whole grids of one size. It raises ValueError for any other batch.
-
-    Raises:
-        ValueError: If guidance has nothing to lead away from, or `negative` has other rows.
-    """
-    if guidance is not None and (negative is None or len(negative) != len(prompts)):
-        found = "none" if negative is None else f"{len(negative)}"
-        raise ValueError(f"guidance needs negative features for each of the {len(prompts)} rows, got {found}; encode the empty text")
-
-    @cache
-    def bound(views: int) -> BoundUVit:
-        told = prompts.below(negative) if views == 2 and negative is not None else prompts
-        return BoundUVit(model, told.states, told.pooled, micro.repeated(len(told)).to(told.states.device))
-
-    @torch.no_grad()
-    def logits_fn(batch: TokenBatch, cells: Tensor, segment: Segment, progress: float) -> Tensor:
-        _check(batch, len(prompts), segment, model.config.codebook_size)
-        scale = 1.0 if guidance is None else _scale(guidance, batch, cells, progress)
-        views = 1 if is_off(scale) else 2
-        hidden = bound(views)(_ids(batch, segment, model.config.vocab_size - 1))
-        hidden = before_last_layer(model, rearrange(hidden, "(v b) h w d -> v b (h w) d", v=views)[:, cells])
-        if views == 2 and hidden.dtype == torch.float32:
-            hidden = mixed(hidden[1], hidden[0], scale)[None]
-        found = last_layer(model, hidden)
-        return found[0] if len(found) == 1 else mixed(found[1], found[0], scale)
-
-    return logits_fn
-
-
-def _scale(
-    guidance: GuidanceSchedule, batch: TokenBatch, cells: Bool[Tensor, "batch length"], progress: float
-) -> float | Float[Tensor, "cells 1"]:
-    """Guidance scale of the step, or of each chosen cell where rows differ."""
-    scale = guidance.scale(progress, (batch.ids[..., 0] == MASK).float().mean(dim=1))
-    return scale[cells.nonzero()[:, 0], None] if isinstance(scale, Tensor) else scale
-
-
-def _check(batch: TokenBatch, rows: int, segment: Segment, codebook_size: int) -> None:
-    """Raises ValueError for a batch that the model does not know."""
-    if len(batch) != rows:
-        raise ValueError(f"there are prompts for {rows} rows, the batch has {len(batch)}; give one prompt a row")
-    if segment.size != codebook_size:
-        raise ValueError(f"the model knows {codebook_size} codes, the space {segment.size}; use amused_space({codebook_size})")
-    height, width = _grid(batch)
-    if height * width != batch.ids.shape[1] or not batch.cells(segment.index).all() or not (batch.coords == batch.coords[:1]).all():
-        raise ValueError("aMUSEd's convolutions need whole grids of one size in a batch and nothing else; decode other sizes apart")
-
-
-def _grid(batch: TokenBatch) -> tuple[int, int]:
-    """Rows and columns of the largest grid."""
-    _, height, width = (batch.coords.amax(dim=(0, 1)) + 1).tolist()
-    return height, width
-
-
-def _ids(batch: TokenBatch, segment: Segment, mask_id: int) -> Int[Tensor, "batch height width"]:
-    """The model's own ids: codes from 0, then a mask id at the end of its vocabulary."""
-    ids = batch.ids[..., 0]
-    return rearrange(torch.where(ids == MASK, mask_id, ids - segment.offset), "b (h w) -> b h w", h=_grid(batch)[0])
+FAMILY = Family(
+    name="aMUSEd",
+    hub_ids={"amused/amused-256": 603.0 + 123.7 + 146.2, "amused/amused-512": 608.0 + 123.7 + 146.2},
+    makes=("text to image", "inpaint"),
+    code_licence="Apache-2.0",
+    weights_licence="openrail++",
+    recognises=recognises,
+    load=load,
+    export=export,
+    source="arXiv:2401.01808",
+)

@@ -8,13 +8,14 @@ from torch import Tensor, nn
 from maskgen.io.schema import Items, Plain, Record, Schema, Table, Text, Whole, record_of
 from maskgen.networks.adapted import AdaptedConfig, AdaptedTransformer
 from maskgen.networks.bridges import Bridge
+from maskgen.networks.published import PublishedNetwork
 from maskgen.networks.tower_config import Tower, TowersConfig
 from maskgen.networks.towers import TowerTransformer
 from maskgen.networks.transformer import TRANSFORMER_SCHEMA, MaskTransformer, TransformerConfig
 from maskgen.tokens.space import TokenSpace
 
-Network = MaskTransformer | AdaptedTransformer | TowerTransformer
-"""Any network that training produces and a model bundle holds."""
+Network = MaskTransformer | AdaptedTransformer | TowerTransformer | PublishedNetwork
+"""Any network that generates: those that training produces and a model bundle holds, and published ones."""
 
 
 class NetworkSchema(Schema):

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +12,20 @@ import torch
 from torch import Tensor
 
 from maskgen.decoding.decoder import Helpers
+from maskgen.decoding.parts import Parts
 from maskgen.decoding.settings import GenerationSettings
+from maskgen.interop.base import LoadOptions
+from maskgen.interop.families import families, load_family, published_family
 from maskgen.io.bundle import CONFIG_FILE, WEIGHTS_FILE, load_bundle, read_bundle_record, require_fingerprint, save_bundle
 from maskgen.io.files import write_atomic
 from maskgen.io.fitting import CONSTRUCTION_ERRORS
 from maskgen.io.names import file_name, relative_place
-from maskgen.networks.auto import Network, own_tensors
+from maskgen.networks.auto import own_tensors
 from maskgen.networks.critic import load_critic, save_critic
 from maskgen.networks.durations import DurationPredictor
 from maskgen.networks.pretrained import PIPELINE_KIND, PIPELINE_SCHEMA, transformer_of
 from maskgen.networks.shortcut import ShortcutBlock
 from maskgen.tokenizers.auto import load_tokenizer
-from maskgen.tokenizers.base import Tokenizer
-from maskgen.tokens.space import TokenSpace
 
 logger = logging.getLogger(__name__)
 REFUSED: tuple[type[Exception], ...] = (ValueError, *CONSTRUCTION_ERRORS)
@@ -35,37 +36,18 @@ FOREIGN = {"model_index.json": "a diffusers pipeline", "config.json": "a transfo
 """Files of other libraries, to what their folder holds."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Parts:
-    """Everything that a pipeline is made of.
+def load_parts(folder: Path, options: LoadOptions | None = None) -> Parts:
+    """Read a folder that `save_parts` wrote, one of the shipped models, or a published model of one of the families in `maskgen.interop`.
 
     Args:
-        model: The masked transformer.
-        space: Its token space.
-        tokenizers: Tokenizer of each modality.
-        settings: How each target modality is decoded unless a call says otherwise.
-        grids: Default code grid of each target modality.
-        helpers: Trained networks that some settings ask for.
-        durations: How long each phoneme lasts, in a model that speaks.
-        specialists: Target modality to the name or folder of a model that generates it in this one's place.
-    """
-
-    model: Network
-    space: TokenSpace
-    tokenizers: Mapping[str, Tokenizer]
-    settings: Mapping[str, GenerationSettings]
-    grids: Mapping[str, tuple[int, ...]]
-    helpers: Helpers
-    durations: DurationPredictor | None
-    specialists: Mapping[str, Path | str] = field(default_factory=dict)
-
-
-def load_parts(folder: Path) -> Parts:
-    """Read a folder that `save_parts` wrote, or one of the shipped models.
+        folder: The folder.
+        options: Precision and device of a published model's network; models of maskgen's own are read in float32 to the CPU.
 
     Raises:
         ValueError: If it is no model bundle, damaged, or was trained with other tokenizers than it names.
     """
+    if not (folder / CONFIG_FILE).is_file() and (family := published_family(folder)) is not None:
+        return load_family(family, folder, options or LoadOptions())
     _require_ours(folder)
     bundle = load_bundle(folder, PIPELINE_KIND, PIPELINE_SCHEMA)
     config, tokenizers = bundle.config, {}
@@ -179,7 +161,8 @@ def _require_ours(folder: Path) -> None:
     for name, kind in FOREIGN.items():
         if (folder / name).is_file():
             raise ValueError(
-                f"{folder} holds {kind} ({name}), and maskgen has no family for it yet; it loads bundles of its own ({CONFIG_FILE})"
+                f"{folder} holds {kind} ({name}) of none of the families that maskgen runs ({', '.join(one.name for one in families())}); "
+                f"its own models have a {CONFIG_FILE}"
             )
     raise ValueError(f"no bundle in {folder}: {CONFIG_FILE} is missing; give a folder written by maskgen or the name of a shipped model")
 

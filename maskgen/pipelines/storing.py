@@ -8,7 +8,10 @@ from typing import Any, ClassVar, TypeVar
 import torch
 
 from maskgen.decoding.decoder import Helpers
+from maskgen.decoding.parts import Parts
 from maskgen.decoding.settings import GenerationSettings
+from maskgen.interop.base import LoadOptions
+from maskgen.interop.families import export_family
 from maskgen.io.bundle import require_fingerprint
 from maskgen.io.checkpoint import read_checkpoint, weights
 from maskgen.io.fitting import fitted
@@ -16,7 +19,7 @@ from maskgen.io.hub import local_folder, push_folder
 from maskgen.networks.auto import Network, network_of
 from maskgen.networks.durations import DurationPredictor
 from maskgen.networks.pretrained import CHECKPOINT_SCHEMA
-from maskgen.pipelines.loading import Parts, load_parts, save_parts, write_specialists
+from maskgen.pipelines.loading import load_parts, save_parts, write_specialists
 from maskgen.pipelines.machine import as_device, as_dtype
 from maskgen.pipelines.moving import Moving
 from maskgen.tokenizers.base import Tokenizer
@@ -67,6 +70,7 @@ class Storing(Moving):
         self.helpers, self.durations, self.specialists = helpers or Helpers(), durations, dict(specialists or {})
         self.device = torch.device("cpu")
         self.name_or_path = ""
+        self.family = ""
         self._bar: bool | None = None
 
     @classmethod
@@ -106,7 +110,7 @@ class Storing(Moving):
             raise ValueError("use_safetensors is False; weights in pickles run code when they are read and are never loaded")
         place, precision = as_device(device or "cpu"), as_dtype(torch_dtype if dtype is None else dtype, device or "cpu")
         folder = local_folder(cls.default_model if name is None else name, revision)
-        parts = load_parts(folder)
+        parts = load_parts(folder, LoadOptions(dtype=precision, device=place))
         kind = cls.kind_for(parts.space, parts.settings, parts.durations is not None, str(folder))
         others = {}
         for target, place_or_name in parts.specialists.items() if specialists else ():
@@ -115,6 +119,7 @@ class Storing(Moving):
             parts.model, parts.space, parts.tokenizers, parts.settings, parts.grids, parts.helpers, parts.durations, specialists=others
         )
         made.name_or_path = str(cls.default_model if name is None else name)
+        made.family = parts.family
         return made if (place.type, precision) == ("cpu", torch.float32) else made.to(place, precision)
 
     @classmethod
@@ -179,6 +184,8 @@ class Storing(Moving):
     def save_pretrained(self, folder: Path | str, half: bool | None = None, tokenizers: Mapping[str, Path | str] | None = None) -> str:
         """Write everything that was loaded as one folder: model, tokenizers, settings, durations, critic, shortcut and specialists.
 
+        A published model is written in its family's own layout, in the precision that it has, so that the authors' code loads it.
+
         Args:
             folder: Made if missing.
             half: Store weights in half precision; None does so where no weight changes by it, so nothing is lost.
@@ -200,7 +207,10 @@ class Storing(Moving):
             grids=self.grids,
             helpers=self.helpers,
             durations=self.durations,
+            family=self.family,
         )
+        if self.family:
+            return export_family(parts, folder)
         fingerprint = save_parts(folder, parts, half, tokenizers or {})
         if self.specialists:
             for target, pipeline in self.specialists.items():

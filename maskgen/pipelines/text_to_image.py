@@ -8,10 +8,13 @@ from typing import Any, ClassVar, Unpack
 from maskgen.pipelines.base import Pipeline
 from maskgen.pipelines.options import ImageOptions, as_prompts, check_names, num_outputs, seeds_of, settings_from
 from maskgen.pipelines.outputs import GenerationOutput, as_type
+from maskgen.pipelines.storing import names_of
 from maskgen.processors.image import ImageProcessor, ImageRequest
 from maskgen.processors.labels import label_codes
 from maskgen.tokenizers.image_geometry import image_size
 from maskgen.tokens.batch import Codes
+from maskgen.tokens.micro import NAME as MICRO
+from maskgen.tokens.micro import micro_codes
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +55,9 @@ class TextToImagePipeline(Pipeline):
         width: int | None = None,
         height: int | None = None,
         unconditional: bool = False,
+        original_size: Sequence[int] | None = None,
+        crop: Sequence[int] | None = None,
+        aesthetic_score: float | None = None,
         **options: Unpack[ImageOptions],
     ) -> Any:
         """Generate images from captions; with `image`, edit one: every edit is the same decode with other known cells.
@@ -70,6 +76,10 @@ class TextToImagePipeline(Pipeline):
             height: As `width`.
             unconditional: Draw without any condition, which a model learned if its training dropped conditions (`drop_condition`). A model
                 without text does so where no label is given.
+            original_size: Micro-condition: (width, height) of the picture that the model imitates; the size of the output if None. For
+                models that were trained with micro-conditions (aMUSEd, Meissonic), as are the next two.
+            crop: Micro-condition: top left corner of the crop that the picture was; (0, 0) asks for whole objects.
+            aesthetic_score: Micro-condition: score from 0 to 10 that LAION's classifier would give; 6 if None.
             options: Seeds, sampling, callbacks and the form of the output; see `ImageOptions`.
 
         Returns:
@@ -99,6 +109,7 @@ class TextToImagePipeline(Pipeline):
             size=self._size(width, height),
             labels=None if label is None else labels,
             unconditional=free,
+            micro=self._micro(self._size(width, height), original_size, crop, aesthetic_score),
         )
         settings = settings_from(self.settings_of("image"), options, len(self.space.of("image")))
         with self._watched(options) as callback:
@@ -124,6 +135,20 @@ class TextToImagePipeline(Pipeline):
         if needless and nothing and self.settings_of("image").guidance_scale == 1:
             logger.warning("drawn without a condition, which a model has learned only if its training had drop_condition above 0")
         return needless or label is not None
+
+    def _micro(self, size: tuple[int, int] | None, original_size: Any, crop: Any, aesthetic_score: Any) -> Codes | None:
+        """Micro-conditions of a call as known cells; None where none is given.
+
+        Raises:
+            ValueError: If the model knows none.
+        """
+        given = {"original_size": original_size, "crop": crop, "aesthetic_score": aesthetic_score}
+        if not (names := [name for name, value in given.items() if value is not None]):
+            return None
+        if MICRO not in names_of(self.space):
+            raise ValueError(f"this model was not trained with micro-conditions; leave {' and '.join(names)} out")
+        own = size or image_size(self.tokenizers["image"], self.grids.get("image")) or (0, 0)
+        return micro_codes(own, original_size, crop, aesthetic_score)
 
     def _size(self, width: Any, height: Any) -> tuple[int, int] | None:
         """Size of a new image; what is not given is the model's own."""

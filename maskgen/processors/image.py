@@ -15,6 +15,7 @@ from maskgen.processors.text import prompt_codes
 from maskgen.tokenizers.base import Tokenizer
 from maskgen.tokenizers.image_geometry import image_size, pixels_per_cell
 from maskgen.tokens.batch import UNKNOWN, Codes
+from maskgen.tokens.micro import NAME as MICRO
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,7 @@ class ImageRequest:
         size: (width, height) in pixels of a new image; None takes the model's own.
         labels: Known cells of a label, one a prompt; see `maskgen.processors.labels.label_codes`. None is no label.
         unconditional: Whether images are drawn without any condition.
+        micro: Micro-conditions as known cells; None leaves the model its defaults.
     """
 
     prompts: Sequence[str]
@@ -44,6 +46,7 @@ class ImageRequest:
     size: tuple[int, int] | None = None
     labels: Sequence[Mapping[str, Codes]] | None = None
     unconditional: bool = False
+    micro: Codes | None = None
 
 
 @dataclass(frozen=True)
@@ -69,14 +72,15 @@ class ImageProcessor(Processor[ImageRequest, PreparedImage]):
         """Rows of known and blank cells; see `Processor.prepare`."""
         edit, free = self.edit(request), request.labels is not None or request.unconditional
         blank = {} if request.size is None else {"image": self._blank(request.size)}
+        micro = {} if request.micro is None else {MICRO: request.micro}
         rows, negative = [], []
         for number, (prompt, seeds) in enumerate(zip(request.prompts, request.seeds, strict=True)):
             text = {**self.text_codes(prompt, edit is not None or free), **(request.labels[number] if request.labels else {})}
             against = None if request.negative_prompts is None else self.text_codes(request.negative_prompts[number], allow_empty=True)
             for seed in seeds:
                 cells = blank if edit is None else {"image": edit.codes(seed)}
-                rows.append({**text, **cells})
-                negative.append({**against, **cells} if against is not None else {})
+                rows.append({**text, **micro, **cells})
+                negative.append({**against, **micro, **cells} if against is not None else {})
         flat = [seed for seeds in request.seeds for seed in seeds]
         return PreparedImage(rows, flat, None if request.negative_prompts is None else negative, edit)
 

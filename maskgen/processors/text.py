@@ -13,8 +13,6 @@ from maskgen.tokenizers.transformers_text import TransformersTextTokenizer
 from maskgen.tokens.batch import UNKNOWN, Codes
 from maskgen.tokens.packing import until_end
 
-LONGEST_PROMPT = 64
-"""Text cells of the longest prompt that is taken."""
 HOLE = re.compile(r"\[(\d+)\]")
 LARGEST_HOLE = 256
 
@@ -23,15 +21,15 @@ def prompt_codes(tokenizer: Tokenizer, text: str, allow_empty: bool = False) -> 
     """Known cells of a prompt, {"text": codes [1, n]}; nothing for an empty one.
 
     Raises:
-        ValueError: If the prompt is empty and must not be, or has more than `LONGEST_PROMPT` cells.
+        ValueError: If the prompt is empty and must not be, or has more cells than the tokenizer's `longest_prompt`.
     """
     if not text.strip():
         if allow_empty:
             return {}
         raise ValueError("the prompt is empty; say what the output shows or says")
     codes = tokenizer.encode([text.strip()])[0]
-    if codes.shape[1] > LONGEST_PROMPT:
-        raise ValueError(f"the prompt has {codes.shape[1]} text tokens, at most {LONGEST_PROMPT} are taken; shorten it")
+    if codes.shape[1] > tokenizer.longest_prompt:
+        raise ValueError(f"the prompt has {codes.shape[1]} text tokens, at most {tokenizer.longest_prompt} are taken; shorten it")
     return {"text": codes}
 
 

@@ -1,7 +1,7 @@
 """Feature extraction: hidden states of the transformer for unmasked samples."""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from maskgen.networks.adapted import AdaptedTransformer
 from maskgen.networks.auto import Network
+from maskgen.networks.published import PublishedNetwork
 from maskgen.networks.towers import TowerTransformer
 from maskgen.networks.visibility import visible
 from maskgen.tokens.batch import Codes, TokenBatch
@@ -27,7 +28,8 @@ def hidden_states(
     """Hidden states of all cells after a number of blocks; after the last block, with the final norm: the input of the head.
 
     Args:
-        model: The transformer; an adapted backbone has only its last layer, before its shift and head.
+        model: The transformer; an adapted backbone has only its last layer, before its shift and head, a published network the input of
+            its head.
         batch: Rows.
         layer: Number of blocks to run, from 0; negative numbers count from the end, -1 runs all.
         context: As in `MaskTransformer.forward`, for a model with `blind_condition`.
@@ -35,10 +37,10 @@ def hidden_states(
     Raises:
         ValueError: If there is no such layer, or `context` does not fit the model.
     """
-    if isinstance(model, AdaptedTransformer):
+    if isinstance(model, AdaptedTransformer | PublishedNetwork):
         if layer != -1:
-            raise ValueError(f"an adapted backbone gives the features of its last layer, -1, alone; got {layer}")
-        return model.states(batch)
+            raise ValueError(f"an adapted or published network gives the features of its last layer, -1, alone; got {layer}")
+        return model.states(batch) if isinstance(model, AdaptedTransformer) else cast(Tensor, model(batch))
     count = model.num_layers if isinstance(model, TowerTransformer) else len(model.blocks)
     if not -count - 1 <= layer <= count:
         raise ValueError(f"the model has layers 0 (its input) to {count}, or {-count - 1} to -1 from the end; got {layer}")

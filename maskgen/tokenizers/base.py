@@ -16,11 +16,13 @@ class Tokenizer(ABC):
         kind: "text", "image", "audio" or "attribute".
         num_levels: Number of levels of a code grid.
         codebook_size: Number of codes per level.
+        longest_prompt: Cells of the longest prompt that a model with this tokenizer takes.
     """
 
     kind: ClassVar[Kind]
     num_levels: int
     codebook_size: int
+    longest_prompt: int = 64
 
     @property
     @abstractmethod

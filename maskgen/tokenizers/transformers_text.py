@@ -84,6 +84,10 @@ class TransformersTextTokenizer(Tokenizer):
         chat = ChatTemplate(**config.pop("chat")) if "chat" in config else None
         return cls((bundle.folder / VOCABULARY_FILE).read_text(encoding="utf-8"), **config, chat=chat)
 
+    def engine(self) -> Engine:
+        """The tokenizer as it was given, with its template of special tokens."""
+        return Engine.from_str(self._vocabulary)
+
     @property
     def _config(self) -> dict[str, Any]:
         """The arguments as plain data; what is None is left out but for `end`, which older bundles have."""

@@ -1,189 +1,235 @@
-"""aMUSEd in our loop beside diffusers' own forward and pipeline, on random weights."""
+"""aMUSEd whole: from a folder laid out as the hub's to pictures, edits and scores, and back to a folder that diffusers loads."""
 
+import json
+import logging
 import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from builders.hub_folders import clip_encoder, clip_tokenizer, scrambled, vq_model
+from PIL import Image
 
-from maskgen.decoding.guidance import ConstantGuidance, GuidanceSchedule, IntervalGuidance, MaskRateGuidance
-from maskgen.interop.amused import MicroConditions, Prompts, amused_logits, amused_space, blank_grids, read_prompts, read_uvit
-from maskgen.sampling.confidence import ConfidenceSampler
-from maskgen.tokens.packing import pack, unpack
-from maskgen.tokens.space import MASK, TokenSpace
+import maskgen
+from maskgen.decoding.settings import GenerationSettings
+from maskgen.interop.clip_prompts import read_clip
+from maskgen.sampling import names
+from maskgen.tokens.batch import UNKNOWN
+from maskgen.tokens.micro import MicroConditions, micro_codes
 
-diffusers = pytest.importorskip("diffusers")
+diffusers = pytest.importorskip("diffusers", reason="needs diffusers: pip install maskgen[diffusers]")
 
-CODES, GRID = 24, (6, 4)
-SPACE = amused_space(CODES)
-IMAGE = SPACE.segment("image", 0)
-MICRO = MicroConditions(width=64, height=96, crop=(3, 5), aesthetic=4.5)
+CODES, SIDE, PIXELS = 24, 4, 2
 
 
-def network(**changes: Any) -> Any:
-    """A small UVit2DModel whose every weight is random, also those that start at 0 or 1."""
-    sizes = {"hidden_size": 32, "in_channels": 16, "block_out_channels": 24, "block_num_heads": 2, "num_hidden_layers": 2}
+def uvit() -> Any:
+    sizes = {
+        "hidden_size": 32,
+        "in_channels": 16,
+        "block_out_channels": 24,
+        "block_num_heads": 2,
+        "num_hidden_layers": 2,
+        "sample_size": SIDE,
+    }
     sizes |= {"num_attention_heads": 4, "intermediate_size": 40, "encoder_hidden_size": 20, "cond_embed_dim": 12}
-    sizes |= {"micro_cond_encode_dim": 8, "micro_cond_embed_dim": 40, "vocab_size": CODES + 8, "codebook_size": CODES, "num_res_blocks": 2}
-    model = diffusers.UVit2DModel(**{**sizes, **changes}).eval().requires_grad_(False)
-    generator = torch.Generator().manual_seed(0)
-    for name, parameter in model.named_parameters():
-        noise = torch.randn(parameter.shape, generator=generator)
-        centre = float("norm" in name and name.endswith("weight"))
-        parameter.copy_(noise * parameter.shape[-1] ** -0.5 * 1.5 if parameter.ndim == 2 else noise * 0.3 + centre)
-    return model
+    sizes |= {
+        "micro_cond_encode_dim": 8,
+        "micro_cond_embed_dim": 5 * 8,
+        "vocab_size": CODES + 8,
+        "codebook_size": CODES,
+        "num_res_blocks": 1,
+    }
+    return scrambled(diffusers.UVit2DModel(**sizes))
 
 
-def told(rows: int, seed: int) -> Prompts:
-    generator = torch.Generator().manual_seed(seed)
-    return Prompts(torch.randn(rows, 5, 20, generator=generator), torch.randn(rows, 12, generator=generator))
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole pipeline of aMUSEd, as its hub folder is laid out."""
+    place = tmp_path_factory.mktemp("amused")
+    words = clip_tokenizer(place / "tokenizer")
+    clip_encoder(place / "text_encoder", 20, 12, words)
+    uvit().save_pretrained(place / "transformer", safe_serialization=True)
+    vq_model(place / "vqvae", CODES)
+    diffusers.AmusedScheduler(mask_token_id=CODES + 7).save_pretrained(place / "scheduler")
+    classes = {
+        "transformer": ["diffusers", "UVit2DModel"],
+        "vqvae": ["diffusers", "VQModel"],
+        "scheduler": ["diffusers", "AmusedScheduler"],
+    }
+    classes |= {"tokenizer": ["transformers", "CLIPTokenizer"], "text_encoder": ["transformers", "CLIPTextModelWithProjection"]}
+    (place / "model_index.json").write_text(json.dumps({"_class_name": "AmusedPipeline", "_diffusers_version": "0.25.0", **classes}))
+    return place
 
 
-def partly(rows: int) -> Any:
-    """Grids of which a part is unknown, more of it in later rows."""
-    generator = torch.Generator().manual_seed(9)
-    codes = torch.randint(CODES, (rows, 1, *GRID), generator=generator)
-    hidden = torch.rand(codes.shape, generator=generator) < torch.linspace(0.4, 0.8, rows)[:, None, None, None]
-    return pack([{"image": grid} for grid in codes.masked_fill(hidden, -1)], SPACE)
+@pytest.fixture(scope="module")
+def pipeline(folder: Path) -> maskgen.TextToImagePipeline:
+    made = maskgen.Pipeline.from_pretrained(folder)
+    assert isinstance(made, maskgen.TextToImagePipeline)
+    made.set_progress_bar_config(disable=True)
+    return made
 
 
-def own_forward(model: Any, batch: Any, prompts: Prompts) -> Tensor:
-    """Logits [batch cells codes] of the model's forward."""
-    ids = batch.ids[..., 0]
-    grids = torch.where(ids == MASK, model.config.vocab_size - 1, ids - IMAGE.offset).view(-1, *GRID)
-    logits: Tensor = model(grids, prompts.states, prompts.pooled, MICRO.repeated(len(prompts)))
-    return logits.flatten(2).transpose(1, 2)
-
-
-@pytest.mark.parametrize("changes", [{}, {"use_bias": True}, {"downsample": True, "upsample": True}, {"block_out_channels": 32}], ids=str)
-@pytest.mark.parametrize("rows", [1, 3])
-def test_logits_equal_the_model_s_own_forward(changes: dict[str, Any], rows: int) -> None:
-    model, batch, prompts, empty = network(**changes), partly(rows), told(rows, 1), told(rows, 2)
-    every = torch.ones_like(batch.valid)
-    conditional, unconditional = own_forward(model, batch, prompts), own_forward(model, batch, empty)
-    assert (conditional - unconditional).abs().amax() > 0.1
-
-    plain = amused_logits(model, prompts, MICRO)(batch, every, IMAGE, 0.0)
-    torch.testing.assert_close(plain, conditional.flatten(0, 1), atol=1e-4, rtol=1e-4)
-    guided = amused_logits(model, prompts, MICRO, ConstantGuidance(7.0), empty)
-    wanted = unconditional + 7.0 * (conditional - unconditional)
-    torch.testing.assert_close(guided(batch, every, IMAGE, 0.0), wanted.flatten(0, 1), atol=1e-3, rtol=1e-3)
-    cells = batch.ids[..., 0] == MASK
-    torch.testing.assert_close(guided(batch, cells, IMAGE, 0.5), wanted[cells], atol=1e-3, rtol=1e-3)
-
-
-def test_guidance_may_be_off_for_some_steps_and_differ_between_rows() -> None:
-    model, batch, prompts, empty = network(), partly(2), told(2, 1), told(2, 2)
-    conditional, unconditional = own_forward(model, batch, prompts), own_forward(model, batch, empty)
-    cells = batch.ids[..., 0] == MASK
-
-    def found(guidance: GuidanceSchedule, progress: float) -> Tensor:
-        return amused_logits(model, prompts, MICRO, guidance, empty)(batch, cells, IMAGE, progress)
-
-    late = IntervalGuidance(4.0, 0.5, 1.0)
-    torch.testing.assert_close(found(late, 0.0), conditional[cells], atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(found(late, 0.5), (unconditional + 4 * (conditional - unconditional))[cells], atol=1e-3, rtol=1e-3)
-    scale = 1 + 3 * (~cells).float().mean(dim=1)[:, None, None]
-    assert scale[0] != scale[1]
-    wanted = (unconditional + scale * (conditional - unconditional))[cells]
-    torch.testing.assert_close(found(MaskRateGuidance(4.0), 0.0), wanted, atol=1e-3, rtol=1e-3)
-
-
-def test_half_precision_is_guided_at_least_as_exactly_as_by_the_model_s_own_forward() -> None:
-    batch, prompts, empty, half = partly(4), told(4, 1), told(4, 2), network().bfloat16()
-    cells = batch.ids[..., 0] == MASK
-    exact = amused_logits(network(), prompts, MICRO, ConstantGuidance(8.0), empty)(batch, cells, IMAGE, 0.0)
-    ours = amused_logits(half, prompts, MICRO, ConstantGuidance(8.0), empty)(batch, cells, IMAGE, 0.0)
-    assert ours.dtype == torch.float32
-    rounded = [Prompts(told.states.bfloat16(), told.pooled.bfloat16()) for told in (prompts, empty)]
-    conditional, unconditional = (own_forward(half, batch, told)[cells] for told in rounded)
-    theirs = unconditional + 8 * (conditional - unconditional)
-    assert (ours - exact).norm() < 1.1 * (theirs - exact).norm()
-
-
-@pytest.mark.parametrize("guidance_scale", [1.0, 6.0])
-def test_greedy_decode_equals_the_pipeline_of_diffusers(monkeypatch: pytest.MonkeyPatch, guidance_scale: float) -> None:
-    """Greedy on both sides: their multinomial is replaced by the likeliest code, and the noise of the order is 0."""
-    model, prompts, empty, grid = network(), told(2, 1), told(2, 2), (6, 5)
-    height, width = 8 * grid[0], 8 * grid[1]
-    micro = MicroConditions(width=width, height=height)
-    batch = blank_grids(SPACE, 2, grid)
-    guidance = None if guidance_scale == 1 else ConstantGuidance(guidance_scale)
-    logits_fn = amused_logits(model, prompts, micro, guidance, empty)
-    sampler = ConfidenceSampler(steps=7, temperature=0.0, choice_temperature=0.0)
-    filled, _ = sampler.sample(logits_fn, batch, IMAGE, [torch.Generator().manual_seed(row) for row in range(2)])
-
-    monkeypatch.setattr(torch, "multinomial", lambda probabilities, *_, **__: probabilities.argmax(dim=-1, keepdim=True))
+def theirs(folder: Path) -> Any:
+    """AmusedPipeline of diffusers on the same folder."""
+    logging.getLogger("diffusers").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from diffusers import AmusedPipeline
-
-        scheduler = diffusers.AmusedScheduler(mask_token_id=model.config.vocab_size - 1)
-        pipeline = AmusedPipeline(vqvae=None, tokenizer=None, text_encoder=None, transformer=model, scheduler=scheduler)
-    pipeline.set_progress_bar_config(disable=True)
-    theirs = pipeline(
-        height=height,
-        width=width,
-        num_inference_steps=7,
-        guidance_scale=guidance_scale,
-        temperature=(0, 0),
-        prompt_embeds=prompts.pooled,
-        encoder_hidden_states=prompts.states,
-        negative_prompt_embeds=empty.pooled,
-        negative_encoder_hidden_states=empty.states,
-        output_type="latent",
-    ).images
-    assert theirs.unique().numel() >= 4
-    assert torch.equal(torch.stack([sample["image"][0] for sample in unpack(filled, SPACE)]), theirs)
+        made = diffusers.AmusedPipeline.from_pretrained(folder, low_cpu_mem_usage=False)
+    made.set_progress_bar_config(disable=True)
+    return made
 
 
-def test_a_batch_that_does_not_fit_is_refused() -> None:
-    model, every = network(), torch.ones(2, 24, dtype=torch.bool)
-    logits_fn = amused_logits(model, told(2, 1), MICRO)
-    with pytest.raises(ValueError, match="prompts for 2 rows, the batch has 1"):
-        logits_fn(partly(1), every[:1], IMAGE, 0.0)
-    uneven = pack([{"image": torch.zeros(1, *grid, dtype=torch.long)} for grid in ((6, 4), (4, 6))], SPACE)
-    with pytest.raises(ValueError, match="whole grids of one size"):
-        logits_fn(uneven, every, IMAGE, 0.0)
-    other: TokenSpace = amused_space(CODES + 1)
-    with pytest.raises(ValueError, match=r"knows 24 codes, the space 25; use amused_space\(24\)"):
-        logits_fn(blank_grids(other, 2, GRID), every, other.segment("image", 0), 0.0)
-    with pytest.raises(ValueError, match="guidance needs negative features for each of the 2 rows, got none"):
-        amused_logits(model, told(2, 1), MICRO, ConstantGuidance(2.0))
+def test_the_published_defaults_are_those_of_the_pipeline_class(pipeline: maskgen.TextToImagePipeline) -> None:
+    wanted = GenerationSettings(
+        steps=(12,), guidance_scale=10.0, choice_temperature=(2.0,), schedule="cosine", sampler_options={"annealing": "linear"}
+    )
+    assert pipeline.settings["image"] == wanted
+    assert pipeline.grids == {"image": (SIDE, SIDE)}
 
 
-def test_a_saved_network_is_read_and_a_damaged_one_refused(tmp_path: Path) -> None:
-    model = network()
-    model.save_pretrained(tmp_path)
-    batch, prompts = partly(1), told(1, 1)
-    cells = torch.ones_like(batch.valid)
-    read = amused_logits(read_uvit(tmp_path), prompts, MICRO)(batch, cells, IMAGE, 0.0)
-    assert torch.equal(read, amused_logits(model, prompts, MICRO)(batch, cells, IMAGE, 0.0))
-    weights = tmp_path / "diffusion_pytorch_model.safetensors"
+@pytest.mark.parametrize("scale", [1.0, 1.5])
+def test_a_greedy_picture_is_that_of_diffusers(
+    folder: Path, pipeline: maskgen.TextToImagePipeline, monkeypatch: pytest.MonkeyPatch, scale: float
+) -> None:
+    """Greedy on both sides, with prompt, negative prompt and micro-conditions: codes and pixels."""
+    micro = {"micro_conditioning_aesthetic_score": 4, "micro_conditioning_crop_coord": (3, 5)}
+    other = theirs(folder)
+    monkeypatch.setattr(torch, "multinomial", lambda probabilities, *_, **__: probabilities.argmax(dim=-1, keepdim=True))
+    options: dict[str, Any] = {"num_inference_steps": 5, "guidance_scale": scale}
+    for negative in (None, "blue"):
+        wanted = other("a red dog", negative_prompt=negative, temperature=(0, 0), **options, **micro).images[0]
+        greedy = {"temperature": 0.0, "choice_temperature": 0.0}
+        ours = pipeline("a red dog", negative_prompt=negative, **options, **greedy, crop=(3, 5), aesthetic_score=4.0)
+        assert ours.codes[0].unique().numel() >= 3
+        assert np.abs(np.asarray(ours.images[0], int) - np.asarray(wanted, int)).max() <= 1, (negative, ours.codes)
+
+
+def test_a_prompt_and_micro_conditions_matter_and_are_checked(pipeline: maskgen.TextToImagePipeline) -> None:
+    batchless = {"seed": 0, "num_inference_steps": 2, "guidance_scale": 1.0}
+    plain = pipeline("a dog", **batchless)
+    assert plain.images[0].size == (SIDE * PIXELS, SIDE * PIXELS)
+    assert torch.equal(plain.codes[0], pipeline("a dog", original_size=(SIDE * PIXELS, SIDE * PIXELS), **batchless).codes[0])
+    for other in ({"original_size": (900, 700)}, {"crop": (400, 90)}, {"aesthetic_score": 9.5}):
+        assert not torch.equal(plain.log_probabilities[0], pipeline("a dog", **other, **batchless).log_probabilities[0]), other
+    assert not torch.equal(plain.log_probabilities[0], pipeline("a cat", **batchless).log_probabilities[0])
+    with pytest.raises(ValueError, match="at most 14 are taken; shorten it"):
+        pipeline("abcdefghijklmnop", **batchless)
+    with pytest.raises(ValueError, match="original_size and crop are pairs of pixels"):
+        pipeline("a dog", crop=(-1, 0), **batchless)
+
+
+@pytest.mark.parametrize("name", [name for name in names() if name not in ("critic", "frequency")])
+# The samplers left out need a trained critic, or the attention of maskgen's own transformer.
+def test_every_sampler_fills_the_blanks_and_keeps_what_was_known(pipeline: maskgen.TextToImagePipeline, name: str) -> None:
+    settings = GenerationSettings(sampler=name, steps=(3,), guidance_scale=2.0)
+    known = torch.arange(SIDE * SIDE).view(1, SIDE, SIDE).clone()
+    known[:, 1:3] = UNKNOWN
+    row = {**pipeline.text_codes("a dog"), "image": known}
+    made = pipeline.generate([row, row], "image", [1, 2], settings).codes
+    for codes in made:
+        assert torch.equal(codes[known != UNKNOWN], known[known != UNKNOWN])
+        assert int(codes.min()) >= 0
+        assert int(codes.max()) < CODES
+
+
+def test_rows_of_a_batch_are_those_that_each_is_alone(pipeline: maskgen.TextToImagePipeline) -> None:
+    together = pipeline(["a dog", "a small cat"], seed=3, batch_invariant=True).codes
+    alone = [pipeline("a dog", seed=3).codes[0], pipeline("a small cat", seed=3).codes[0]]
+    assert all(torch.equal(one, other) for one, other in zip(together, alone, strict=True))
+
+
+def test_inpainting_keeps_every_known_pixel_also_with_unequal_masks_in_one_batch(
+    pipeline: maskgen.TextToImagePipeline,
+) -> None:
+    """AmusedInpaintPipeline takes one mean ratio of masked cells for a batch, so rows with smaller masks lose known cells."""
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (SIDE * PIXELS, SIDE * PIXELS, 3), dtype=np.uint8))
+    mask = np.zeros((SIDE * PIXELS, SIDE * PIXELS), np.uint8)
+    mask[:4, :4] = 255
+    made = np.asarray(pipeline("a dog", image=picture, mask_image=Image.fromarray(mask), seed=0).images[0])
+    assert np.array_equal(made[mask == 0], np.asarray(picture)[mask == 0])
+    small, large = (torch.zeros(1, SIDE, SIDE, dtype=torch.long) for _ in range(2))
+    small[:, 0, 0], large[:, :3] = UNKNOWN, UNKNOWN
+    rows = [{**pipeline.text_codes("a dog"), "image": known} for known in (small, large)]
+    for codes, known in zip(pipeline.generate(rows, "image", [1, 2]).codes, (small, large), strict=True):
+        assert torch.equal(codes[known == 0], known[known == 0])
+
+
+def test_strength_1_makes_a_new_picture_and_strength_0_returns_the_old_one(pipeline: maskgen.TextToImagePipeline) -> None:
+    """AmusedImg2ImgPipeline with strength 1 masks nothing: its index wraps around to the last step."""
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (SIDE * PIXELS, SIDE * PIXELS, 3), dtype=np.uint8))
+    first, second = (pipeline("a dog", image=picture, strength=1.0, seed=seed).codes[0] for seed in (0, 1))
+    assert not torch.equal(first, second)
+    assert np.array_equal(np.asarray(pipeline("a dog", image=picture, strength=0.0, seed=0).images[0]), np.asarray(picture))
+
+
+def test_a_known_picture_has_a_likelihood_under_every_prompt(pipeline: maskgen.TextToImagePipeline) -> None:
+    codes = torch.randint(CODES, (1, SIDE, SIDE), generator=torch.Generator().manual_seed(0))
+    scores = pipeline.score([{**pipeline.text_codes(text), "image": codes} for text in ("a dog", "a cat")], "image")
+    assert all(score.total < 0 for score in scores)
+    assert scores[0].total != scores[1].total
+
+
+def test_weights_of_other_names_or_shapes_are_named(folder: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    copy = tmp_path / "copy"
+    __import__("shutil").copytree(folder, copy)
+    weights = copy / "transformer" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(weights)
+    save_file({name: tensor for name, tensor in tensors.items() if name != "encoder_proj.weight"}, weights)
+    with pytest.raises(ValueError, match=r"transformer lack encoder_proj.weight \[32, 20\]; copy the model again"):
+        maskgen.Pipeline.from_pretrained(copy)
+    save_file({**tensors, "more": torch.zeros(2)}, weights)
+    with pytest.raises(ValueError, match=r"have the unknown tensors more \[2\]"):
+        maskgen.Pipeline.from_pretrained(copy)
+    save_file({**tensors, "encoder_proj.weight": torch.zeros(3, 20)}, weights)
+    with pytest.raises(ValueError, match=r"have other shapes encoder_proj.weight is \[3, 20\], wanted \[32, 20\]"):
+        maskgen.Pipeline.from_pretrained(copy)
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="no UVit2DModel can be read from"):
-        read_uvit(tmp_path)
+    with pytest.raises(ValueError, match="is no whole safetensors file"):
+        maskgen.Pipeline.from_pretrained(copy)
 
 
-def test_prompts_are_the_states_before_the_last_layer_and_the_projected_embedding() -> None:
-    transformers = pytest.importorskip("transformers")
-    sizes = {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 24, "projection_dim": 12, "num_hidden_layers": 2}
-    config = transformers.CLIPTextConfig(**sizes, num_attention_heads=2, max_position_embeddings=7, eos_token_id=49)
-    encoder = transformers.CLIPTextModelWithProjection(config).eval()
+def test_a_saved_pipeline_loads_in_diffusers_and_draws_the_same(
+    folder: Path, pipeline: maskgen.TextToImagePipeline, tmp_path: Path
+) -> None:
+    pipeline.save_pretrained(tmp_path / "saved")
+    again = maskgen.Pipeline.from_pretrained(tmp_path / "saved")
+    assert torch.equal(again("a dog", seed=0).codes[0], pipeline("a dog", seed=0).codes[0])
+    one, other = (theirs(place)("a dog", generator=torch.Generator().manual_seed(0)).images[0] for place in (folder, tmp_path / "saved"))
+    assert np.array_equal(np.asarray(one), np.asarray(other))
 
-    class Pieces:
-        """Stands for a tokenizer: numbers of the letters, padded."""
 
-        model_max_length = 7
+def test_half_precision_is_honoured_and_tokenizers_stay_exact(folder: Path) -> None:
+    made = maskgen.Pipeline.from_pretrained(folder, dtype="bfloat16")
+    assert {weight.dtype for weight in made.model.parameters()} == {torch.bfloat16}
+    assert {weight.dtype for weight in made.tokenizers["image"].network.parameters()} == {torch.float32}
+    assert made("a dog", seed=0, num_inference_steps=2).codes[0].shape == (1, SIDE, SIDE)
 
-        def __call__(self, texts: list[str], **_: Any) -> Any:
-            ids = [[ord(letter) - 96 for letter in text] + [49] * (7 - len(text)) for text in texts]
-            return type("Encoded", (), {"input_ids": torch.tensor(ids)})
 
-    prompts = read_prompts(Pieces(), encoder, ["cat", ""])
-    with torch.no_grad():
-        found = encoder(Pieces()(["cat", ""]).input_ids, output_hidden_states=True)
-    assert torch.equal(prompts.states, found.hidden_states[1])
-    assert torch.equal(prompts.pooled, found.text_embeds)
+def test_the_published_sizes_have_the_published_number_of_parameters() -> None:
+    with torch.device("meta"):
+        network = diffusers.UVit2DModel()
+    assert round(4 * sum(weight.numel() for weight in network.parameters()) / 1e9, 2) == 2.41  # GB of the file in float32
+
+
+def test_prompts_are_encoded_as_the_pipeline_encodes_them(folder: Path) -> None:
+    prompts, text = read_clip(folder)
+    other = theirs(folder)
+    for sentence in ("a red dog", ""):
+        ids = other.tokenizer(
+            sentence, return_tensors="pt", padding="max_length", truncation=True, max_length=other.tokenizer.model_max_length
+        )
+        found = other.text_encoder(ids.input_ids, return_dict=True, output_hidden_states=True)
+        ours = prompts([tuple(text.encode([sentence])[0][0].tolist())])
+        assert torch.equal(prompts.ids(tuple(text.encode([sentence])[0][0].tolist())), ids.input_ids)
+        assert torch.equal(ours[0], found.hidden_states[-2])
+        assert torch.equal(ours[1], found.text_embeds)
+
+
+def test_micro_conditions_survive_as_cells() -> None:
+    codes = micro_codes((64, 48), None, (1, 2), 5.25)
+    assert codes.tolist() == [[64, 48, 1, 2, 525]]
+    assert MicroConditions(width=64, height=48, crop=(1, 2), aesthetic=5.25).repeated(1).tolist() == [[64, 48, 1, 2, 5.25]]

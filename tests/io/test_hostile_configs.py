@@ -17,6 +17,7 @@ import torch
 from builders.any_to_any import NARROW
 
 from maskgen.autoencoders.perceptual import LearnedFeatures
+from maskgen.decoding.parts import Parts
 from maskgen.io.bundle import CONFIG_FILE, fingerprint_of
 from maskgen.io.shipped import shipped
 from maskgen.networks.bridges import Bridge
@@ -27,7 +28,7 @@ from maskgen.networks.shortcut import ShortcutBlock
 from maskgen.networks.tower_config import Tower, TowersConfig
 from maskgen.networks.towers import TowerTransformer
 from maskgen.pipelines.base import Pipeline
-from maskgen.pipelines.loading import Parts, load_parts
+from maskgen.pipelines.loading import load_parts
 from maskgen.tokenizers.attribute import AttributeTokenizer
 from maskgen.tokenizers.auto import load_tokenizer
 from maskgen.tokenizers.diffusers_vq import DiffusersVQTokenizer

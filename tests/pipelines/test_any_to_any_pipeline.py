@@ -122,7 +122,7 @@ def test_a_text_beside_a_sound_says_what_the_sound_does_not(model: AnyToAnyPipel
 
 
 def test_words_too_long_for_a_caption_are_named_so(model: AnyToAnyPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("maskgen.processors.text.LONGEST_PROMPT", 0)
+    monkeypatch.setattr("maskgen.tokenizers.base.Tokenizer.longest_prompt", 0)
     with pytest.raises(ValueError, match=r"heard \d+ words, too long for a caption .*--source audio"):
         model(target=["image"], audio=recording())
     model(target=["image"], audio=recording(), source="audio")

@@ -11,7 +11,7 @@ KEPT_BYTES = 2**28
 """Bytes that a split keeps: 20,000 images of 64 x 64 pixels, 1,300 of 256 x 256, or 2 hours of audio at 16 kHz."""
 
 
-class Kept(Generic[Media]):
+class MediaCache(Generic[Media]):
     """The first decoded media of a split, as many as fit.
 
     Args:

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from maskgen.data.loading.kept import KEPT_BYTES, Kept
+from maskgen.data.loading.kept import KEPT_BYTES, MediaCache
 from maskgen.data.loading.order import Draw, chance
 from maskgen.data.loading.rows import ShardRows
 from maskgen.io.audio import mixed_down
@@ -25,7 +25,7 @@ class AudioRows(Dataset[Tensor]):
 
     def __init__(self, rows: ShardRows, samples: int, sample_rate_hz: int, seed: int = 0, most_bytes: int = KEPT_BYTES) -> None:
         self.rows, self.samples, self.sample_rate_hz, self.seed = rows, samples, sample_rate_hz, seed
-        self.kept: Kept[np.ndarray] = Kept(most_bytes)
+        self.kept: MediaCache[np.ndarray] = MediaCache(most_bytes)
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from maskgen.data.loading.caption_templates import Phrases
-from maskgen.data.loading.kept import KEPT_BYTES, Kept
+from maskgen.data.loading.kept import KEPT_BYTES, MediaCache
 from maskgen.data.loading.order import Draw, chance
 from maskgen.data.loading.rows import ShardRows
 from maskgen.data.shards.codes import require_integers
@@ -42,7 +42,7 @@ class ImageRows(Dataset[Tensor]):
 
     def __init__(self, rows: ShardRows, flip_share: float = 0.0, seed: int = 0, most_bytes: int = KEPT_BYTES) -> None:
         self.rows, self.flip_share, self.seed = rows, flip_share, seed
-        self.kept: Kept[Tensor] = Kept(most_bytes)
+        self.kept: MediaCache[Tensor] = MediaCache(most_bytes)
 
     def __len__(self) -> int:
         return len(self.rows)

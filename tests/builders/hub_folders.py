@@ -1,0 +1,79 @@
+"""Tiny models in folders laid out as those of the hub: parts that several published families share."""
+
+import json
+import string
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+WORDS = [*"!#,.-0123456789", *string.ascii_lowercase]
+CLIP_LENGTH = 16
+
+
+def scrambled(model: Any, seed: int = 0) -> Any:
+    """The model with every weight random, also those that start at 0 or 1."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            noise = torch.randn(weight.shape, generator=generator)
+            centre = float("norm" in name and name.endswith("weight"))
+            weight.copy_(noise * weight.shape[-1] ** -0.5 if weight.ndim >= 2 else noise * 0.3 + centre)
+    return model.eval().requires_grad_(False)
+
+
+def clip_tokenizer(folder: Path) -> Any:
+    """A CLIPTokenizer that knows single letters, written as transformers writes it."""
+    from transformers import CLIPTokenizer
+
+    vocabulary = {
+        word: number for number, word in enumerate([*WORDS, *(f"{word}</w>" for word in WORDS), "<|startoftext|>", "<|endoftext|>"])
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    made: Any = CLIPTokenizer
+    words = made(vocab=vocabulary, merges=[], model_max_length=CLIP_LENGTH, pad_token="!")
+    words.save_pretrained(folder)
+    return words
+
+
+def clip_encoder(folder: Path, width: int, projection: int, words: Any) -> Any:
+    """A CLIPTextModelWithProjection with random weights."""
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+    sizes = {"vocab_size": len(words), "hidden_size": width, "intermediate_size": 24, "projection_dim": projection}
+    config = CLIPTextConfig(
+        **sizes,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        max_position_embeddings=CLIP_LENGTH,
+        bos_token_id=words.bos_token_id,
+        eos_token_id=words.eos_token_id,
+    )
+    encoder = scrambled(CLIPTextModelWithProjection(config))
+    encoder.save_pretrained(folder, safe_serialization=True)
+    return encoder
+
+
+def vq_model(folder: Path, codes: int, stages: int = 2) -> Any:
+    """A VQModel of aMUSEd's kind: 2 ** (stages - 1) pixels a cell."""
+    from diffusers import VQModel
+
+    torch.manual_seed(0)
+    model = VQModel(
+        block_out_channels=(8,) * stages,
+        down_block_types=("DownEncoderBlock2D",) * stages,
+        up_block_types=("UpDecoderBlock2D",) * stages,
+        layers_per_block=1,
+        latent_channels=4,
+        num_vq_embeddings=codes,
+        vq_embed_dim=4,
+        norm_num_groups=4,
+        mid_block_add_attention=False,
+        lookup_from_codebook=True,
+    ).eval()
+    nn.init.normal_(model.quantize.embedding.weight, std=0.7)
+    model.save_pretrained(folder, safe_serialization=True)
+    return model
