@@ -12,6 +12,7 @@ from maskgen.tokenizers.base import Tokenizer
 from maskgen.tokenizers.diffusers_vq import DiffusersVQTokenizer
 from maskgen.tokenizers.encodec import EncodecTokenizer
 from maskgen.tokenizers.image import ImageTokenizer
+from maskgen.tokenizers.llamagen_vq import LlamaGenVQTokenizer
 from maskgen.tokenizers.magvit2 import CLASS_NAME as MAGVIT2
 from maskgen.tokenizers.magvit2 import Magvit2Tokenizer
 from maskgen.tokenizers.phonemes import PhonemeTokenizer
@@ -29,6 +30,7 @@ TOKENIZER_KINDS: dict[str, Any] = {
     "attribute_tokenizer": AttributeTokenizer,
     "diffusers_vq_tokenizer": DiffusersVQTokenizer,
     "magvit2_tokenizer": Magvit2Tokenizer,
+    "llamagen_vq_tokenizer": LlamaGenVQTokenizer,
     "encodec_tokenizer": EncodecTokenizer,
     "transformers_codec_tokenizer": TransformersCodecTokenizer,
     "transformers_text_tokenizer": TransformersTextTokenizer,

@@ -16,6 +16,7 @@ import pytest
 import torch
 from builders.any_to_any import NARROW
 
+from maskgen.autoencoders.llamagen import LlamaGenConfig, LlamaGenVQ
 from maskgen.autoencoders.perceptual import LearnedFeatures
 from maskgen.decoding.parts import Parts
 from maskgen.io.bundle import CONFIG_FILE, fingerprint_of
@@ -33,6 +34,7 @@ from maskgen.tokenizers.attribute import AttributeTokenizer
 from maskgen.tokenizers.auto import load_tokenizer
 from maskgen.tokenizers.diffusers_vq import DiffusersVQTokenizer
 from maskgen.tokenizers.encodec import EncodecConfig, EncodecNetwork, EncodecTokenizer
+from maskgen.tokenizers.llamagen_vq import LlamaGenVQTokenizer
 from maskgen.tokenizers.transformers_codec import TransformersCodecTokenizer
 from maskgen.tokens.space import TokenSpace
 
@@ -81,6 +83,11 @@ def tiny_vq(folder: Path) -> None:
     sizes = {"block_out_channels": (16, 16), "down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
     model = diffusers.VQModel(**sizes, latent_channels=4, num_vq_embeddings=20, norm_num_groups=8)
     DiffusersVQTokenizer(model, value_range=(0, 1)).save(folder)
+
+
+def tiny_llamagen(folder: Path) -> None:
+    config = LlamaGenConfig(codebook_size=20, codebook_dim=4, latent_channels=4, channels=8, multipliers=(1, 2), num_groups=4)
+    LlamaGenVQTokenizer(LlamaGenVQ(config)).save(folder)
 
 
 def tiny_encodec(folder: Path) -> None:
@@ -137,6 +144,7 @@ BUNDLES: dict[str, tuple[Callable[[Path], None], Callable[[Path], Any]]] = {
     "critic": (tiny_critic, load_critic),
     "adapter": (tiny_adapter, load_adapter),
     "vq": (tiny_vq, load_tokenizer),
+    "llamagen": (tiny_llamagen, load_tokenizer),
     "encodec": (tiny_encodec, load_tokenizer),
     "transformers encodec": (
         tiny_codec("encodec", num_filters=4, upsampling_ratios=[4, 2], hidden_size=8, target_bandwidths=[5.0, 10.0]),

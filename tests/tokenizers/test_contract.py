@@ -15,6 +15,7 @@ from torch import nn
 
 from maskgen.autoencoders.audio import AudioAutoencoder, AudioAutoencoderConfig
 from maskgen.autoencoders.image import ImageAutoencoder, ImageAutoencoderConfig
+from maskgen.autoencoders.llamagen import LlamaGenConfig, LlamaGenVQ
 from maskgen.autoencoders.magvit2 import Magvit2, Magvit2Config
 from maskgen.autoencoders.quantizers import BinaryQuantizer, FiniteScalarQuantizer, Quantizer, ResidualQuantizer, VectorQuantizer
 from maskgen.io.audio import Waveform, fit_audio
@@ -26,6 +27,7 @@ from maskgen.tokenizers.contract import Case, same_codes, same_media
 from maskgen.tokenizers.diffusers_vq import DiffusersVQTokenizer
 from maskgen.tokenizers.encodec import EncodecConfig, EncodecNetwork, EncodecTokenizer
 from maskgen.tokenizers.image import ImageTokenizer
+from maskgen.tokenizers.llamagen_vq import LlamaGenVQTokenizer
 from maskgen.tokenizers.magvit2 import Magvit2Tokenizer
 from maskgen.tokenizers.text import TextTokenizer, train_bpe
 from maskgen.tokenizers.transformers_codec import TransformersCodecTokenizer
@@ -121,6 +123,16 @@ def magvit2_tokenizer(change: float) -> Magvit2Tokenizer:
 
 
 PER_STAGE = ("multipliers", "blocks")
+
+
+def llamagen_tokenizer(change: float) -> LlamaGenVQTokenizer:
+    torch.manual_seed(0)
+    config = LlamaGenConfig(codebook_size=40, codebook_dim=6, latent_channels=5, channels=8, multipliers=(1, 2, 2), num_groups=4)
+    network = LlamaGenVQ(config)
+    _change(network.decoder, change)
+    return LlamaGenVQTokenizer(network, batch_size=2)
+
+
 SMALL = {"sampling_rate": 8_000, "num_filters": 4, "upsampling_ratios": [4, 2], "codebook_size": 32}
 STEREO = {"audio_channels": 2, "norm_type": "time_group_norm", "use_causal_conv": False, "normalize": True}
 TINY_CODECS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -225,6 +237,7 @@ CASES = {
     "audio residual": Case(audio_tokenizer, AudioTokenizer.from_bundle, sounds, *FLAC),
     "magvit2": Case(magvit2_tokenizer, Magvit2Tokenizer.from_bundle, pictures),
     "diffusers": Case(diffusers_tokenizer, DiffusersVQTokenizer.from_bundle, pictures),
+    "LlamaGen": Case(llamagen_tokenizer, LlamaGenVQTokenizer.from_bundle, pictures),
     **{name: Case(encodec_tokenizer(name), EncodecTokenizer.from_bundle, sounds, *FLAC) for name in TINY_ENCODEC},
     **{name: Case(codec_tokenizer(name), TransformersCodecTokenizer.from_bundle, sounds, *FLAC) for name in TINY_CODECS},
 }
