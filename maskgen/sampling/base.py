@@ -12,16 +12,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from maskgen.masking.schedule import Cosine, MaskSchedule, masked_after, whole_floor
-from maskgen.sampling.draw import Cut, draw, gumbel, row_noise, scattered
+from maskgen.sampling.draw import Cut, draw, gumbel, row_noise, scattered, temperature_at
 from maskgen.tokens.batch import UNKNOWN, TokenBatch
 from maskgen.tokens.functions import LogitsFn
 from maskgen.tokens.space import MASK, Segment
-
-
-def check_temperature(name: str, value: float) -> None:
-    """Raises ValueError if a temperature is negative or no number."""
-    if not 0 <= value < float("inf"):
-        raise ValueError(f"{name} must be a finite number of at least 0, got {value}")
 
 
 def annealed(temperature: float, state: "State") -> float:
@@ -204,6 +198,9 @@ class Sampler(ABC):
         steps: Most calls of the model; a batch without unknown cells left ends earlier.
         schedule: Share of the target still masked over progress.
         temperature: Divides the logits; 0 takes the most likely code.
+        sharpening: Factor of the logits at the last step over that at the first, between which it runs in a straight line; above 1 later
+            codes are drawn more greedily. 1 is off.
+        soft_steps: First steps that draw at twice the temperature.
         top_k: Codes that may be drawn; None for all.
         top_p: Share of probability that may be drawn; None for all.
         min_p: Least probability that may be drawn, as a share of the largest; None for all.
@@ -217,6 +214,8 @@ class Sampler(ABC):
     top_p: float | None = None
     min_p: float | None = None
     typical_p: float | None = None
+    sharpening: float = 1.0
+    soft_steps: int = 0
     revokes: ClassVar[bool] = False
     """True in a subclass that takes cells back: then a step without unknown cells does not end the decode."""
     needs: ClassVar[tuple[str, ...]] = ()
@@ -227,12 +226,16 @@ class Sampler(ABC):
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
-        check_temperature("temperature", self.temperature)
+        temperature_at(0, 1, self.temperature, self.sharpening, self.soft_steps)
         self.cut()
 
     def cut(self) -> Cut:
         """Which codes may be drawn."""
         return Cut(top_k=self.top_k, top_p=self.top_p, min_p=self.min_p, typical_p=self.typical_p)
+
+    def temperature_at(self, state: State) -> float:
+        """The temperature of a step."""
+        return temperature_at(state.step, state.steps, self.temperature, self.sharpening, self.soft_steps)
 
     @abstractmethod
     def start(self, state: State) -> StepFn:
@@ -288,7 +291,7 @@ class Sampler(ABC):
         logits = logits_fn(state.batch, cells, segment, state.progress)
         if logits.shape != (len(rows), segment.size):
             raise ValueError(f"logits of {segment.modality} must have shape {(len(rows), segment.size)}, got {tuple(logits.shape)}")
-        codes, logprobs = draw(logits, rows, state.generators, temperature=self.temperature, cut=self.cut())
+        codes, logprobs = draw(logits, rows, state.generators, temperature=self.temperature_at(own), cut=self.cut())
         if not bool(logprobs.isfinite().all()):  # NaN or +inf anywhere in a row of logits reaches the row's log-probability
             where = f"step {state.step} of {state.steps}"
             raise FloatingPointError(f"logits of {segment.modality} level {segment.level} are not finite at {where}")

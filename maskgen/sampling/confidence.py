@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from maskgen.sampling.base import Decision, DrawFn, Sampler, State, StepFn, annealed, check_temperature, keep_surest
+from maskgen.sampling.base import Decision, DrawFn, Sampler, State, StepFn, annealed, keep_surest
+from maskgen.sampling.draw import check_temperature
 
 AMUSED_END = 0.01
 """Noise scale of aMUSEd's last step."""

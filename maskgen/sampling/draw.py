@@ -13,6 +13,34 @@ BLOCK, CELLS_AT_ONCE = 64, 32
 """Codes that are summed together before a running sum; cells whose codes fit a processor's cache."""
 
 
+def check_temperature(name: str, value: float) -> None:
+    """Raises ValueError if a temperature is negative or no number."""
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name} must be a finite number of at least 0, got {value}")
+
+
+def temperature_at(step: int, steps: int, temperature: float, sharpening: float, soft_steps: int) -> float:
+    """Temperature of one step, where the logits are sharpened over the steps.
+
+    Args:
+        step: Steps done before it.
+        steps: Steps in all.
+        temperature: That of the first step.
+        sharpening: The inverse temperature of the last step over that of the first; in between it runs in a straight line.
+        soft_steps: First steps, at twice the temperature that they would have otherwise.
+
+    Raises:
+        ValueError: If an option is out of range.
+
+    Source: the softmax temperatures of valeoai/Halton-MaskGIT's sampler, which multiply logits.
+    """
+    check_temperature("temperature", temperature)
+    if not 0 < sharpening < math.inf or soft_steps < 0:
+        raise ValueError(f"sharpening must be a number above 0 (1 is off) and soft_steps at least 0, got {sharpening} and {soft_steps}")
+    line = 1 + (sharpening - 1) * step / max(steps - 1, 1)
+    return temperature / line * (2 if step < soft_steps else 1)
+
+
 def gumbel(shape: tuple[int, ...], generator: torch.Generator) -> Float[Tensor, "..."]:
     """Gumbel(0, 1) noise in float64 on the generator's device; two logs of `rand` cost less than half of `exponential_` on a CPU."""
     noise = torch.rand(shape, dtype=torch.float64, generator=generator, device=generator.device)

@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from maskgen.masking.schedule import masked_after
-from maskgen.sampling.base import Decision, DrawFn, Drawn, Sampler, State, StepFn, annealed, check_temperature, ranked
-from maskgen.sampling.draw import gumbel, row_noise
+from maskgen.sampling.base import Decision, DrawFn, Drawn, Sampler, State, StepFn, annealed, ranked
+from maskgen.sampling.draw import check_temperature, gumbel, row_noise
 from maskgen.tokens.batch import TokenBatch
 from maskgen.tokens.functions import GroupFn, ScoreFn
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-from maskgen.sampling.base import Decision, DrawFn, Sampler, State, StepFn, annealed, check_temperature, keep_surest
-from maskgen.sampling.draw import scattered
+from maskgen.sampling.base import Decision, DrawFn, Sampler, State, StepFn, annealed, keep_surest
+from maskgen.sampling.draw import check_temperature, scattered
 
 
 @dataclass(frozen=True, kw_only=True)

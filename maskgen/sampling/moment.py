@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from maskgen.sampling.base import Decision, DrawFn, Drawn, Sampler, State, StepFn, check_temperature, keep_surest
-from maskgen.sampling.draw import draw, scattered
+from maskgen.sampling.base import Decision, DrawFn, Drawn, Sampler, State, StepFn, keep_surest
+from maskgen.sampling.draw import check_temperature, draw, scattered
 from maskgen.tokens.batch import UNKNOWN
 
 
@@ -38,22 +38,24 @@ class MomentSampler(Sampler):
 
     def _step(self, state: State, draw_cells: DrawFn) -> Decision:
         asked = draw_cells(state.unknown)  # for its logits; its codes are not from p^beta and are not used
-        worth = scattered(asked.cells, self._worth(asked.logits), 0.0)
+        temperature = self.temperature_at(state)
+        worth = scattered(asked.cells, self._worth(asked.logits, temperature), 0.0)
         kept = keep_surest(state, asked, worth, self.schedule, self.choice_temperature).accept
         logits = asked.logits[kept[asked.cells]]
-        codes, logprobs = draw(logits, kept.nonzero()[:, 0], state.generators, temperature=self._code_temperature(), cut=self.cut())
+        rows, cooler = kept.nonzero()[:, 0], self._code_temperature(temperature)
+        codes, logprobs = draw(logits, rows, state.generators, temperature=cooler, cut=self.cut())
         return Decision(Drawn(kept, scattered(kept, codes, UNKNOWN), scattered(kept, logprobs, 0.0).to(asked.logprobs.dtype), logits), kept)
 
-    def _code_temperature(self) -> float:
+    def _code_temperature(self, temperature: float) -> float:
         """1 / beta."""
-        total = self.temperature + self.choice_temperature
-        return self.temperature * self.choice_temperature / total if total > 0 else 0.0
+        total = temperature + self.choice_temperature
+        return temperature * self.choice_temperature / total if total > 0 else 0.0
 
-    def _worth(self, logits: Float[Tensor, "cells size"]) -> Float[Tensor, " cells"]:
+    def _worth(self, logits: Float[Tensor, "cells size"], temperature: float) -> Float[Tensor, " cells"]:
         """T log sum_x q(x) p(x)^(1 / T), where q is p at the temperature of the codes; as T or the temperature goes to 0, max log p."""
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         logprobs = logits.log_softmax(dim=-1)
-        if self.temperature == 0 or self.choice_temperature == 0:
+        if temperature == 0 or self.choice_temperature == 0:
             return logprobs.amax(dim=-1)
-        tempered = (logits / self.temperature).log_softmax(dim=-1)
+        tempered = (logits / temperature).log_softmax(dim=-1)
         return self.choice_temperature * (tempered + logprobs / self.choice_temperature).logsumexp(dim=-1)

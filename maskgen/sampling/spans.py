@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from maskgen.masking.schedule import masked_after
-from maskgen.sampling.base import Decision, DrawFn, Sampler, State, StepFn, annealed, check_temperature, ranked
-from maskgen.sampling.draw import gumbel, row_noise
+from maskgen.sampling.base import Decision, DrawFn, Sampler, State, StepFn, annealed, ranked
+from maskgen.sampling.draw import check_temperature, gumbel, row_noise
 
 
 def span_numbers(target: Bool[Tensor, "batch length"], span: int) -> Int[Tensor, "batch length"]:

@@ -12,6 +12,7 @@ from jsonargparse import ArgumentParser
 from maskgen.masking.schedule import (
     MASK_SCHEDULES,
     Arccos,
+    ArccosFloat32,
     Cosine,
     Exp,
     Linear,
@@ -28,6 +29,7 @@ from maskgen.masking.schedule import (
 LAWS: list[MaskSchedule] = [
     Cosine(),
     Arccos(),
+    ArccosFloat32(),
     Linear(),
     Power(2.0),
     Power(0.5),
@@ -172,7 +174,7 @@ def test_a_step_that_does_not_exist_is_refused(step: int, steps: int) -> None:
 
 def test_schedules_are_found_by_name_and_an_unknown_name_lists_them() -> None:
     assert [type(schedule_by_name(name)).__name__.lower() for name in MASK_SCHEDULES] == list(MASK_SCHEDULES)
-    with pytest.raises(ValueError, match=r"'cubic'.*cosine, arccos, linear, even, power, log, exp, truncatedgaussian"):
+    with pytest.raises(ValueError, match=r"'cubic'.*cosine, arccos, arccosfloat32, linear, even, power, log, exp, truncatedgaussian"):
         schedule_by_name("cubic")
 
 

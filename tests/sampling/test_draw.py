@@ -8,7 +8,8 @@ import torch
 from builders.draws import seeded
 from torch import Tensor
 
-from maskgen.sampling.draw import Cut, _candidates, _passing_codes, draw, gumbel, row_noise
+from maskgen.sampling.draw import Cut, _candidates, _passing_codes, draw, gumbel, row_noise, temperature_at
+from maskgen.sampling.halton import HaltonSampler
 
 SIZE = 8192
 
@@ -197,3 +198,12 @@ def test_row_noise_stands_at_its_cells_and_nowhere_else() -> None:
     noise = row_noise(cells, seeded(0, 1, 2), gumbel)
     assert torch.equal(noise != 0, cells)
     assert torch.equal(noise[2, 1:], gumbel((2,), seeded(2)[0]))
+
+
+def test_the_temperature_of_a_step_is_over_a_straight_line_of_its_inverse() -> None:
+    found = [1 / temperature_at(step, 5, temperature=1 / 0.8, sharpening=1.5, soft_steps=1) for step in range(5)]
+    assert found == pytest.approx([0.4, 0.9, 1.0, 1.1, 1.2])
+    assert temperature_at(0, 1, 2.0, 1.5, 0) == 2.0
+    for options in ({"sharpening": 0.0}, {"sharpening": float("nan")}, {"soft_steps": -1}, {"temperature": -1.0}):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            HaltonSampler(**options)

@@ -92,6 +92,19 @@ def test_uneven_rows_equal_their_solo_runs_bit_for_bit_in_any_order(kind: Kind, 
 
 
 @every_kind
+def test_the_temperature_runs_from_step_to_step(kind: Kind) -> None:
+    """Soft from the first step to the last is twice the temperature, and sharpening counts at every step but the first."""
+    batch = pack([picture(6, 6, 36, seed) for seed in range(3)], SPACE)
+
+    def codes(**options: Any) -> Tensor:
+        return kind(steps=6, **options).sample(contextual, batch, IMAGE, seeded(1, 2, 3))[0].ids
+
+    assert torch.equal(codes(soft_steps=6), codes(temperature=2.0))
+    assert not torch.equal(codes(sharpening=8.0), codes())
+    assert torch.equal(codes(temperature=0.0, sharpening=8.0, soft_steps=2), codes(temperature=0.0))
+
+
+@every_kind
 def test_the_seed_decides(kind: Kind) -> None:
     contract.is_decided_by_the_seed(kind)
 
