@@ -4,7 +4,6 @@ Text and image cells have weights of their own in the joint blocks and share the
 vector a row. Source: Meissonic, arXiv:2410.08261; joint blocks, arXiv:2403.03206.
 """
 
-import math
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -14,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from maskgen.interop.sinusoids import sinusoids
 from maskgen.networks.packed_linear import linear
 
 EPSILON = 1e-6
@@ -48,19 +48,6 @@ def rotated(x: Float[Tensor, "batch heads cells dim"], rotation: Rotation) -> Fl
     even, odd = rearrange(x.float(), "b h c (d two) -> two b h c d", two=2)
     turned = torch.stack([-odd, even], dim=-1).flatten(-2)
     return (x.float() * cosine + turned * sine).to(x.dtype)
-
-
-def sinusoids(numbers: Float[Tensor, "*shape"], dim: int) -> Float[Tensor, "*shape dim"]:
-    """Cosines, then sines, of each number, in float32."""
-    angles = numbers.float()[..., None] * _frequencies(dim // 2, numbers.device)
-    return torch.cat([angles.cos(), angles.sin()], dim=-1)
-
-
-@lru_cache(maxsize=8)
-def _frequencies(count: int, device: torch.device) -> Float[Tensor, " count"]:
-    """Frequencies from 1 down to 1 / 10,000 in float32: float32 exponents as in training, because angles reach tens of thousands."""
-    exponents = -math.log(10000.0) * torch.arange(count, dtype=torch.float32) / count
-    return exponents.double().exp().float().to(device)
 
 
 class Embedder(nn.Module):
@@ -190,7 +177,7 @@ def modulated(
     return torch.addcmul(shift, functional.layer_norm(x, x.shape[-1:], eps=EPSILON), 1 + scale)
 
 
-class FeedForward(nn.Module):
+class TanhFeedForward(nn.Module):
     """Four times as wide, GELU, and back."""
 
     def __init__(self, dim: int) -> None:
@@ -257,7 +244,7 @@ class JointBlock(nn.Module):
         super().__init__()
         self.norm1, self.norm1_context = AdaptiveNorm(dim, 6), AdaptiveNorm(dim, 6)
         self.attn = JointAttention(dim, head_dim)
-        self.ff, self.ff_context = FeedForward(dim), FeedForward(dim)
+        self.ff, self.ff_context = TanhFeedForward(dim), TanhFeedForward(dim)
 
     def forward(
         self, text: Float[Tensor, "batch words dim"], image: Float[Tensor, "batch cells dim"], condition: Tensor, rotation: Rotation
@@ -270,7 +257,7 @@ class JointBlock(nn.Module):
         return clipped(_fed(self.ff_context, text, from_text, of_text)), image
 
 
-def _fed(layer: FeedForward, x: Tensor, attended: Tensor, modulation: Sequence[Tensor]) -> Float[Tensor, "batch cells dim"]:
+def _fed(layer: TanhFeedForward, x: Tensor, attended: Tensor, modulation: Sequence[Tensor]) -> Float[Tensor, "batch cells dim"]:
     """Cells after what attention gave them and their feed-forward layer."""
     gate, shift, scale, last_gate = modulation
     x = x + gate * attended

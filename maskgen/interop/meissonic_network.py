@@ -18,8 +18,8 @@ from maskgen.interop.meissonic_blocks import (
     Stage,
     TimeTextEmbedder,
     rotations,
-    sinusoids,
 )
+from maskgen.interop.sinusoids import sinusoids
 
 WAVES = 256
 """Width of the sinusoids of the time and of each micro-condition."""

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from maskgen.interop.sinusoids import sinusoids
 from maskgen.networks.packed_linear import linear, product
 
 Branch = Callable[[Tensor], Tensor]
@@ -65,13 +66,6 @@ def before_last_layer(model: Any, hidden: Float[Tensor, "*cells dim"]) -> Float[
 def last_layer(model: Any, hidden: Float[Tensor, "*cells into"]) -> Float[Tensor, "*cells codes"]:
     """The affine end of the head."""
     return _pointwise(model.mlm_layer.conv2, hidden)
-
-
-def sinusoids(scalars: Float[Tensor, "rows scalars"], dim: int) -> Float[Tensor, "rows scalars dim"]:
-    """Cosines, then sines, of each number at wavelengths from 2 pi towards 20 000 pi."""
-    frequencies = 10000.0 ** (-torch.arange(dim // 2, device=scalars.device) / (dim // 2))
-    angles = scalars.float()[..., None] * frequencies
-    return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
 def _scaled(norm: Any, x: Float[Tensor, "*cells dim"]) -> Float[Tensor, "*cells dim"]:
