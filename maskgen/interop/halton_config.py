@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from maskgen.networks.published import PublishedConfig
 from maskgen.tokens.space import Modality, TokenSpace
 
 LABEL, IMAGE = "label", "image"
@@ -12,7 +13,7 @@ HEADS = {384: 6, 512: 6, 768: 12, 1024: 16, 1152: 16}
 
 
 @dataclass(frozen=True, kw_only=True)
-class HaltonConfig:
+class HaltonConfig(PublishedConfig):
     """Size of the transformer.
 
     Args:
@@ -24,7 +25,6 @@ class HaltonConfig:
         codebook_size: Codes of the image tokenizer.
         num_classes: Classes.
         num_registers: Cells without content that are appended to an image.
-        blind_condition: Always False: no hidden state of the condition can be reused between steps.
     """
 
     side: int = 16
@@ -35,7 +35,6 @@ class HaltonConfig:
     codebook_size: int = 16384
     num_classes: int = 1000
     num_registers: int = 1
-    blind_condition: bool = False
 
     def __post_init__(self) -> None:
         sizes = (self.side, self.num_layers, self.num_heads, self.feed_dim, self.codebook_size, self.num_classes)

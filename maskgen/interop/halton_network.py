@@ -7,13 +7,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from maskgen.interop.halton_config import IMAGE, LABEL, HaltonConfig, halton_space
+from maskgen.networks.published import PublishedNetwork
 from maskgen.tokens.batch import TokenBatch
 from maskgen.tokens.space import MASK
 
 EPSILON = 1e-5
 
 
-class HaltonTransformer(nn.Module):
+class HaltonTransformer(PublishedNetwork):
     """The transformer as a network of maskgen: a batch becomes hidden states of its image cells, 0 at all others.
 
     The class is the one cell of the modality `label`. A row in which that cell is absent, hidden or masked gets the null condition, the
@@ -29,7 +30,8 @@ class HaltonTransformer(nn.Module):
 
     def __init__(self, config: HaltonConfig) -> None:
         super().__init__()
-        self.config, self.space = config, halton_space(config)
+        self.config: HaltonConfig = config
+        self.space = halton_space(config)
         self.cls_emb, self.tok_emb, self.pos_emb = (
             _embedding(rows, config.dim) for rows in (config.num_classes + 1, config.codebook_size + 1, config.side**2)
         )
@@ -37,8 +39,7 @@ class HaltonTransformer(nn.Module):
             self.reg_tokens = _embedding(config.num_registers, config.dim)
         self.transformer = _Encoder(config)
         self.last_norm = _AdaptiveNorm(config.dim)
-        self.head = nn.Linear(config.dim, config.codebook_size + 1)
-        self.head.weight = self.tok_emb.weight
+        self.head = _Head(self.tok_emb)
 
     @property
     def embed(self) -> nn.Embedding:
@@ -79,7 +80,8 @@ class HaltonTransformer(nn.Module):
         image = self.space.of(IMAGE)[0]
         if (offset, size) != (image.offset, image.size):
             raise ValueError(f"a Halton-MaskGIT network predicts image codes alone, was asked for ids {offset} to {offset + size - 1}")
-        return functional.linear(hidden, self.head.weight[:size], self.head.bias[:size])
+        found: Tensor = self.head(hidden, size)
+        return found
 
     def _image_cells(self, batch: TokenBatch) -> Bool[Tensor, "batch length"]:
         """Cells of the image, hidden ones too."""
@@ -129,6 +131,17 @@ def _modulated(
     cells: Float[Tensor, "batch cells dim"], shift: Float[Tensor, "batch dim"], scale: Float[Tensor, "batch dim"]
 ) -> Float[Tensor, "batch cells dim"]:
     return cells * (1 + scale[:, None]) + shift[:, None]
+
+
+class _Head(nn.Module):
+    """The head, whose weight is the embedding of the codes."""
+
+    def __init__(self, table: nn.Embedding) -> None:
+        super().__init__()
+        self.weight, self.bias = table.weight, nn.Parameter(torch.zeros(table.num_embeddings))
+
+    def forward(self, hidden: Float[Tensor, "cells dim"], size: int) -> Float[Tensor, "cells size"]:
+        return functional.linear(hidden, self.weight[:size], self.bias[:size])
 
 
 class _Norm(nn.Module):

@@ -159,7 +159,7 @@ def test_the_authors_sampler_with_rolled_orders_and_top_k_equals_ours_and_only_t
     every = batch.modality == image.index
 
     def theirs(batch: TokenBatch, cells: Tensor, segment: Segment, progress: float) -> Tensor:
-        return model.head(model(batch)[cells])
+        return model.head(model(batch)[cells], CODES + 1)
 
     def generator_of(roll: int) -> torch.Generator:
         """A generator whose first number rolls the order as far."""

@@ -1,0 +1,212 @@
+"""Halton-MaskGIT from a folder laid out as its authors' files: loading, drawing, editing, scoring and writing back."""
+
+import sys
+import types
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from builders.command_line import refused
+from builders.hub_folders import scrambled
+from PIL import Image
+from torch import Tensor
+
+from maskgen.autoencoders.llamagen import LlamaGenConfig, LlamaGenVQ
+from maskgen.cli.main import main
+from maskgen.decoding.decoder import Decoder
+from maskgen.decoding.settings import GenerationSettings
+from maskgen.interop.halton import UNUSED_BUFFER, read_halton
+from maskgen.interop.halton_config import HaltonConfig
+from maskgen.interop.halton_network import HaltonTransformer
+from maskgen.interop.imagenet import imagenet_names
+from maskgen.pipelines.base import Pipeline
+from maskgen.pipelines.text_to_image import TextToImagePipeline
+from maskgen.sampling import by_name, names
+from maskgen.tokens.packing import pack
+
+CONFIG = HaltonConfig(side=2, dim=384, num_layers=1, num_heads=6, feed_dim=256, codebook_size=30, num_classes=5)
+VQ = LlamaGenConfig(codebook_size=30, codebook_dim=8, latent_channels=6, channels=32, multipliers=(1, 1, 1, 1, 1))
+
+
+def checkpoint(model: HaltonTransformer, before: str = "") -> dict[str, Any]:
+    """What the authors' training writes, with moments of the optimizer beside the weights."""
+    state = {f"{before}{name}": tensor for name, tensor in model.state_dict().items()}
+    moments = {number: {"exp_avg": torch.zeros_like(tensor)} for number, tensor in enumerate(state.values())}
+    return {"iter": 7, "global_epoch": 1, "model_state_dict": state, "optimizer_state_dict": {"state": moments, "param_groups": []}}
+
+
+@pytest.fixture(scope="module")
+def model() -> HaltonTransformer:
+    return scrambled(HaltonTransformer(CONFIG))  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module")
+def folder(model: HaltonTransformer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("halton")
+    torch.save(checkpoint(model, "module._orig_mod."), place / "ImageNet_32_tiny.pth")
+    codec = scrambled(LlamaGenVQ(VQ)).state_dict()
+    torch.save({"model": {**codec, UNUSED_BUFFER: torch.zeros(9)}, "steps": 3}, place / "vq_ds16_c2i.pt")
+    return place
+
+
+@pytest.fixture(scope="module")
+def pipe(folder: Path) -> TextToImagePipeline:
+    made = Pipeline.from_pretrained(folder)
+    assert isinstance(made, TextToImagePipeline)
+    return made
+
+
+def altered(folder: Path, target: Path, **changes: Any) -> Path:
+    """A folder whose transformer has other entries under `model_state_dict`; None leaves one out."""
+    content = torch.load(folder / "ImageNet_32_tiny.pth", weights_only=True)
+    state = {name.replace("module._orig_mod.", ""): tensor for name, tensor in content["model_state_dict"].items()} | changes
+    content["model_state_dict"] = {name: tensor for name, tensor in state.items() if tensor is not None}
+    target.mkdir()
+    torch.save(content, target / "ImageNet_32_tiny.pth")
+    return target
+
+
+def test_a_folder_of_the_authors_files_is_a_pipeline_with_their_settings(pipe: TextToImagePipeline) -> None:
+    assert pipe.family == "Halton-MaskGIT"
+    settings = pipe.settings["image"]
+    assert (settings.sampler, settings.steps, settings.guidance_scale) == ("halton", (32,), 3.0)
+    assert (settings.sampler_options, settings.schedule) == ({"roll": True, "sharpening": 1.2}, "arccosfloat32")
+    assert pipe.grids["image"] == (2, 2)
+    output = pipe(label=3, seed=1, num_outputs=2)
+    assert [image.size for image in output.images] == [(32, 32)] * 2
+    assert pipe(label="3", seed=1).images[0].tobytes() == output.images[0].tobytes()
+    assert pipe(seed=1).images[0].size == (32, 32)
+    with pytest.raises(ValueError, match="one image of 2 x 2 cells a row, got 2 x 4"):
+        pipe(label=3, width=64, height=32)
+
+
+def test_the_weights_are_those_of_the_file_in_the_precision_that_is_asked(folder: Path, model: HaltonTransformer) -> None:
+    loaded: Any = Pipeline.from_pretrained(folder).model
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+    assert loaded.head.weight is loaded.tok_emb.weight
+    half: Any = Pipeline.from_pretrained(folder, dtype="bfloat16")
+    assert {one.dtype for one in half.model.parameters()} == {torch.bfloat16}
+    assert half(label=1, seed=0).images[0].size == (32, 32)
+
+
+def test_guidance_at_scale_one_is_no_guidance_and_labels_are_told_apart(pipe: TextToImagePipeline, model: HaltonTransformer) -> None:
+    def codes(**options: Any) -> Tensor:
+        found: Tensor = pipe(num_inference_steps=2, seed=list(range(8)), **options).codes
+        return torch.stack(list(found))
+
+    def calls(scale: float) -> Any:
+        return pipe(label=[2], num_inference_steps=2, seed=[0], guidance_scale=scale)
+
+    one, guided = calls(1.0), calls(3.0)
+    assert (one.model_calls, guided.model_calls) == ([2.0], [4.0])
+    assert not torch.equal(codes(label=[1] * 8, guidance_scale=6.0), codes(label=[2] * 8, guidance_scale=6.0))
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_sampler_runs_and_known_cells_come_back(name: str, pipe: TextToImagePipeline) -> None:
+    image = torch.tensor([[[4, -1], [-1, -1]]])
+    batch = pack([{"label": torch.tensor([[1]]), "image": image}, {"image": torch.full((1, 2, 2), -1)}], pipe.space)
+    generators = [torch.Generator().manual_seed(row) for row in range(2)]
+
+    def decoded() -> Any:
+        return Decoder(pipe.model, pipe.space, "image", GenerationSettings(sampler=name, steps=(3,), guidance_scale=2.0))(batch, generators)
+
+    if {"critic", "grouping"} & set(by_name(name).needs):
+        with pytest.raises(ValueError, match=r"critic|attention"):
+            decoded()
+        return
+    ids = decoded().batch.ids[..., 0]
+    segment = pipe.space.of("image")[0]
+    cells = batch.modality == segment.index
+    assert bool(((ids[cells] >= segment.offset) & (ids[cells] < segment.offset + segment.size)).all())
+    known = batch.ids[..., 0] != 1
+    assert torch.equal(ids[known], batch.ids[..., 0][known])
+
+
+def test_an_edit_keeps_what_is_known(pipe: TextToImagePipeline) -> None:
+    """Defect of the reference: cells that it is given are drawn anew as soon as the order reaches them."""
+    image, mask = pipe(label=1, seed=3).images[0], Image.new("L", (32, 32))
+    mask.paste(255, (16, 0, 32, 16))
+    made = pipe(label=2, image=image, mask_image=mask, seed=4)
+    assert made.images[0].crop((0, 16, 32, 32)).tobytes() == image.crop((0, 16, 32, 32)).tobytes()
+    given = pipe.tokenizers["image"].encode([image])[0]
+    assert torch.equal(made.codes[0][:, 1], given[:, 1])
+    assert made.codes[0][0, 0, 0] == given[0, 0, 0]
+
+
+def test_labels_are_ranked_by_an_image(pipe: TextToImagePipeline) -> None:
+    image = pipe(label=1, seed=0).images[0]
+    ranking = pipe.classify({"image": image}, [{"label": torch.tensor([[code]])} for code in range(5)], "image")
+    assert sorted(one.place for one in ranking) == list(range(5))
+
+
+def test_a_model_that_is_written_back_has_the_authors_layout_and_loads_again(
+    pipe: TextToImagePipeline, model: HaltonTransformer, tmp_path: Path
+) -> None:
+    pipe.save_pretrained(tmp_path / "again")
+    content = torch.load(tmp_path / "again/ImageNet_32_custom.pth", weights_only=True)
+    assert set(content) == {"iter", "global_epoch", "model_state_dict", "optimizer_state_dict"}
+    assert content["optimizer_state_dict"] is None, "their training then starts a new optimizer"
+    state: Mapping[str, Tensor] = content["model_state_dict"]
+    assert state.keys() == model.state_dict().keys()
+    assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
+    codec = torch.load(tmp_path / "again/vq_ds16_c2i.pt", weights_only=True)["model"]
+    assert codec[UNUSED_BUFFER].shape == (65536,)
+    again = Pipeline.from_pretrained(tmp_path / "again")
+    assert torch.equal(again(label=2, seed=5).codes[0], pipe(label=2, seed=5).codes[0])  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"transformer.layers.0.attn.wq.weight": None}, r"lack transformer.layers.0.attn.wq.weight \[384, 384\]"),
+        ({"transformer.extra": torch.zeros(2)}, r"unknown tensors transformer.extra \[2\]"),
+        ({"head.bias": torch.zeros(3)}, r"head.bias is \[3\], wanted \[31\]"),
+        ({"head.weight": torch.zeros(31, 384)}, "head.weight and tok_emb.weight differ"),
+        ({"cls_emb.weight": None}, "has a tensor cls_emb.weight, the file has none"),
+    ],
+)
+def test_a_transformer_with_other_tensors_is_refused_by_name_and_shape(changes: Any, said: str, folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=said):
+        read_halton(altered(folder, tmp_path / "altered", **changes) / "ImageNet_32_tiny.pth")
+
+
+def test_missing_files_and_several_transformers_are_said_in_a_sentence(folder: Path, tmp_path: Path, capsys: Any) -> None:
+    alone = altered(folder, tmp_path / "alone")
+    assert "lacks the image tokenizer vq_ds16_c2i.pt" in refused(capsys, "generate", "image", "--model", alone, "--label", "1")
+    (tmp_path / "vq_ds16_c2i.pt").write_bytes((folder / "vq_ds16_c2i.pt").read_bytes())
+    assert isinstance(Pipeline.from_pretrained(alone), TextToImagePipeline), "the tokenizer may lie one folder above"
+    (alone / "ImageNet_64_tiny.pth").write_bytes((alone / "ImageNet_32_tiny.pth").read_bytes())
+    with pytest.raises(ValueError, match=r"one transformer .*ImageNet_32_tiny.pth, ImageNet_64_tiny.pth"):
+        Pipeline.from_pretrained(alone)
+    (alone / "ImageNet_64_tiny.pth").unlink()
+    torch.save({"weights": {}}, alone / "ImageNet_32_tiny.pth")
+    with pytest.raises(ValueError, match="no mapping of names to tensors under 'model_state_dict'"):
+        Pipeline.from_pretrained(alone)
+
+
+def test_the_command_line_draws_a_class(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "one.png"
+    main(["generate", "image", "--model", str(folder), "--label", "4", "--seed", "2", "--out", str(out)])
+    assert Image.open(out).size == (32, 32)
+
+
+def test_classes_have_the_names_that_torchvision_ships(monkeypatch: pytest.MonkeyPatch) -> None:
+    categories = [f"class {number}" for number in range(1000)]
+    categories[281], categories[134], categories[517] = "tabby", "crane", "crane"
+    weights = types.SimpleNamespace(IMAGENET1K_V1=types.SimpleNamespace(meta={"categories": categories}))
+    fake = types.ModuleType("torchvision.models")
+    fake.AlexNet_Weights = weights  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torchvision", types.ModuleType("torchvision"))
+    monkeypatch.setitem(sys.modules, "torchvision.models", fake)
+    imagenet_names.cache_clear()
+    found = imagenet_names(1000)
+    assert (found[281], found[134], found[517]) == ("tabby", "crane (134)", "crane (517)")
+    assert imagenet_names(3) == ("0", "1", "2")
+    monkeypatch.setitem(sys.modules, "torchvision.models", None)
+    imagenet_names.cache_clear()
+    assert imagenet_names(1000)[281] == "281"
+    imagenet_names.cache_clear()
