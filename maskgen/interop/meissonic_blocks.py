@@ -92,7 +92,7 @@ class CodeEmbedding(nn.Module):
 
     def __init__(self, ids: int, dim: int) -> None:
         super().__init__()
-        self.embeddings = nn.Embedding(ids, dim)
+        self.embeddings = nn.Embedding(ids, dim, _weight=torch.rand(ids, dim))  # a normal draw is slow on the meta device
         self.layer_norm = nn.RMSNorm(dim, eps=EPSILON)
         self.conv = nn.Conv2d(dim, dim, kernel_size=1, bias=False)
 
