@@ -17,6 +17,7 @@ from maskgen.tokenizers.magvit2 import CLASS_NAME as MAGVIT2
 from maskgen.tokenizers.magvit2 import Magvit2Tokenizer
 from maskgen.tokenizers.phonemes import PhonemeTokenizer
 from maskgen.tokenizers.text import VOCABULARY_FILE, TextTokenizer
+from maskgen.tokenizers.titok import TiTokTokenizer, is_titok
 from maskgen.tokenizers.transcript import TranscriptTokenizer
 from maskgen.tokenizers.transformers_codec import CODEC_FAMILIES, TransformersCodecTokenizer
 from maskgen.tokenizers.transformers_text import TransformersTextTokenizer
@@ -31,6 +32,7 @@ TOKENIZER_KINDS: dict[str, Any] = {
     "diffusers_vq_tokenizer": DiffusersVQTokenizer,
     "magvit2_tokenizer": Magvit2Tokenizer,
     "llamagen_vq_tokenizer": LlamaGenVQTokenizer,
+    "titok_tokenizer": TiTokTokenizer,
     "encodec_tokenizer": EncodecTokenizer,
     "transformers_codec_tokenizer": TransformersCodecTokenizer,
     "transformers_text_tokenizer": TransformersTextTokenizer,
@@ -43,8 +45,8 @@ _PIPELINE_FILE, _MODEL_FILE = "model_index.json", "config.json"
 def load_tokenizer(folder: Path | str) -> Tokenizer:
     """Load a tokenizer of any kind from its bundle, or from a folder of another library.
 
-    Other folders are a VQModel of diffusers or a pipeline with one, the MAGVIT-v2 of Show-o, an EnCodec, Mimi or DAC of transformers, and a
-    fast text tokenizer of transformers. They are read from safetensors and JSON only.
+    Other folders are a VQModel of diffusers or a pipeline with one, the MAGVIT-v2 of Show-o, a TiTok tokenizer, an EnCodec, Mimi or DAC of
+    transformers, and a fast text tokenizer of transformers. They are read from safetensors and JSON only.
 
     Raises:
         ValueError: If the folder holds no tokenizer or is damaged.
@@ -76,6 +78,8 @@ def _of_other_libraries(folder: Path) -> Tokenizer | None:
         return DiffusersVQTokenizer.from_pretrained(folder)
     if model.get("_class_name") == MAGVIT2:
         return Magvit2Tokenizer.from_pretrained(folder)
+    if "model" in model and is_titok(folder):
+        return TiTokTokenizer.from_pretrained(folder)
     if model.get("model_type") in CODEC_FAMILIES:
         return TransformersCodecTokenizer.from_pretrained(folder)
     if found := parts.get("_class_name") or model.get("_class_name") or model.get("model_type"):

@@ -38,15 +38,16 @@ def image_size(tokenizer: Tokenizer, grid: Sequence[int] | None = None) -> tuple
 
     Args:
         tokenizer: An image tokenizer.
-        grid: The model's code grid, which decides if it is known; None takes the tokenizer's own `size`, if it has one.
+        grid: The model's code grid, which decides if it is known and has rows and columns; else the tokenizer's own `size` counts, if it
+            has one.
 
     Returns:
         None if neither is known, or the grid doesn't decode to an image.
     """
-    if grid is not None:
+    size = getattr(tokenizer, "size", None)
+    if grid is not None and (len(grid) > 1 or size is None):
         side = getattr(tokenizer, "pixels_per_cell", None)
         return (grid[1] * side, grid[0] * side) if isinstance(side, int) and len(grid) == 2 else _decoded_size(tokenizer, grid)
-    size = getattr(tokenizer, "size", None)
     return None if size is None else (int(size[0]), int(size[1]))
 
 
