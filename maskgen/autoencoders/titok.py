@@ -128,7 +128,8 @@ class _TokenTower(nn.Module):
         x = self.ln_pre(torch.cat([patches, latents, *parts[2:]], dim=1))
         for block in self.transformer:
             x = block(x)
-        return x
+        found: Tensor = x
+        return found
 
 
 class _TokenEncoder(_TokenTower):
@@ -193,7 +194,7 @@ class _Codebook(nn.Module):
 
     def __init__(self, size: int, dim: int, normalized: bool = False) -> None:
         super().__init__()
-        self.embedding, self.normalized = nn.Embedding(size, dim), normalized
+        self.embedding, self.normalized = nn.Embedding(size, dim, _weight=torch.zeros(size, dim)), normalized
 
     def codes(self, vectors: Float[Tensor, "batch size 1 tokens"]) -> Int[Tensor, "batch tokens"]:
         """The nearest code of every vector."""

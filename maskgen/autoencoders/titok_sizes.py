@@ -8,6 +8,8 @@ from maskgen.autoencoders.titok import TiTokConfig, TowerSize
 
 HEAD_DIM = 64
 """Width of an attention head in every published size."""
+NAMES = {512: "small", 768: "base", 1024: "large"}
+"""Names of the widths."""
 Shapes = Mapping[str, Sequence[int]]
 
 
@@ -58,6 +60,27 @@ def titok_sizes(
         )
     except KeyError as error:
         raise ValueError(f"{source} lacks {error.args[0]}, so it is no TiTok tokenizer; copy the whole folder of the tokenizer") from error
+
+
+def published_config(config: TiTokConfig) -> dict[str, Any]:
+    """Sizes as the authors' classes read them, the inverse of `titok_sizes`; a width without a published name is written as it is."""
+    told: dict[str, Any] = {
+        "codebook_size": config.codebook_size,
+        "token_size": config.token_size,
+        "use_l2_norm": config.normalized,
+        "commitment_cost": 0.25,
+        "vit_enc_model_size": NAMES.get(config.encoder.dim, config.encoder.dim),
+        "vit_dec_model_size": NAMES.get(config.decoder.dim, config.decoder.dim),
+        "vit_enc_patch_size": config.encoder.patch,
+        "vit_dec_patch_size": config.side // config.decoder.grid,
+        "num_latent_tokens": config.num_tokens,
+        "finetune_decoder": config.pixels is not None,
+        "is_legacy": config.pixels is not None,
+        "quantize_mode": "vq",
+    }
+    if config.text_length:
+        told |= {"clustering_vq": False, "text_context_length": config.text_length, "text_embed_dim": config.text_dim}
+    return {"model": {"vq_model": told}, "dataset": {"preprocessing": {"crop_size": config.side}}}
 
 
 def vq_config(config: Mapping[str, Any], source: str) -> Mapping[str, Any]:

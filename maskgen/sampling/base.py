@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from maskgen.masking.schedule import Cosine, MaskSchedule, masked_after, whole_floor
-from maskgen.sampling.draw import Cut, draw, gumbel, row_noise, scattered, temperature_at
+from maskgen.sampling.draw import Cooling, Cut, draw, gumbel, row_noise, scattered, temperature_at
 from maskgen.tokens.batch import UNKNOWN, TokenBatch
 from maskgen.tokens.functions import LogitsFn
 from maskgen.tokens.space import MASK, Segment
@@ -201,6 +201,7 @@ class Sampler(ABC):
         sharpening: Factor of the logits at the last step over that at the first, between which it runs in a straight line; above 1 later
             codes are drawn more greedily. 1 is off.
         soft_steps: First steps that draw at twice the temperature.
+        cooling: How the temperature falls over the steps: "none", "exact" or "softened"; see `maskgen.sampling.draw.cooled`.
         top_k: Codes that may be drawn; None for all.
         top_p: Share of probability that may be drawn; None for all.
         min_p: Least probability that may be drawn, as a share of the largest; None for all.
@@ -216,6 +217,7 @@ class Sampler(ABC):
     typical_p: float | None = None
     sharpening: float = 1.0
     soft_steps: int = 0
+    cooling: Cooling = "none"
     revokes: ClassVar[bool] = False
     """True in a subclass that takes cells back: then a step without unknown cells does not end the decode."""
     needs: ClassVar[tuple[str, ...]] = ()
@@ -226,7 +228,7 @@ class Sampler(ABC):
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
-        temperature_at(0, 1, self.temperature, self.sharpening, self.soft_steps)
+        temperature_at(0, 1, self.temperature, self.sharpening, self.soft_steps, self.cooling)
         self.cut()
 
     def cut(self) -> Cut:
@@ -235,7 +237,7 @@ class Sampler(ABC):
 
     def temperature_at(self, state: State) -> float:
         """The temperature of a step."""
-        return temperature_at(state.step, state.steps, self.temperature, self.sharpening, self.soft_steps)
+        return temperature_at(state.step, state.steps, self.temperature, self.sharpening, self.soft_steps, self.cooling)
 
     @abstractmethod
     def start(self, state: State) -> StepFn:

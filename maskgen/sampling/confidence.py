@@ -1,11 +1,15 @@
 """MaskGIT's sampler: draw every masked cell, keep those with the most confident codes."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-from maskgen.sampling.base import Decision, DrawFn, Sampler, State, StepFn, annealed, keep_surest
-from maskgen.sampling.draw import check_temperature
+from jaxtyping import Float
+from torch import Tensor
 
+from maskgen.sampling.base import Decision, DrawFn, Drawn, Sampler, State, StepFn, annealed, keep_surest
+from maskgen.sampling.draw import check_temperature, cooled, scattered
+
+Annealing = Literal["exact", "linear", "amused", "constant", "softened"]
 AMUSED_END = 0.01
 """Noise scale of aMUSEd's last step."""
 
@@ -20,34 +24,47 @@ class ConfidenceSampler(Sampler):
         choice_temperature: Scale of the ranking's noise at the start. 0 is greedy, but for "amused", which then rises to its end of 0.01.
         annealing: Scale of the noise at step k of N. "exact": choice_temperature (1 - (k + 1) / N). "linear": a straight line from
             choice_temperature at the first step to 0 at the last. "amused": such a line to 0.01, as AmusedScheduler given one number.
-            "constant": choice_temperature throughout.
+            "constant": choice_temperature throughout. "softened": as `cooling`.
+        ranking: What the noise is added to: the "probability" of the drawn code (its logarithm), or its "logit" alone, as TiTok and MaskGen
+            do, so that a cell with large logits counts as sure.
 
-    Source: MaskGIT, arXiv:2202.04200; aMUSEd, arXiv:2401.01808. Differs: exact counts per row, from the cells that were unknown at the
-    start.
+    Source: MaskGIT, arXiv:2202.04200; aMUSEd, arXiv:2401.01808; TiTok, arXiv:2406.07550. Differs: exact counts per row, from the cells
+    that were unknown at the start.
     """
 
     choice_temperature: float = 4.5
-    annealing: Literal["exact", "linear", "amused", "constant"] = "exact"
+    annealing: Annealing = "exact"
+    ranking: Literal["probability", "logit"] = "probability"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_temperature("choice_temperature", self.choice_temperature)
-        if self.annealing not in ("exact", "linear", "amused", "constant"):
-            raise ValueError(f"annealing must be exact, linear, amused or constant, got {self.annealing!r}")
+        if self.annealing not in get_args(Annealing):
+            raise ValueError(f"annealing must be {', '.join(get_args(Annealing))}, got {self.annealing!r}")
+        if self.ranking not in ("probability", "logit"):
+            raise ValueError(f"ranking must be probability or logit, got {self.ranking!r}")
 
     def start(self, state: State) -> StepFn:
         return self._step
 
     def _step(self, state: State, draw_cells: DrawFn) -> Decision:
         drawn = draw_cells(state.unknown)
-        return keep_surest(state, drawn, drawn.logprobs, self.schedule, self._noise(state))
+        scores = drawn.logprobs if self.ranking == "probability" else _drawn_logits(drawn)
+        return keep_surest(state, drawn, scores, self.schedule, self._noise(state))
 
     def _noise(self, state: State) -> float:
         """Scale of the Gumbel noise at this step."""
         if self.annealing == "exact":
             return annealed(self.choice_temperature, state)
+        if self.annealing == "softened":
+            return self.choice_temperature * cooled(state.step, state.steps, "softened")
         if self.annealing == "constant":
             return self.choice_temperature
         end = AMUSED_END if self.annealing == "amused" else 0.0
         done = state.step / max(state.steps - 1, 1)
         return self.choice_temperature * (1 - done) + end * done
+
+
+def _drawn_logits(drawn: Drawn) -> Float[Tensor, "batch length"]:
+    """The logit of each drawn code; 0 elsewhere."""
+    return scattered(drawn.cells, drawn.logits.float().gather(-1, drawn.codes[drawn.cells][:, None])[:, 0], 0.0)

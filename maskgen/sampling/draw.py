@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from einops import rearrange
@@ -13,13 +14,32 @@ BLOCK, CELLS_AT_ONCE = 64, 32
 """Codes that are summed together before a running sum; cells whose codes fit a processor's cache."""
 
 
+Cooling = Literal["none", "exact", "softened"]
+"""How a temperature falls over the steps."""
+
+
+def cooled(step: int, steps: int, cooling: Cooling) -> float:
+    """Factor of a temperature at step k of N, with r = 1 - (k + 1) / N.
+
+    Args:
+        step: k, from 0.
+        steps: N.
+        cooling: "none" is 1; "exact" is r, so 0 at the last step; "softened" is r (0.5 + 0.8 r), as where the logits too are divided by the
+            second factor.
+
+    Source: TiTok, arXiv:2406.07550 (`softmax_temperature_annealing` of its code).
+    """
+    left = 1 - (step + 1) / steps
+    return {"none": 1.0, "exact": left, "softened": left * (0.5 + 0.8 * left)}[cooling]
+
+
 def check_temperature(name: str, value: float) -> None:
     """Raises ValueError if a temperature is negative or no number."""
     if not 0 <= value < math.inf:
         raise ValueError(f"{name} must be a finite number of at least 0, got {value}")
 
 
-def temperature_at(step: int, steps: int, temperature: float, sharpening: float, soft_steps: int) -> float:
+def temperature_at(step: int, steps: int, temperature: float, sharpening: float, soft_steps: int, cooling: Cooling = "none") -> float:
     """Temperature of one step, where the logits are sharpened over the steps.
 
     Args:
@@ -28,6 +48,7 @@ def temperature_at(step: int, steps: int, temperature: float, sharpening: float,
         temperature: That of the first step.
         sharpening: The inverse temperature of the last step over that of the first; in between it runs in a straight line.
         soft_steps: First steps, at twice the temperature that they would have otherwise.
+        cooling: How the temperature falls beside that; see `cooled`.
 
     Raises:
         ValueError: If an option is out of range.
@@ -37,8 +58,10 @@ def temperature_at(step: int, steps: int, temperature: float, sharpening: float,
     check_temperature("temperature", temperature)
     if not 0 < sharpening < math.inf or soft_steps < 0:
         raise ValueError(f"sharpening must be a number above 0 (1 is off) and soft_steps at least 0, got {sharpening} and {soft_steps}")
+    if cooling not in get_args(Cooling):
+        raise ValueError(f"cooling must be {', '.join(get_args(Cooling))}, got {cooling!r}")
     line = 1 + (sharpening - 1) * step / max(steps - 1, 1)
-    return temperature / line * (2 if step < soft_steps else 1)
+    return temperature / line * (2 if step < soft_steps else 1) * cooled(step, steps, cooling)
 
 
 def gumbel(shape: tuple[int, ...], generator: torch.Generator) -> Float[Tensor, "..."]:

@@ -50,7 +50,6 @@ def test_every_state_is_the_authors(name: str) -> None:
         assert_close(seen[part], given[f"mid.{part}"], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.slow
 def test_parameters_at_published_sizes() -> None:
     """Tensors and millions of values of `tokenizer_titok_l32_imagenet`, `..._bl128_vq8k_imagenet` and `tokenizer_tatitok_bl128_vq`."""
     base = TowerSize(dim=768, num_layers=12, num_heads=12)
