@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 def add_machine(parser: argparse.ArgumentParser) -> None:
     """Where and how precisely the model runs."""
+    parser.add_argument(
+        "--variant", help="which of several published models in a folder or repository, by a part of its file's name: 384_large"
+    )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default: %(default)s)")
     parser.add_argument(
         "--dtype",
@@ -50,7 +53,8 @@ def pipeline_of(args: argparse.Namespace, kind: str = "Pipeline", specialists: b
         need("torchao", "int8", "--int8")
     import maskgen
 
-    pipeline = getattr(maskgen, kind).from_pretrained(args.model or default, args.device, args.dtype, specialists=specialists)
+    kind_of = getattr(maskgen, kind)
+    pipeline = kind_of.from_pretrained(args.model or default, args.device, args.dtype, variant=args.variant, specialists=specialists)
     for one in (pipeline, *pipeline.specialists.values()):
         _accelerate(one, args)
     return pipeline

@@ -19,10 +19,14 @@ class LoadOptions:
     Args:
         dtype: Precision of the network that generates; tokenizers stay in float32, because rounding would change codes.
         device: Where the network goes; its weights are read straight to it.
+        variant: Part of the name of the file that is meant, where a folder holds several models, such as "384_large".
+        from_hub: Whether the model was named by a hub id, so that a part that is published in another repository may be downloaded.
     """
 
     dtype: torch.dtype = torch.float32
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    variant: str = ""
+    from_hub: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +44,8 @@ class Family:
         load: Reads a folder. Raises ValueError for a folder that is damaged or incomplete.
         export: Writes a model in the family's own layout, so that the authors' code loads it; None if that is not supported.
         source: Paper.
+        hub_files: Patterns of the PyTorch files of a variant in the hub's repositories, for families that publish no safetensors. Raises
+            ValueError if there is no such variant.
     """
 
     name: str
@@ -52,6 +58,7 @@ class Family:
     source: str
     non_commercial: bool = False
     export: Callable[[Parts, Path], None] | None = None
+    hub_files: Callable[[str], tuple[str, ...]] | None = None
 
 
 def read_json(path: Path) -> Mapping[str, Any]:

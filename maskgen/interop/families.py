@@ -27,6 +27,16 @@ def published_family(folder: Path) -> Family | None:
     return next((family for family in families() if family.recognises(folder)), None)
 
 
+def hub_patterns(name: Path | str, variant: str = "") -> tuple[str, ...]:
+    """Patterns of the PyTorch files that are downloaded of a published model, beside safetensors and plain data.
+
+    Raises:
+        ValueError: If the model has no such variant.
+    """
+    found = next((family.hub_files for family in families() if str(name) in family.hub_ids and not Path(name).is_dir()), None)
+    return () if found is None else found(variant)
+
+
 def load_family(family: Family, folder: Path, options: LoadOptions) -> Parts:
     """Read a published model. A licence that forbids commercial use is said once a process.
 

@@ -15,12 +15,15 @@ from maskgen.interop.halton_config import IMAGE, LABEL, HaltonConfig, halton_con
 from maskgen.interop.halton_network import HaltonTransformer
 from maskgen.interop.imagenet import imagenet_names
 from maskgen.interop.weights import load_exactly, read_pickle
+from maskgen.io.hub import hub_file
 from maskgen.tokenizers.attribute import AttributeTokenizer
 from maskgen.tokenizers.llamagen_vq import LlamaGenVQTokenizer
 
 TRANSFORMERS, CODEC_FILE = "ImageNet_*.pth", "vq_ds16_c2i.pt"
 """Files of a transformer, and the file of the image tokenizer, which its authors published in a repository of its own."""
-CODEC_SOURCE = "FoundationVision/LlamaGen"
+HUB_ID, CODEC_SOURCE = "llvictorll/Halton-MaskGIT", "FoundationVision/LlamaGen"
+VARIANTS = ("256_tiny", "256_small", "256_base", "384_small", "384_base", "384_large")
+"""Published transformers; the parameters of the family are those of the last one."""
 UNUSED_BUFFER, UNUSED_SIZE = "quantize.codebook_used", 65536
 """A count of used codes in the tokenizer's training, without meaning afterwards."""
 SIZES = {(384, 6): "tiny", (512, 12): "small", (768, 12): "base", (1024, 24): "large", (1152, 28): "xlarge"}
@@ -46,8 +49,8 @@ def _load(folder: Path, options: LoadOptions) -> Parts:
     Raises:
         ValueError: If one of them is missing or damaged, or there are several transformers.
     """
-    model = read_halton(_transformer_file(folder), options)
-    image = read_llamagen(_codec_file(folder), model.config)
+    model = read_halton(_transformer_file(folder, options.variant), options)
+    image = read_llamagen(_codec_file(folder, options.from_hub), model.config)
     config = model.config
     label = AttributeTokenizer(LABEL, imagenet_names(config.num_classes), config.num_classes)
     return Parts(
@@ -144,30 +147,39 @@ def _published_name(name: str) -> str:
     return name.replace("module.", "").replace("_orig_mod.", "")
 
 
-def _transformer_file(folder: Path) -> Path:
+def _hub_files(variant: str) -> tuple[str, ...]:
+    """The file of a published transformer."""
+    if variant not in VARIANTS:
+        raise ValueError(f"{HUB_ID} has several models; choose one with variant: {', '.join(VARIANTS)}")
+    return (f"ImageNet_{variant}.pth",)
+
+
+def _transformer_file(folder: Path, variant: str) -> Path:
     """The one checkpoint of a transformer.
 
     Raises:
-        ValueError: If there is none, or several.
+        ValueError: If there is none, or several and the variant does not tell.
     """
-    found = sorted(folder.glob(TRANSFORMERS)) or sorted(folder.glob("*.pth"))
+    every = sorted(folder.glob(TRANSFORMERS)) or sorted(folder.glob("*.pth"))
+    found = [path for path in every if variant in path.name]
     if len(found) != 1:
-        names = ", ".join(path.name for path in found) or "none"
-        raise ValueError(
-            f"{folder} should hold one transformer ({TRANSFORMERS}), it has {names}; put the one that is meant in its own folder"
-        )
+        names = ", ".join(path.name for path in every)
+        raise ValueError(f"{folder} has the transformers {names}; choose one with variant, a part of its name, got {variant!r}")
     return found[0]
 
 
-def _codec_file(folder: Path) -> Path:
+def _codec_file(folder: Path, from_hub: bool) -> Path:
     """The file of the image tokenizer.
 
     Raises:
         ValueError: If it is in neither folder.
+        OSError: If it has to be downloaded and the hub cannot be reached.
     """
     places = [folder / CODEC_FILE, folder.parent / CODEC_FILE]
     if found := next((path for path in places if path.is_file()), None):
         return found
+    if from_hub:
+        return hub_file(CODEC_SOURCE, CODEC_FILE)
     raise ValueError(
         f"{folder} lacks the image tokenizer {CODEC_FILE}; get it from {CODEC_SOURCE} on the hub, and put it there or one above"
     )
@@ -175,12 +187,13 @@ def _codec_file(folder: Path) -> Path:
 
 FAMILY = Family(
     name="Halton-MaskGIT",
-    hub_ids={"llvictorll/Halton-MaskGIT": 551.9},
+    hub_ids={HUB_ID: 551.9},
     makes=("class to image", "inpaint"),
     code_licence="MIT",
     weights_licence="MIT",
     recognises=_recognises,
     load=_load,
     export=_export,
+    hub_files=_hub_files,
     source="arXiv:2503.17076",
 )

@@ -1,7 +1,7 @@
 """Resolving model names (folder, shipped or installed model, Hugging Face Hub repository) and uploading folders to the Hub."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,20 +10,22 @@ from maskgen.io.shipped import find_path, model_folder, model_names
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 """Pattern of a hub id, "owner/name"."""
 FILES = ("*.safetensors", "*.json", "*.yaml", "*.yml", "*.txt", "*.jinja", "*.md", "*.xz", "LICENSE*", "NOTICE*")
-"""Patterns of the files that are downloaded: weights, plain data and text (the phoneme lexicon is xz text). Never pickle or code."""
+"""Patterns of the files that are downloaded: weights, plain data and text (the phoneme lexicon is xz text). Never code; pickles only where
+a published family has nothing else, by name."""
 MODEL_FILES = ("bundle.json", "model_index.json", "config.json")
 """A folder with one of these files is a model. It takes precedence over a shipped model of the same name."""
 
 
-def local_folder(name: Path | str, revision: str | None = None) -> Path:
+def local_folder(name: Path | str, revision: str | None = None, also: Sequence[str] = ()) -> Path:
     """Return the folder of a model, after downloading it if the name is a hub id.
 
     Args:
         name: A folder, the name of a shipped or installed model, or a hub id "owner/name"; tried in this order.
         revision: Branch, tag or commit of a hub id; None takes its main branch.
+        also: Patterns of further files to download.
 
     Returns:
-        An existing folder. Downloads are stored in the cache of huggingface_hub and contain only files that match `FILES`.
+        An existing folder. Downloads are stored in the cache of huggingface_hub and contain only files that match `FILES` or `also`.
 
     Raises:
         ValueError: If there is no such model, a revision is given without a hub id, or the hub has no such repository or revision.
@@ -32,7 +34,7 @@ def local_folder(name: Path | str, revision: str | None = None) -> Path:
     """
     folder = _present(name)
     if folder is None and HUB_NAME.fullmatch(str(name)):
-        return _download(str(name), revision)
+        return _download(str(name), revision, also)
     if folder is None:
         raise ValueError(
             f"there is no model {str(name)!r}: no such folder, the models here are {', '.join(model_names()) or 'none'}, "
@@ -88,12 +90,25 @@ def _present(name: Path | str) -> Path | None:
     return found if found.is_dir() else None
 
 
-def _download(repo_id: str, revision: str | None) -> Path:
-    """Download the files of a hub repository that match `FILES` and return their folder in the cache."""
+def hub_file(repo_id: str, name: str) -> Path:
+    """Return one file of a hub repository, after downloading it if it isn't in the cache.
+
+    Raises:
+        ValueError: If there is no such repository that you may see.
+        OSError: If the hub cannot be reached, or the repository has no such file.
+    """
+    from huggingface_hub import hf_hub_download
+
+    with _sentences(repo_id, None):
+        return Path(hf_hub_download(repo_id, name))
+
+
+def _download(repo_id: str, revision: str | None, also: Sequence[str]) -> Path:
+    """Download the files of a hub repository that match `FILES` or `also` and return their folder in the cache."""
     from huggingface_hub import snapshot_download
 
     with _sentences(repo_id, revision):
-        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=list(FILES)))
+        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=[*FILES, *also]))
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from maskgen.decoding.decoder import Helpers
 from maskgen.decoding.parts import Parts
 from maskgen.decoding.settings import GenerationSettings
 from maskgen.interop.base import LoadOptions
-from maskgen.interop.families import export_family
+from maskgen.interop.families import export_family, hub_patterns
 from maskgen.io.bundle import require_fingerprint
 from maskgen.io.checkpoint import read_checkpoint, weights
 from maskgen.io.fitting import fitted
@@ -81,6 +81,7 @@ class Storing(Moving):
         dtype: torch.dtype | str | None = None,
         revision: str | None = None,
         *,
+        variant: str | None = None,
         specialists: bool = True,
         torch_dtype: torch.dtype | str | None = None,
         use_safetensors: bool = True,
@@ -93,6 +94,8 @@ class Storing(Moving):
             dtype: Precision of the model: a torch dtype, its name, or "auto", which measures whether bfloat16 is faster here. None is
                 float32.
             revision: Branch, tag or commit of a hub id.
+            variant: Part of the name of the file that is meant, where a folder or repository holds several published models, such as
+                "384_large".
             specialists: Load the models that the folder names for single targets, which then generate them in its place.
             torch_dtype: The name that diffusers gives `dtype`.
             use_safetensors: Must stay True: weights are read from safetensors alone.
@@ -109,8 +112,10 @@ class Storing(Moving):
         if not use_safetensors:
             raise ValueError("use_safetensors is False; weights in pickles run code when they are read and are never loaded")
         place, precision = as_device(device or "cpu"), as_dtype(torch_dtype if dtype is None else dtype, device or "cpu")
-        folder = local_folder(cls.default_model if name is None else name, revision)
-        parts = load_parts(folder, LoadOptions(dtype=precision, device=place))
+        wanted = cls.default_model if name is None else name
+        folder = local_folder(wanted, revision, hub_patterns(wanted, variant or ""))
+        options = LoadOptions(dtype=precision, device=place, variant=variant or "", from_hub=not Path(wanted).exists())
+        parts = load_parts(folder, options)
         kind = cls.kind_for(parts.space, parts.settings, parts.durations is not None, str(folder))
         others = {}
         for target, place_or_name in parts.specialists.items() if specialists else ():
@@ -118,7 +123,7 @@ class Storing(Moving):
         made = kind(
             parts.model, parts.space, parts.tokenizers, parts.settings, parts.grids, parts.helpers, parts.durations, specialists=others
         )
-        made.name_or_path = str(cls.default_model if name is None else name)
+        made.name_or_path = str(wanted)
         made.family = parts.family
         return made if (place.type, precision) == ("cpu", torch.float32) else made.to(place, precision)
 

@@ -180,17 +180,45 @@ def test_missing_files_and_several_transformers_are_said_in_a_sentence(folder: P
     (tmp_path / "vq_ds16_c2i.pt").write_bytes((folder / "vq_ds16_c2i.pt").read_bytes())
     assert isinstance(Pipeline.from_pretrained(alone), TextToImagePipeline), "the tokenizer may lie one folder above"
     (alone / "ImageNet_64_tiny.pth").write_bytes((alone / "ImageNet_32_tiny.pth").read_bytes())
-    with pytest.raises(ValueError, match=r"one transformer .*ImageNet_32_tiny.pth, ImageNet_64_tiny.pth"):
+    with pytest.raises(ValueError, match=r"the transformers ImageNet_32_tiny.pth, ImageNet_64_tiny.pth; choose one with variant"):
         Pipeline.from_pretrained(alone)
+    assert isinstance(Pipeline.from_pretrained(alone, variant="64_tiny"), TextToImagePipeline)
     (alone / "ImageNet_64_tiny.pth").unlink()
     torch.save({"weights": {}}, alone / "ImageNet_32_tiny.pth")
     with pytest.raises(ValueError, match="no mapping of names to tensors under 'model_state_dict'"):
         Pipeline.from_pretrained(alone)
 
 
+def test_a_hub_id_downloads_the_variant_alone_and_the_tokenizer_from_its_own_repository(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    asked: list[tuple[str, Any]] = []
+    alone = altered(folder, tmp_path / "alone")
+    (alone / "ImageNet_32_tiny.pth").rename(alone / "ImageNet_256_tiny.pth")
+
+    def snapshot(name: str, *, revision: Any, allow_patterns: list[str]) -> str:
+        asked.append((name, [one for one in allow_patterns if one.endswith("pth")]))
+        return str(alone)
+
+    def one_file(name: str, file: str) -> str:
+        asked.append((name, file))
+        return str(folder / file)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", one_file)
+    with pytest.raises(ValueError, match=r"several models; choose one with variant: 256_tiny, .*384_large"):
+        Pipeline.from_pretrained("llvictorll/Halton-MaskGIT")
+    assert not asked, "nothing is downloaded before it is known what"
+    loaded = Pipeline.from_pretrained("llvictorll/Halton-MaskGIT", variant="256_tiny")
+    assert loaded.family == "Halton-MaskGIT"
+    assert asked == [("llvictorll/Halton-MaskGIT", ["ImageNet_256_tiny.pth"]), ("FoundationVision/LlamaGen", "vq_ds16_c2i.pt")]
+
+
 def test_the_command_line_draws_a_class(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "one.png"
-    main(["generate", "image", "--model", str(folder), "--label", "4", "--seed", "2", "--out", str(out)])
+    main(["generate", "image", "--model", str(folder), "--variant", "tiny", "--label", "4", "--seed", "2", "--out", str(out)])
     assert Image.open(out).size == (32, 32)
 
 
