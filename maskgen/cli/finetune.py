@@ -14,7 +14,7 @@ def add_finetune(verbs: Any) -> None:
     """Arguments of both."""
     parser = verbs.add_parser("finetune", help="fine-tune a model on a folder of captioned images or of recordings")
     parser.add_argument("folder", type=Path, help="images, or audio files, each with a .txt of the same name")
-    parser.add_argument("--model", default="emoji-64", help="folder or shipped name of the model to start from (default: %(default)s)")
+    parser.add_argument("--model", default="emoji-64", help="folder, shipped name or hub id of the model (default: %(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="folder of the new model; tokens and checkpoints go to OUT.work")
     parser.add_argument(
         "--lora", type=int, metavar="RANK", help="train an adapter of this rank instead of all weights; needs maskgen[finetune]"
@@ -52,7 +52,7 @@ def add_finetune(verbs: Any) -> None:
 def run_finetune(args: argparse.Namespace) -> None:
     """Fine-tune a model on a folder, print the losses and what to try next."""
     check_numbers(args)
-    from maskgen.io.bundle import find_model
+    from maskgen.io.hub import local_folder
     from maskgen.networks.lora import LoraSettings
     from maskgen.training.finetune import FinetuneSettings
     from maskgen.training.finetune_folder import FolderSettings, finetune, media_of, work_folder
@@ -60,7 +60,7 @@ def run_finetune(args: argparse.Namespace) -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)  # three trainers, each with the same lines about devices and services
     media = media_of(args.folder)
-    find_model(args.model)
+    local_folder(args.model)
     settings = FinetuneSettings(
         steps=args.steps,
         batch_size=args.batch_size,
@@ -74,7 +74,7 @@ def run_finetune(args: argparse.Namespace) -> None:
     kind = "all weights" if args.lora is None else f"an adapter of rank {args.lora}"
     print(f"training {kind} of {args.model} for {args.steps} steps on {args.folder}; checkpoints go to {work_folder(args.out)}", flush=True)
     made = finetune(args.folder, args.model, args.out, settings, reading, args.restart)
-    print(f"{_done(made, args.steps)}; held-out loss: {compared(made.before, made.after)}")
+    print(f"{_done(made, args.steps)}; held-out loss: {compared(made.run.before, made.run.after)}")
     if made.adapter is not None:
         print(f"wrote {args.out / 'adapter'}, the adapter alone")
     print(f"wrote {args.out}; try: maskgen generate {_example(media, args)}")
@@ -82,10 +82,10 @@ def run_finetune(args: argparse.Namespace) -> None:
 
 def _done(made: "Finetuned", steps: int) -> str:
     """What this start has trained."""
-    if made.steps == 0:
+    if made.run.steps == 0:
         return f"nothing was left to train: an earlier run on the same files did all {steps} steps"
-    resumed = "" if made.steps == steps else f" ({made.steps} of {steps} steps; an earlier run did the others)"
-    return f"trained {made.trained:,} numbers in {made.elapsed_s:.0f} s{resumed}"
+    resumed = "" if made.run.steps == steps else f" ({made.run.steps} of {steps} steps; an earlier run did the others)"
+    return f"trained {made.trained:,} numbers in {made.run.elapsed_s:.0f} s{resumed}"
 
 
 def check_numbers(args: argparse.Namespace) -> None:

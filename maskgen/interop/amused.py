@@ -49,7 +49,6 @@ class AmusedNetwork(PublishedNetwork):
         self.prompts, self.space, self.pixels_per_cell = prompts, space, pixels_per_cell
         self.text, self.image = space.of("text")[0], space.of("image")[0]
         self.config = PublishedConfig(int(transformer.config.in_channels))
-        self._kept: dict[tuple[Any, ...], BoundUVit] = {}
 
     @property
     def embed(self) -> nn.Embedding:
@@ -93,14 +92,16 @@ class AmusedNetwork(PublishedNetwork):
     def _bound(self, told: list[Prompt], micro: Float[Tensor, "batch 5"]) -> BoundUVit:
         """The network for the prompts of a batch."""
         weight = self.embed.weight
+        if self.training or torch.is_grad_enabled():  # weights may change
+            self.kept.clear()
+            return BoundUVit(self.transformer, *self.prompts(told), micro.to(weight.device))
         key = tuple(told), tuple(micro.flatten().tolist()), weight.device, weight.dtype, weight.data_ptr()
-        if key not in self._kept:
-            if len(self._kept) >= KEPT:
-                self._kept.pop(next(iter(self._kept)))
-            states, pooled = self.prompts(told)
-            with torch.no_grad():
-                self._kept[key] = BoundUVit(self.transformer, states, pooled, micro.to(states.device))
-        return self._kept[key]
+        if key not in self.kept:
+            if len(self.kept) >= KEPT:
+                self.kept.pop(next(iter(self.kept)))
+            self.kept[key] = BoundUVit(self.transformer, *self.prompts(told), micro.to(weight.device))
+        found: BoundUVit = self.kept[key]
+        return found
 
 
 def recognises(folder: Path) -> bool:

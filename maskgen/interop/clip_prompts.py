@@ -12,7 +12,7 @@ from maskgen.tokenizers.base import Tokenizer
 from maskgen.tokenizers.transformers_text import TransformersTextTokenizer
 from maskgen.tokens.batch import TokenBatch
 
-KEPT = 64
+KEPT = 1024
 """Prompts whose features are kept."""
 Prompt = tuple[int, ...]
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from maskgen.io.bundle import load_bundle, save_bundle
 from maskgen.io.schema import Items, Real, Record, Table, Text, Whole
+from maskgen.networks.published import PublishedNetwork
 from maskgen.networks.transformer import MaskTransformer
 
 ADAPTER_KIND = "lora_adapter"
@@ -190,3 +191,44 @@ def apply_adapter(model: MaskTransformer, weights: str, adapter: Adapter) -> Non
     set_peft_model_state_dict(model, {name: tensor for name, tensor in adapter.tensors.items() if "lora_" in name})
     with torch.no_grad():
         model.embed.weight[adapter.tensors[ROWS]] = adapter.tensors[ROW_VALUES].to(model.embed.weight)
+
+
+def adapt_published(network: PublishedNetwork, settings: LoraSettings | None, seed: int = 0) -> None:
+    """Make the part of a published network that generates trainable: by an untrained adapter, which changes no output, or whole.
+
+    Args:
+        network: Changed in place.
+        settings: Configuration of the adapter; None trains all weights of the network's own.
+        seed: Seed of the initial factors; the global random generator is not used.
+
+    Raises:
+        ImportError: If an adapter is wanted and peft is missing.
+    """
+    network.requires_grad_(False)
+    if settings is None:
+        for part in network.trained_parts():
+            part.requires_grad_(True)
+        return
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError as error:
+        raise ImportError("LoRA needs the package peft: pip install maskgen[finetune]") from error
+    config = LoraConfig(r=settings.rank, lora_alpha=settings.scale, target_modules=network.adapted, lora_dropout=0.0)  # type: ignore[arg-type]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        inject_adapter_in_model(config, network)
+
+
+def merge_published(network: PublishedNetwork) -> None:
+    """Merge the adapter of a published network into its weights, in place; without an adapter nothing changes.
+
+    Raises:
+        ValueError: If the factors hold NaN or infinity.
+    """
+    for name, layer in list(network.named_modules()):
+        if hasattr(layer, "get_base_layer"):
+            layer.merge(safe_merge=True)  # type: ignore[operator]
+            *path, last = name.split(".")
+            setattr(network.get_submodule(".".join(path)), last, layer.get_base_layer())  # type: ignore[operator]
+    network.kept.clear()
+    network.eval().requires_grad_(False)

@@ -1,7 +1,9 @@
 """The interface of networks that others published: what decoding, scoring and pipelines ask of them."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -30,6 +32,17 @@ class PublishedNetwork(nn.Module, ABC):
     """
 
     config: PublishedConfig
+    adapted: str = r"transformer\..*\.(to_q|to_k|to_v|to_out\.0)"
+    """Regular expression for the names of the linear layers that a low-rank adapter changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: dict[Any, Any] = {}
+        """What is kept between calls because it depends on the condition alone. It is cleared when weights change."""
+
+    def trained_parts(self) -> Sequence[nn.Module]:
+        """The modules that a training changes where it changes all: those that generate, not what encodes their conditions."""
+        return [module for name, module in self.named_children() if name == "transformer"]
 
     @property
     @abstractmethod

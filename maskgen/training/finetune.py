@@ -15,9 +15,9 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from maskgen.data.loading.token_data import TokenData
 from maskgen.data.shards.manifest import read_index
 from maskgen.io.files import write_atomic
+from maskgen.networks.auto import Network
 from maskgen.networks.lora import Adapter, LoraSettings, adapter_tensors, add_lora, merge_lora
 from maskgen.networks.pretrained import Pretrained, load_pretrained, start_from
-from maskgen.networks.transformer import MaskTransformer
 from maskgen.tokens.space import Segment, TokenSpace
 from maskgen.training.modules.masked import MaskedTokenModule
 from maskgen.training.runtime.checkpoint_io import AtomicCheckpointIO, first_intact
@@ -96,26 +96,37 @@ class Start:
 
 
 @dataclass(frozen=True)
-class Finetuned:
-    """Result of a fine-tuning.
+class TrainingRun:
+    """What a fine-tuning measured.
 
     Args:
-        model: Plain transformer in float32, an adapter merged.
-        adapter: The adapter alone; None where all weights were trained.
         before: Held-out loss of each level before the training; empty where nothing was held out.
         after: The same after it.
-        trained: Number of trained parameters; for an adapter, those that it holds.
         elapsed_s: Seconds of training since this start.
         steps: Optimizer steps since this start; fewer than asked for where an earlier run was resumed.
     """
 
-    model: MaskTransformer
-    adapter: Adapter | None
     before: dict[str, float]
     after: dict[str, float]
-    trained: int
     elapsed_s: float
     steps: int
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """Result of a fine-tuning.
+
+    Args:
+        model: Plain network in float32, an adapter merged.
+        adapter: The adapter alone; None where all weights were trained, and for a published network.
+        trained: Number of trained parameters; for an adapter, those that it holds.
+        run: What was measured.
+    """
+
+    model: Network
+    adapter: Adapter | None
+    trained: int
+    run: TrainingRun
 
 
 def finetune_tokens(shards: Path, work: Path, start: Start, settings: FinetuneSettings) -> Finetuned:
@@ -131,11 +142,34 @@ def finetune_tokens(shards: Path, work: Path, start: Start, settings: FinetuneSe
         ValueError: If the base is not a model, the shards have another token space or no training rows, or `work` holds another run.
     """
     base = load_pretrained(start.model)
+    module = finetune_module(shards, base, start, settings)
+    done = run_training(module, shards, work, settings, {"base": base.weights, "target": start.target})
+    network = module.model.to("cpu")
+    if settings.lora is None:
+        count = sum(parameter.numel() for parameter in network.parameters())
+        return Finetuned(network.eval().requires_grad_(False), None, count, done)
+    values, tensors = {name: list(known) for name, known in start.values.items()}, adapter_tensors(network, base.model)
+    adapter = Adapter(settings.lora, start.model, base.weights, values, tensors)
+    return Finetuned(merge_lora(network), adapter, sum(map(torch.numel, tensors.values())), done)
+
+
+def run_training(module: L.LightningModule, shards: Path, work: Path, settings: FinetuneSettings, facts: Mapping[str, Any]) -> TrainingRun:
+    """Train a module on token shards from the last checkpoint in `work`, if there is one, and measure the held-out loss before and after.
+
+    Args:
+        module: The module.
+        shards: Folder of token shards; the split "validation" is held out.
+        work: Folder for checkpoints and the facts of the run.
+        settings: How to train.
+        facts: What else decides the result; a run with others is refused in the same folder.
+
+    Raises:
+        ValueError: If there are no training rows, or `work` holds another run.
+    """
     index = read_index(shards)
     if not index.counts.get("train"):
         raise ValueError(f"{shards} holds no sample to train on; add samples, or hold fewer out")
-    _same_run(work, {"base": base.weights, "shards": index.plan, "target": start.target, **_plain(settings)})
-    module = finetune_module(shards, base, start, settings)
+    _same_run(work, {**facts, "shards": index.plan, **_plain(settings)})
     data = TokenData(
         str(shards),
         batch_size=min(settings.batch_size, index.counts["train"]),
@@ -151,14 +185,7 @@ def finetune_tokens(shards: Path, work: Path, start: Start, settings: FinetuneSe
     trainer.fit(module, data, ckpt_path=str(first_intact(last)[0]) if last.is_file() else None)
     elapsed_s = time.monotonic() - started_s
     steps = 0 if begun.step is None else trainer.global_step - begun.step
-    after = _validated(module, data, settings)
-    network = module.model.to("cpu")
-    if settings.lora is None:
-        count = sum(parameter.numel() for parameter in network.parameters())
-        return Finetuned(network.eval().requires_grad_(False), None, before, after, count, elapsed_s, steps)
-    values, tensors = {name: list(known) for name, known in start.values.items()}, adapter_tensors(network, base.model)
-    adapter = Adapter(settings.lora, start.model, base.weights, values, tensors)
-    return Finetuned(merge_lora(network), adapter, before, after, sum(map(torch.numel, tensors.values())), elapsed_s, steps)
+    return TrainingRun(before, _validated(module, data, settings), elapsed_s, steps)
 
 
 class _Begun(Callback):
@@ -244,7 +271,7 @@ def _trainer(work: Path, settings: FinetuneSettings, training: bool = True) -> L
     )
 
 
-def _validated(module: MaskedTokenModule, data: TokenData, settings: FinetuneSettings) -> dict[str, float]:
+def _validated(module: L.LightningModule, data: TokenData, settings: FinetuneSettings) -> dict[str, float]:
     """Held-out loss of each level."""
     if not data.validation_splits:
         return {}
@@ -254,7 +281,7 @@ def _validated(module: MaskedTokenModule, data: TokenData, settings: FinetuneSet
     return {name.removeprefix("val/loss_"): metrics[name] for name in sorted(metrics) if name.startswith("val/loss_") and "_level" in name}
 
 
-def _before(work: Path, module: MaskedTokenModule, data: TokenData, settings: FinetuneSettings) -> dict[str, float]:
+def _before(work: Path, module: L.LightningModule, data: TokenData, settings: FinetuneSettings) -> dict[str, float]:
     """The held-out losses of the base, measured once per run."""
     path = work / BEFORE_FILE
     if not path.is_file():

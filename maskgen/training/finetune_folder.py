@@ -30,6 +30,7 @@ from maskgen.tokenizers.base import Tokenizer
 from maskgen.tokenizers.image_geometry import image_size
 from maskgen.tokenizers.phonemes import PhonemeTokenizer
 from maskgen.training.finetune import HELD_OUT, RUN_FILE, Finetuned, FinetuneSettings, Start, finetune_tokens
+from maskgen.training.finetune_published import finetune_published
 
 logger = logging.getLogger(__name__)
 ADAPTER_FOLDER, DURATIONS_FOLDER = "adapter", "durations"
@@ -84,7 +85,7 @@ def finetune(
     """
     out, work, reading = Path(out), work_folder(Path(out)), reading or FolderSettings()
     base = Pipeline.from_pretrained(model, specialists=False)
-    if (out / CONFIG_FILE).exists() and not work.is_dir():
+    if out.is_dir() and any(out.iterdir()) and not work.is_dir():
         raise ValueError(f"{out} holds a model already, and no {work.name} beside it says that it was fine-tuned here; give another --out")
     media = media_of(Path(folder))
     target, tokenizers = _tokenizers(base, model, Path(folder), media, reading)
@@ -100,6 +101,11 @@ def finetune(
     index = run_build(plan, work / "tokens", restart=restart, report=report)
     if not index.counts.get("train"):
         raise ValueError(f"no sample of {folder} is left to train on; hold fewer out, or see {work / 'tokens' / 'rejects.jsonl'}")
+    if base.family:
+        made = finetune_published(work / "tokens", work, model, target, settings)
+        base.model = made.model
+        base.save_pretrained(out)
+        return made
     start = _start(base, model, target, tokenizers)
     made = finetune_tokens(work / "tokens", work, start, settings)
     _write(out, base, model, made, tokenizers, start)
@@ -147,7 +153,7 @@ def _tokenizers(base: Pipeline, model: str, folder: Path, media: str, reading: F
             f"{folder} holds {MEDIA[media]}s, and {model} has {'no' if not targets else 'more than one'} {MEDIA[media]} tokenizer: "
             f"its modalities are {', '.join(names)}; the shipped models are emoji-64 for pictures and heart-16k for a voice"
         )
-    tokenizers = {name: base.tokenizers[name] for name in names}
+    tokenizers = {name: base.tokenizers[name] for name in names if name in base.tokenizers}
     if media == "audio":
         if not (isinstance(tokenizers.get("phones"), PhonemeTokenizer) and (find_model(model) / DURATIONS_FOLDER).is_dir()):
             raise ValueError(f"{model} cannot speak: it lacks phonemes or the folder {DURATIONS_FOLDER}; the shipped voice is heart-16k")

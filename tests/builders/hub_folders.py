@@ -77,3 +77,48 @@ def vq_model(folder: Path, codes: int, stages: int = 2) -> Any:
     nn.init.normal_(model.quantize.embedding.weight, std=0.7)
     model.save_pretrained(folder, safe_serialization=True)
     return model
+
+
+AMUSED_CODES, AMUSED_SIDE = 24, 4
+
+
+def uvit() -> Any:
+    """A small UVit2DModel with random weights."""
+    from diffusers import UVit2DModel
+
+    sizes = {
+        "hidden_size": 32,
+        "in_channels": 16,
+        "block_out_channels": 24,
+        "block_num_heads": 2,
+        "num_hidden_layers": 2,
+        "sample_size": AMUSED_SIDE,
+    }
+    sizes |= {"num_attention_heads": 4, "intermediate_size": 40, "encoder_hidden_size": 20, "cond_embed_dim": 12}
+    sizes |= {
+        "micro_cond_encode_dim": 8,
+        "micro_cond_embed_dim": 5 * 8,
+        "vocab_size": AMUSED_CODES + 8,
+        "codebook_size": AMUSED_CODES,
+        "num_res_blocks": 1,
+    }
+    return scrambled(UVit2DModel(**sizes))
+
+
+def amused(place: Path) -> Path:
+    """A whole pipeline of aMUSEd, as its hub folder is laid out."""
+    from diffusers import AmusedScheduler
+
+    words = clip_tokenizer(place / "tokenizer")
+    clip_encoder(place / "text_encoder", 20, 12, words)
+    uvit().save_pretrained(place / "transformer", safe_serialization=True)
+    vq_model(place / "vqvae", AMUSED_CODES)
+    AmusedScheduler(mask_token_id=AMUSED_CODES + 7).save_pretrained(place / "scheduler")
+    classes = {
+        "transformer": ["diffusers", "UVit2DModel"],
+        "vqvae": ["diffusers", "VQModel"],
+        "scheduler": ["diffusers", "AmusedScheduler"],
+    }
+    classes |= {"tokenizer": ["transformers", "CLIPTokenizer"], "text_encoder": ["transformers", "CLIPTextModelWithProjection"]}
+    (place / "model_index.json").write_text(json.dumps({"_class_name": "AmusedPipeline", "_diffusers_version": "0.25.0", **classes}))
+    return place

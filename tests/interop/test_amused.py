@@ -1,6 +1,5 @@
 """aMUSEd whole: from a folder laid out as the hub's to pictures, edits and scores, and back to a folder that diffusers loads."""
 
-import json
 import logging
 import warnings
 from pathlib import Path
@@ -9,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from builders.hub_folders import clip_encoder, clip_tokenizer, scrambled, vq_model
+from builders.hub_folders import AMUSED_CODES as CODES
+from builders.hub_folders import AMUSED_SIDE as SIDE
+from builders.hub_folders import amused
 from PIL import Image
 
 import maskgen
@@ -21,46 +22,12 @@ from maskgen.tokens.micro import MicroConditions, micro_codes
 
 diffusers = pytest.importorskip("diffusers", reason="needs diffusers: pip install maskgen[diffusers]")
 
-CODES, SIDE, PIXELS = 24, 4, 2
-
-
-def uvit() -> Any:
-    sizes = {
-        "hidden_size": 32,
-        "in_channels": 16,
-        "block_out_channels": 24,
-        "block_num_heads": 2,
-        "num_hidden_layers": 2,
-        "sample_size": SIDE,
-    }
-    sizes |= {"num_attention_heads": 4, "intermediate_size": 40, "encoder_hidden_size": 20, "cond_embed_dim": 12}
-    sizes |= {
-        "micro_cond_encode_dim": 8,
-        "micro_cond_embed_dim": 5 * 8,
-        "vocab_size": CODES + 8,
-        "codebook_size": CODES,
-        "num_res_blocks": 1,
-    }
-    return scrambled(diffusers.UVit2DModel(**sizes))
+PIXELS = 2
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole pipeline of aMUSEd, as its hub folder is laid out."""
-    place = tmp_path_factory.mktemp("amused")
-    words = clip_tokenizer(place / "tokenizer")
-    clip_encoder(place / "text_encoder", 20, 12, words)
-    uvit().save_pretrained(place / "transformer", safe_serialization=True)
-    vq_model(place / "vqvae", CODES)
-    diffusers.AmusedScheduler(mask_token_id=CODES + 7).save_pretrained(place / "scheduler")
-    classes = {
-        "transformer": ["diffusers", "UVit2DModel"],
-        "vqvae": ["diffusers", "VQModel"],
-        "scheduler": ["diffusers", "AmusedScheduler"],
-    }
-    classes |= {"tokenizer": ["transformers", "CLIPTokenizer"], "text_encoder": ["transformers", "CLIPTextModelWithProjection"]}
-    (place / "model_index.json").write_text(json.dumps({"_class_name": "AmusedPipeline", "_diffusers_version": "0.25.0", **classes}))
-    return place
+    return amused(tmp_path_factory.mktemp("amused"))
 
 
 @pytest.fixture(scope="module")

@@ -4,25 +4,22 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from maskgen.data.loading.grids import checked_grids
 from maskgen.data.loading.token_spaces import merged_space, named
-from maskgen.masking.masks import Masked, draw_masks
 from maskgen.masking.schedule import Linear, MaskSchedule
 from maskgen.networks.adapted import AdaptedTransformer, adapt, open_share
 from maskgen.networks.backbone import read_vocabulary
 from maskgen.tokenizers.transformers_text import TransformersTextTokenizer
 from maskgen.tokens.batch import TokenBatch
 from maskgen.tokens.space import TokenSpace
-from maskgen.training.modules.base import TargetModule, mixed_seed
-from maskgen.training.modules.global_batch import divided, gathered
-from maskgen.training.modules.objective import Weighting, code_losses, denominator, reduced
+from maskgen.training.modules.base import mixed_seed
+from maskgen.training.modules.masked_loss import MaskedLossModule
+from maskgen.training.modules.objective import Weighting
 
 
-class AdaptedTokenModule(TargetModule[AdaptedTransformer]):
+class AdaptedTokenModule(MaskedLossModule[AdaptedTransformer]):
     """Trains a pretrained transformers model to predict masked codes, as `MaskedTokenModule` trains one from random weights.
 
     Args:
@@ -87,40 +84,10 @@ class AdaptedTokenModule(TargetModule[AdaptedTransformer]):
 
     def training_step(self, batch: TokenBatch, batch_index: int) -> Tensor:
         """Weighted cross-entropy at the masked cells, with the attention mask as far open as the step says."""
-        generator, whole = torch.Generator().manual_seed(mixed_seed(self.seed, self.global_step, 0)), gathered(batch)
-        drawn = draw_masks(whole.batch, self.segments, self.schedule, self.level_weights, self.drop_condition, generator)
-        masked = whole.part(drawn)
         share = open_share(self.global_step, self.causal_anneal_steps)
-        with contextlib.nullcontext() if share == 1.0 else self.model.annealed(share, mixed_seed(self.seed, self.global_step)):
-            losses = self.losses(masked, self.label_smoothing)
-        loss = self.reduced(masked, losses, whole.per_rank(denominator(self.weight, drawn)))
-        self.log(f"train/loss_{self.target}", loss, prog_bar=True, sync_dist=True)
         self.log("train/open_share", share)
-        self.log("train/lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
-        return loss
-
-    def validation_step(self, batch: TokenBatch, batch_index: int, dataloader_idx: int = 0) -> None:
-        """Loss and accuracy with the same masks at every validation and with full attention: each level in turn."""
-        whole = divided(batch)
-        if whole.is_empty:
-            return
-        for segment in self.segments:
-            weights = [float(segment == other) for other in self.segments]
-            generator = torch.Generator().manual_seed(mixed_seed(batch_index, segment.level, 7))
-            drawn = draw_masks(whole.batch, self.segments, self.schedule, weights, 0.0, generator)
-            losses = self.losses(whole.part(drawn), 0.0)
-            for name, key in (("loss", "loss"), ("accuracy", "correct")):
-                self.means.add(f"val{dataloader_idx or ''}/{name}_{self.target}_level{segment.level}", losses[key])
-
-    def losses(self, masked: Masked, label_smoothing: float) -> dict[str, Tensor]:
-        """Cross-entropy, correctness, row and level of every masked code, level by level."""
-        seen = masked.batch
-        hidden = self.model(seen)
-        return code_losses(self.model.logits, self.segments, masked, hidden, label_smoothing=label_smoothing)
-
-    def reduced(self, masked: Masked, losses: Mapping[str, Tensor], over: Float[Tensor, ""] | None = None) -> Float[Tensor, ""]:
-        """One number from the losses of all codes, by the weighting that `weight` names; `over` as in `reduced`."""
-        return reduced(self.weight, losses, masked.total, over)
+        with contextlib.nullcontext() if share == 1.0 else self.model.annealed(share, mixed_seed(self.seed, self.global_step)):
+            return self.masked_loss(batch)
 
 
 def require_vocabulary(backbone: str, space: TokenSpace, fingerprints: Mapping[str, str], shards: str) -> None:
