@@ -56,6 +56,13 @@ def add_export(verbs: Any) -> None:
     )
     model.add_argument("--generation", type=Path, help="YAML file of generation settings: target modality to GenerationSettings")
     model.set_defaults(verb=export_model)
+    published = kinds.add_parser(
+        "published", help="published model from a checkpoint, in its family's own layout"
+    )
+    published.add_argument("checkpoint", type=Path, help="checkpoint of a PublishedTokenModule")
+    published.add_argument("--model", help="folder or hub id of the model that it started from (default: the name in the checkpoint)")
+    published.add_argument("--out", type=Path, required=True, help="folder of the new model")
+    published.set_defaults(verb=run_published)
     towers = kinds.add_parser("towers", help="merge models into one in which each is a tower")
     towers.add_argument("models", nargs="+", type=named_folder, metavar="TOWER=MODEL", help="name of the tower and folder of its model")
     towers.add_argument("--out", type=Path, required=True)
@@ -234,3 +241,12 @@ def _with_share(text: str) -> tuple[str, float]:
     if not name or number is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no MODEL=SHARE, for example emoji-64=0.5")
     return name, number
+
+
+def run_published(args: argparse.Namespace) -> None:
+    """A published model with the weights that a checkpoint holds."""
+    from maskgen.training.finetune_published import published_from_checkpoint
+
+    pipeline = published_from_checkpoint(args.checkpoint, args.model)
+    pipeline.save_pretrained(args.out)
+    print(f"wrote {args.out}, a model of {pipeline.family}")

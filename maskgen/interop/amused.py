@@ -94,14 +94,19 @@ class AmusedNetwork(PublishedNetwork):
         weight = self.embed.weight
         if self.training or torch.is_grad_enabled():  # weights may change
             self.kept.clear()
-            return BoundUVit(self.transformer, *self.prompts(told), micro.to(weight.device))
+            return self._new(told, micro)
         key = tuple(told), tuple(micro.flatten().tolist()), weight.device, weight.dtype, weight.data_ptr()
         if key not in self.kept:
             if len(self.kept) >= KEPT:
                 self.kept.pop(next(iter(self.kept)))
-            self.kept[key] = BoundUVit(self.transformer, *self.prompts(told), micro.to(weight.device))
+            self.kept[key] = self._new(told, micro)
         found: BoundUVit = self.kept[key]
         return found
+
+    def _new(self, told: list[Prompt], micro: Float[Tensor, "batch 5"]) -> BoundUVit:
+        """The network for the prompts of a batch, computed now."""
+        states, pooled = self.prompts(told)
+        return BoundUVit(self.transformer, states, pooled, micro.to(states.device))
 
 
 def recognises(folder: Path) -> bool:

@@ -225,10 +225,11 @@ def merge_published(network: PublishedNetwork) -> None:
     Raises:
         ValueError: If the factors hold NaN or infinity.
     """
-    for name, layer in list(network.named_modules()):
+    layers: list[tuple[str, Any]] = list(network.named_modules())
+    for name, layer in layers:
         if hasattr(layer, "get_base_layer"):
-            layer.merge(safe_merge=True)  # type: ignore[operator]
+            layer.merge(safe_merge=True)
             *path, last = name.split(".")
-            setattr(network.get_submodule(".".join(path)), last, layer.get_base_layer())  # type: ignore[operator]
+            setattr(network.get_submodule(".".join(path)), last, layer.get_base_layer())
     network.kept.clear()
     network.eval().requires_grad_(False)

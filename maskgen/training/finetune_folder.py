@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 
@@ -233,7 +233,7 @@ def _write(out: Path, base: Pipeline, model: str, made: Finetuned, tokenizers: M
     """Write the new model, and its adapter where there is one."""
     if made.adapter is not None:
         save_adapter(out / ADAPTER_FOLDER, made.adapter)
-    _write_model(out, base, model, made.model, tokenizers, start.copied)
+    _write_model(out, base, model, cast(MaskTransformer, made.model), tokenizers, start.copied)
 
 
 def _write_model(

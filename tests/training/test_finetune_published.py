@@ -13,6 +13,7 @@ import maskgen
 from maskgen.networks.lora import LoraSettings
 from maskgen.training.finetune import FinetuneSettings
 from maskgen.training.finetune_folder import FolderSettings, finetune
+from maskgen.training.finetune_published import published_from_checkpoint
 
 pytest.importorskip("diffusers", reason="needs diffusers: pip install maskgen[diffusers]")
 pytest.importorskip("peft", reason="needs peft: pip install maskgen[finetune]")
@@ -50,12 +51,17 @@ def test_a_folder_is_learned_and_the_model_written_in_its_own_layout(tmp_path: P
     assert min(likelier) > 1, likelier
 
 
-def test_a_second_call_has_nothing_left_to_train_and_another_setting_is_refused(tmp_path: Path) -> None:
+def test_it_goes_on_where_it_stopped_and_its_checkpoint_becomes_a_folder_of_the_family(tmp_path: Path) -> None:
     model, pictures = amused(tmp_path / "model"), captioned(tmp_path / "pictures")
-    settings = FinetuneSettings(steps=2, batch_size=2, lora=LoraSettings(rank=2), checkpoint_steps=2)
+    settings = FinetuneSettings(steps=2, batch_size=2, lr=1e-2, lora=LoraSettings(rank=2), checkpoint_steps=2)
     finetune(pictures, str(model), tmp_path / "mine", settings, FolderSettings(held_out=0.0))
     again = finetune(pictures, str(model), tmp_path / "mine", settings, FolderSettings(held_out=0.0))
     assert again.run.steps == 0
     other = FinetuneSettings(steps=3, batch_size=2, lora=LoraSettings(rank=2))
-    with pytest.raises(ValueError, match="holds another run: steps was 2, it is 3 now"):
+    with pytest.raises(ValueError, match=r"holds another run: .* was .*, it is .* now"):
         finetune(pictures, str(model), tmp_path / "mine", other, FolderSettings(held_out=0.0))
+    last = tmp_path / "mine.work" / "checkpoints" / "last.ckpt"
+    pipeline, mine = published_from_checkpoint(last), maskgen.Pipeline.from_pretrained(tmp_path / "mine")
+    assert all(torch.equal(tensor, mine.model.state_dict()[name]) for name, tensor in pipeline.model.state_dict().items())
+    with pytest.raises(ValueError, match="there is no model 'elsewhere'"):
+        published_from_checkpoint(last, "elsewhere")

@@ -156,7 +156,7 @@ def test_files_that_have_changed_are_refused_until_it_is_restarted_and_then_lear
         (("pictures", "--lr", "nan"), "lr must lie in [0, 1)"),
         (("pictures", "--model", "none-such"), "there is no model 'none-such'"),
         (("pictures", "--model", "heart-16k"), "heart-16k has no picture tokenizer: its modalities are phones, speaker, audio"),
-        (("pictures", "--model", "empty"), "there is no model 'empty'"),
+        (("pictures", "--model", "empty"), "no bundle in empty: bundle.json is missing"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_sentence(

@@ -1,7 +1,7 @@
 """What trainings of networks that are not maskgen's own share: masks, the loss at masked cells, and its validation."""
 
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from jaxtyping import Float
@@ -13,7 +13,7 @@ from maskgen.tokens.batch import TokenBatch
 from maskgen.tokens.space import Segment
 from maskgen.training.modules.base import TargetModule, mixed_seed
 from maskgen.training.modules.global_batch import divided, gathered
-from maskgen.training.modules.objective import Weighting, code_losses, denominator, reduced
+from maskgen.training.modules.objective import CodeLogits, Weighting, code_losses, denominator, reduced
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -54,8 +54,8 @@ class MaskedLossModule(TargetModule[Network]):
 
     def losses(self, masked: Masked, label_smoothing: float) -> dict[str, Tensor]:
         """Cross-entropy, correctness, row and level of every masked code, level by level."""
-        hidden = self.model(masked.batch)
-        return code_losses(self.model.logits, self.segments, masked, hidden, label_smoothing=label_smoothing)
+        hidden, head = self.model(masked.batch), cast(CodeLogits, self.model.logits)
+        return code_losses(head, self.segments, masked, hidden, label_smoothing=label_smoothing)
 
     def reduced(self, masked: Masked, losses: Mapping[str, Tensor], over: Float[Tensor, ""] | None = None) -> Float[Tensor, ""]:
         """One number from the losses of all codes, by the weighting that `weight` names; `over` as in `reduced`."""
