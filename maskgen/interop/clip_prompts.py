@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from maskgen.tokenizers.base import Tokenizer
 from maskgen.tokenizers.transformers_text import TransformersTextTokenizer
 from maskgen.tokens.batch import TokenBatch
+from maskgen.tokens.space import MASK
 
 KEPT = 1024
 """Prompts whose features are kept."""
@@ -62,14 +63,14 @@ class ClipPrompts(nn.Module):
 
 
 def prompts_of(batch: TokenBatch, index: int, offset: int) -> list[Prompt]:
-    """The visible text of each row as ids of the text tokenizer; empty where it is hidden or absent.
+    """The visible text of each row as ids of the text tokenizer; empty where it is hidden, masked or absent.
 
     Args:
         batch: Rows.
         index: Number of the text modality.
         offset: First shared id of its level.
     """
-    cells = batch.cells(index)
+    cells = batch.cells(index) & (batch.ids[..., 0] != MASK)
     return [tuple((batch.ids[row, here, 0] - offset).tolist()) for row, here in enumerate(cells)]
 
 

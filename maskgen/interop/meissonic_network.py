@@ -156,7 +156,7 @@ class MeissonicTransformer(nn.Module):
         self, pooled: Float[Tensor, "batch dim"], micro: Float[Tensor, "batch 5"], time: Float[Tensor, " batch"]
     ) -> Float[Tensor, "batch dim"]:
         """The vector that modulates all blocks."""
-        dtype = self.context_embedder.weight.dtype
+        dtype = self.embed.embeddings.weight.dtype
         waves = rearrange(sinusoids(micro, WAVES), "b c d -> b (c d)")
         told = self.cond_embed(torch.cat([pooled.to(dtype), waves.to(dtype)], dim=1))
         found: Tensor = self.time_text_embed(TIME_SCALE * time.float(), told)

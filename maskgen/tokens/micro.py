@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from maskgen.tokens.batch import Codes, TokenBatch
-from maskgen.tokens.space import Modality, TokenSpace
+from maskgen.tokens.space import MASK, Modality, TokenSpace
 
 NAME = "micro"
 LARGEST = 16_383
@@ -56,7 +56,7 @@ class MicroConditions:
 
 
 def micro_conditions(batch: TokenBatch, space: TokenSpace, default: MicroConditions) -> Float[Tensor, "batch 5"]:
-    """The micro-conditions of each row; rows without cells for them have the default.
+    """The micro-conditions of each row; rows without cells for them, or with masked ones, have the default.
 
     They are no condition that guidance leads away from: hidden cells count too, so that both views of guidance are told the same.
 
@@ -69,7 +69,7 @@ def micro_conditions(batch: TokenBatch, space: TokenSpace, default: MicroConditi
     if NAME not in [one.name for one in space.modalities]:
         return found
     segment = space.of(NAME)[0]
-    cells = batch.modality == segment.index
+    cells = (batch.modality == segment.index) & (batch.ids[..., 0] != MASK)
     told = cells.sum(dim=1) == 5
     ids: Int[Tensor, "rows 5"] = batch.ids[..., 0][cells & told[:, None]].view(-1, 5) - segment.offset
     numbers = ids.float()

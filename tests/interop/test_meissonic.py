@@ -165,6 +165,23 @@ def test_hidden_text_is_the_empty_prompt_and_rows_do_not_see_each_other(pipeline
     assert (model(batch)[0] - hidden[0]).abs().amax() > 1e-3
 
 
+def test_masked_conditions_are_absent_ones(pipeline: maskgen.TextToImagePipeline) -> None:
+    blank = {"image": torch.full((1, SIDE, SIDE), UNKNOWN)}
+    told = {**pipeline.text_codes("a dog"), "micro": micro_codes((900, 700), None, None, 9.5)}
+    empty, masked = (pack([row], pipeline.space) for row in (blank, {**{name: codes * 0 - 1 for name, codes in told.items()}, **blank}))
+    image = pipeline.space.index("image")
+    close(pipeline.model(masked)[masked.cells(image)], pipeline.model(empty)[empty.cells(image)])
+    settings = GenerationSettings(steps=(2,), guidance_scale=3.0, null="masked")
+    assert pipeline("a dog", settings=settings, aesthetic_score=3.0, **SMALL).codes[0].shape == (1, SIDE, SIDE)
+    with pytest.raises(ValueError, match="Meissonic generates images alone; take image as the target"):
+        pipeline.generate([{**blank, "text": torch.full((1, 3), UNKNOWN)}], "text", [0])
+
+
+def test_packed_weights_draw_the_same(folder: Path, pipeline: maskgen.TextToImagePipeline) -> None:
+    made = maskgen.Pipeline.from_pretrained(folder).enable_packed_weights()("a dog", num_inference_steps=2, **SMALL)
+    assert torch.equal(made.codes[0], pipeline("a dog", num_inference_steps=2, **SMALL).codes[0])
+
+
 @pytest.mark.parametrize("name", [name for name in names() if name not in ("critic", "frequency")])
 # The samplers left out need a trained critic, or the attention of maskgen's own transformer.
 def test_every_sampler_fills_the_blanks_and_keeps_what_was_known(pipeline: maskgen.TextToImagePipeline, name: str) -> None:
