@@ -37,11 +37,8 @@ def _compare_samplers(args: argparse.Namespace) -> None:
     """Score every sampler at every budget; write `compare.jsonl`, `compare.json` and `compare.md`."""
     from maskgen.evaluation.tuning.compare import compare, read_defaults, write_comparison
     from maskgen.evaluation.tuning.trials import Journal
-    from maskgen.sampling import by_name
 
-    defaults = read_defaults(args.config)
-    for name in args.samplers or ():
-        by_name(name)
+    defaults = read_defaults(args.config, args.samplers or ())
     chosen = {name: defaults[name] for name in args.samplers or defaults}
     budgets = args.passes if isinstance(args.passes, list) else [args.passes]
     if len(set(budgets)) < len(budgets) or min(budgets) < 1:

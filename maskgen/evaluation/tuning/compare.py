@@ -45,8 +45,12 @@ class Cell:
         return {**about, "reason": self.reason} if self.trial is None else {**about, **self.trial.to_dict()}
 
 
-def read_defaults(path: Path) -> dict[str, dict[str, Any]]:
+def read_defaults(path: Path, more: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
     """Changes of the bundle's setting for each sampler by name, from a YAML file with the mappings `all` and `samplers`.
+
+    Args:
+        path: The file, or the relative name of a shipped one.
+        more: Samplers that need optional packages; those that the file names are always among them.
 
     Raises:
         ValueError: If the file is missing or has another form, or names an unknown sampler.
@@ -59,9 +63,10 @@ def read_defaults(path: Path) -> dict[str, dict[str, Any]]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no YAML: {error}") from error
     everyone, each = _sections(plain, path)
-    for name in each:
+    asked = {*each, *more}
+    for name in sorted(asked):
         by_name(name)
-    return {name: {**everyone, **each.get(name, {})} for name in names()}
+    return {name: {**everyone, **each.get(name, {})} for name in [*names(), *sorted(asked - set(names()))]}
 
 
 def _sections(plain: Any, path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:

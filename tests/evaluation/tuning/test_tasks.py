@@ -354,6 +354,14 @@ def test_the_shipped_defaults_name_samplers_that_there_are_and_fit_them() -> Non
             assert at_budget(OWN, name, changes, 8, 1).sampler == name
 
 
+def test_samplers_that_need_an_optional_package_are_compared_where_they_are_named(tmp_path: Path) -> None:
+    (tmp_path / "defaults.yaml").write_text("all: {top_k: 3}\nsamplers: {confidence: {}}")
+    plain, more = (read_defaults(tmp_path / "defaults.yaml", more) for more in ((), ("diffusers_scheduler",)))
+    assert more == {**plain, "diffusers_scheduler": {"top_k": 3}}
+    (tmp_path / "defaults.yaml").write_text("samplers: {diffusers_scheduler: {top_p: 0.5}}")
+    assert read_defaults(tmp_path / "defaults.yaml")["diffusers_scheduler"] == {"top_p": 0.5}
+
+
 @pytest.mark.parametrize("content", ["[]", "all: 3", "samplers: {confidence: 3}", "others: {}", "samplers: {euler: {}}", "all: ["])
 def test_defaults_of_another_form_are_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "defaults.yaml").write_text(content)
