@@ -116,7 +116,7 @@ class DiffusersSchedulerSampler(Sampler):
             parts = torch.split(drawn.logits, asked.sum(dim=1).tolist())
             after = torch.cat(
                 [
-                    row.step(logits, seen.codes[number, cells], asked[number, cells], now.step)
+                    row.step(logits, seen.codes[number, cells], asked[number, cells], now)
                     for number, (row, logits, cells) in enumerate(zip(rows, parts, now.target, strict=True))
                 ]
             )
@@ -161,8 +161,9 @@ class DiffusersSchedulerSampler(Sampler):
 
     def check(self, of_timesteps: Mapping[str, Any], of_step: Mapping[str, Any]) -> None:
         """Raises ValueError if an option is given that the scheduler's methods do not take."""
-        for option, off in (("temperature", 1.0), ("top_k", None), ("top_p", None)):
-            if option not in of_step and getattr(self, option) != off:
+        for option, off in (("temperature", 1.0), ("sharpening", 1.0), ("soft_steps", 0), ("top_k", None), ("top_p", None)):
+            taken = "temperature" if option in ("sharpening", "soft_steps") else option
+            if taken not in of_step and getattr(self, option) != off:
                 raise ValueError(f"{self._name} takes no {option}; leave it out or choose another scheduler")
         if self.choice_temperature is not None and "temperature" not in of_timesteps:
             raise ValueError(f"{self._name} takes no choice_temperature; leave it out or choose another scheduler")
@@ -193,7 +194,7 @@ class _Row:
             self.codes = torch.randint(0, size, (count,), generator=generator, device=generator.device)
 
     def step(
-        self, logits: Float[Tensor, "asked size"], codes: Int[Tensor, " count"], asked: Bool[Tensor, " count"], index: int
+        self, logits: Float[Tensor, "asked size"], codes: Int[Tensor, " count"], asked: Bool[Tensor, " count"], state: State
     ) -> Int[Tensor, " count"]:
         """Codes of the row's target after a step; UNKNOWN where masked.
 
@@ -201,18 +202,19 @@ class _Row:
             logits: Of the cells asked about.
             codes: Codes now.
             asked: Which of them were asked about.
-            index: Number of the step in the decode.
+            state: The decode.
         """
         logits, codes, asked = (one.to(self.generator.device) for one in (logits.float(), codes, asked))
-        number, sweep = divmod(index, 1 + self.sweeps)
+        number, sweep = divmod(state.step, 1 + self.sweeps)
         if not len(logits):
             return codes
+        self.temperature = self.options.temperature_at(state)
         whole = logits.new_zeros(len(codes), logits.shape[-1]).masked_scatter(asked[:, None], logits)
         if sweep:
             found: Tensor = self.scheduler.step_correct(whole[None], number, codes[None], generator=self.generator).prev_sample[0]
             return found
         self.finished = last = number + 1 == self.predictors
-        if self.options.option("entropy_bound") is not None or self.options._name == "EntropyBoundScheduler":
+        if self.options._name == "EntropyBoundScheduler":
             return self._bounded(logits, codes, asked, number, last)
         hidden = codes if self.options.uniform else torch.where(codes == UNKNOWN, self.mask, codes)
         after: Tensor = self._stepped(whole, hidden, number).prev_sample[0]
@@ -235,7 +237,7 @@ class _Row:
     def _stepped(self, logits: Float[Tensor, "count size"], sample: Int[Tensor, " count"], number: int) -> Any:
         """Output of the scheduler's `step`."""
         upwards = self.options._name == "BlockRefinementScheduler"  # counts up, though its timesteps run down
-        options = {name: getattr(self.options, name) for name in ("temperature", "top_k", "top_p")}
+        options: dict[str, Any] = {"temperature": self.temperature, "top_k": self.options.top_k, "top_p": self.options.top_p}
         options |= {"mask_token_id": None if self.options.uniform else self.mask, "generator": self.generator}
         taken = {name: value for name, value in options.items() if name in self.takes}
         return self.scheduler.step(logits[None], number if upwards else self.scheduler.timesteps[number], sample[None], **taken)
