@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 def add_generate_text(kinds: Any) -> None:
     """Arguments of `generate text`."""
     parser = kinds.add_parser("text", help="captions of images, transcripts of recordings, texts with holes filled")
-    parser.add_argument("prompt", nargs="?", help="a text with holes; [3] is a hole of three codes")
+    parser.add_argument("prompt", nargs="?", help="a text with holes; [3] is a hole of three codes; a message to a chat model")
     parser.add_argument("--image", type=Path, help="an image to caption")
     parser.add_argument("--audio", type=Path, help="a recording of at most 30 s to transcribe")
-    parser.add_argument("--length", type=int, help="write a text of at most so many tokens from nothing")
+    parser.add_argument("--length", type=int, help="most tokens of an answer, or of a text that is written from nothing")
     parser.add_argument("--model", help="name, folder or hub id of a model (default: any-64)")
     add_specialists(parser)
     add_machine(parser)
@@ -35,10 +35,9 @@ def generate_text(args: argparse.Namespace) -> None:
     if args.out is not None:
         check_writable(args.out, TEXT_ENDINGS)
     given = [name for name in ("prompt", "image", "audio", "length") if getattr(args, name) is not None]
-    if len(given) != 1 and given != ["prompt", "image"]:
+    if len(given) != 1 and ("audio" in given or not given):
         raise ValueError(
-            f"give exactly one of a text with holes, --image, --audio and --length, got {' and '.join(given) or 'none'}; "
-            "a text with holes may stand with --image alone"
+            f"give a text with holes or a message, --image, --audio or --length, got {' and '.join(given) or 'none'}; --audio stands alone"
         )
     if args.out is not None and args.out.suffix == ".json" and args.audio is None:
         raise ValueError("a caption has no times; give --out a name that ends with .txt")
@@ -81,6 +80,10 @@ def _written(args: argparse.Namespace) -> list[str]:
         raise ValueError(f"the model {args.model} does not write text, it generates {', '.join(pipeline.settings)}; any-64 does")
     common = {"seed": args.seed, "num_outputs": args.num_outputs, **call_options(args, pipeline.settings_of("text"))}
     if args.prompt is None and picture is not None and type(pipeline).__name__ == "AnyToAnyPipeline":
+        if args.length is not None:
+            raise ValueError(
+                "--length is for texts from nothing and for answers; the captions of this model end by themselves, leave it out"
+            )
         captions: list[str] = pipeline(target="text", image=picture, candidates=args.candidates, **common).texts
         return captions
     if args.candidates != 1:

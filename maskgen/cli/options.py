@@ -36,6 +36,10 @@ def add_specialists(parser: argparse.ArgumentParser) -> None:
     )
 
 
+MOST_PACKED = 10**9
+"""Weights of the largest model that is packed: while it is packed, it is in memory twice."""
+
+
 def pipeline_of(args: argparse.Namespace, kind: str = "Pipeline", specialists: bool = False, default: str | None = None) -> Any:
     """The model that the arguments name, on the device and in the precision that they name.
 
@@ -64,13 +68,13 @@ def _accelerate(pipeline: "Pipeline", args: argparse.Namespace) -> None:
     """Quantize, compile, or store the weights as this processor likes them."""
     import torch
 
-    from maskgen.networks.packed_linear import has_onednn
+    from maskgen.networks.packed_linear import has_onednn, num_weights
 
     if args.int8:
         pipeline.enable_int8()
     if args.compile:
         pipeline.enable_compile("reduce-overhead" if pipeline.device.type == "cuda" else None)
-    plain = not args.int8 and not args.compile
+    plain = not args.int8 and not args.compile and num_weights(pipeline.model) <= MOST_PACKED
     if plain and pipeline.device.type == "cpu" and pipeline.dtype == torch.float32 and has_onednn():
         pipeline.enable_packed_weights()
 

@@ -183,7 +183,7 @@ class Decoder:
     def _own(self) -> MaskTransformer | TowerTransformer:
         """The model, where it is maskgen's own; for samplers that read its attention."""
         if not isinstance(self.model, MaskTransformer | TowerTransformer):
-            raise ValueError("this sampler groups cells by attention, which an adapted backbone does not expose; choose another sampler")
+            raise ValueError("this sampler groups cells by attention, which the model does not expose; choose another sampler")
         return self.model
 
 

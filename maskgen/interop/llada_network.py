@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from maskgen.interop.sequences import Layout, ModelVocabulary
+from maskgen.networks.published import PublishedConfig, PublishedNetwork
 from maskgen.networks.visibility import visible
 from maskgen.tokens.batch import TokenBatch
 
@@ -65,11 +66,6 @@ class LLaDAConfig:
                 f"d_model {self.dim} must be n_heads {self.num_heads} times an even number, and n_kv_heads {self.num_kv_heads} "
                 "must divide n_heads"
             )
-
-    @property
-    def blind_condition(self) -> bool:
-        """Always False: every cell may attend to every other."""
-        return False
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any], source: str) -> "LLaDAConfig":
@@ -169,6 +165,18 @@ class LLaDABlock(nn.Module):
         return out
 
 
+class LLaDAHead(nn.Module):
+    """The output table. It is no `nn.Linear`, because a part of its rows is asked for: it is neither packed nor quantized."""
+
+    def __init__(self, vocab_size: int, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(vocab_size, dim))
+
+    def forward(self, hidden: Float[Tensor, "*shape dim"], start: int = 0, size: int | None = None) -> Float[Tensor, "*shape size"]:
+        """Logits of `size` ids from `start` on; of all ids without them."""
+        return functional.linear(hidden, self.weight if size is None else self.weight[start : start + size])
+
+
 class LLaDATrunk(nn.Module):
     """Everything with weights; `transformer` has the submodules that the published names begin with."""
 
@@ -180,28 +188,24 @@ class LLaDATrunk(nn.Module):
                 "wte": nn.Embedding(config.vocab_size, config.dim),
                 "blocks": nn.ModuleList([LLaDABlock(config) for _ in range(config.num_layers)]),
                 "ln_f": LLaDANorm(config.dim, config.norm_eps),
-                "ff_out": nn.Linear(config.dim, config.vocab_size, bias=False),
+                "ff_out": LLaDAHead(config.vocab_size, config.dim),
             }
         )
 
     def forward(
-        self,
-        ids: Int[Tensor, "batch places"],
-        valid: Bool[Tensor, "batch places"],
-        document: Int[Tensor, "batch places"],
-        layers: int | None = None,
+        self, ids: Int[Tensor, "batch places"], valid: Bool[Tensor, "batch places"], document: Int[Tensor, "batch places"]
     ) -> Float[Tensor, "batch places dim"]:
-        """Hidden states after the last norm, the input of the head; after `layers` blocks, without the norm, if that is given."""
+        """Hidden states after the last norm, the input of the head."""
         turn = _rotation(ids.shape[1], self.config.dim // self.config.num_heads, self.config.rope_theta, ids.device)
         seen = visible(valid, document)
         x: Tensor = self.transformer["wte"](ids)
-        for block in list(self.transformer["blocks"])[:layers]:  # type: ignore[call-overload]
+        for block in self.transformer["blocks"]:  # type: ignore[attr-defined]
             x = block(x, turn, seen)
-        out: Tensor = x if layers is not None else self.transformer["ln_f"](x)
+        out: Tensor = self.transformer["ln_f"](x)
         return out
 
 
-class LLaDANetwork(nn.Module):
+class LLaDANetwork(PublishedNetwork):
     """LLaDA's network over a token space.
 
     A cell that is padding or hidden is seen by no other: a row has the same hidden states alone and padded.
@@ -211,13 +215,18 @@ class LLaDANetwork(nn.Module):
         vocabulary: Which ids are the codes of which modality.
         layout: How rows become sequences.
 
+    Attributes:
+        files: Small files of the folder that the weights were read from, by name, to write the same layout again.
+
     Source: LLaDA, arXiv:2502.09992; MMaDA, arXiv:2505.15809; Lumina-DiMOO, arXiv:2510.06308. Differs: the published code of LLaDA ignores
     padding masks, and lets the mask token be drawn as a code.
     """
 
     def __init__(self, config: LLaDAConfig, vocabulary: ModelVocabulary, layout: Layout) -> None:
         super().__init__()
-        self.config, self.vocabulary, self.layout = config, vocabulary, layout
+        self.config, self.sizes = PublishedConfig(config.dim), config
+        self.vocabulary, self.layout = vocabulary, layout
+        self.files: Mapping[str, str] = {}
         self.model = LLaDATrunk(config)
 
     @property
@@ -226,41 +235,21 @@ class LLaDANetwork(nn.Module):
         table: nn.Embedding = self.model.transformer["wte"]  # type: ignore[assignment]
         return table
 
-    @property
-    def num_layers(self) -> int:
-        """Number of blocks."""
-        return self.config.num_layers
-
     def forward(
-        self,
-        batch: TokenBatch,
-        context: Bool[Tensor, "batch length"] | None = None,
-        window: Int[Tensor, " batch"] | None = None,
-        layers: int | None = None,
+        self, batch: TokenBatch, context: Bool[Tensor, "batch length"] | None = None, window: Int[Tensor, " batch"] | None = None
     ) -> Float[Tensor, "batch length dim"]:
-        """Hidden state of every cell, 0 where a cell is hidden or padding.
-
-        Args:
-            batch: Rows over the vocabulary's token space.
-            context: Must be None: the network has no blind condition.
-            window: Must be None: every cell sees every other one.
-            layers: Blocks that are run, without the last norm; None runs all of them and the norm.
-
-        Raises:
-            ValueError: If `context` or `window` is given.
-        """
+        """Hidden state of every cell, 0 where a cell is hidden or padding; see `PublishedNetwork.forward`."""
         if context is not None or window is not None:
-            raise ValueError("LLaDA's network lets every cell see every other one; leave context and window out")
+            raise ValueError("LLaDA's network lets every cell see every other one; leave windows and blind conditions off")
         read = self.layout(batch)
-        hidden = self.model(read.ids, read.valid, read.document, layers)
+        hidden = self.model(read.ids, read.valid, read.document)
         shown = (batch.valid & (read.places >= 0))[..., None]
         return torch.take_along_dim(hidden, read.places.clamp(min=0)[..., None], 1).masked_fill(~shown, 0)
 
     def logits(self, hidden: Float[Tensor, "cells dim"], offset: int, size: int) -> Float[Tensor, "cells size"]:
         """Logits of the ids `offset` to `offset + size - 1` of the token space; that of the mask token is `NEVER`."""
         start = self.vocabulary.start(offset)
-        head: Tensor = self.model.transformer["ff_out"].weight  # type: ignore[assignment]
-        found = functional.linear(hidden, head[start : start + size])
+        found: Tensor = self.model.transformer["ff_out"](hidden, start, size)
         if start <= self.vocabulary.mask < start + size:
             found[:, self.vocabulary.mask - start] = NEVER
         return found

@@ -1,32 +1,14 @@
 """The text tokenizer of a LLaDA-like folder: its vocabulary, its chat template, and what ends a text."""
 
-import json
 from pathlib import Path
-from typing import Any
 
+from maskgen.interop.base import read_json
 from maskgen.networks.backbone import read_vocabulary
 from maskgen.tokenizers.chat import ChatTemplate
 from maskgen.tokenizers.text import VOCABULARY_FILE
 from maskgen.tokenizers.transformers_text import TransformersTextTokenizer
 
 TEMPLATE_FILE, SETTINGS_FILE = "chat_template.jinja", "tokenizer_config.json"
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; empty if there is no such file.
-
-    Raises:
-        ValueError: If the file holds none.
-    """
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no JSON ({error}); copy the model again") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} holds no JSON object; copy the model again")
-    return found
 
 
 def chat_template(folder: Path) -> str | None:
@@ -37,7 +19,7 @@ def chat_template(folder: Path) -> str | None:
     """
     if (folder / TEMPLATE_FILE).is_file():
         return (folder / TEMPLATE_FILE).read_text(encoding="utf-8")
-    found = read_object(folder / SETTINGS_FILE).get("chat_template")
+    found = read_json(folder / SETTINGS_FILE).get("chat_template") if (folder / SETTINGS_FILE).is_file() else None
     if isinstance(found, list):  # several templates by name, as some tools write them
         named = {entry.get("name"): entry.get("template") for entry in found if isinstance(entry, dict)}
         found = named.get("default")

@@ -91,7 +91,7 @@ def cell_after_cell(vocabulary: ModelVocabulary) -> Layout:
     return layout
 
 
-Piece = Sequence[int] | Int[Tensor, " cells"]
+Piece = Sequence[int] | Int[Tensor, " _"]
 """A part of a sequence: tokens that the layout adds, or places of cells in their row."""
 
 
@@ -109,7 +109,7 @@ class SequenceRow:
     ids: Int[Tensor, " length"]
     unknown: Bool[Tensor, " length"]
     coords: Int[Tensor, "length 3"]
-    cells: Mapping[str, Int[Tensor, " cells"]]
+    cells: Mapping[str, Int[Tensor, " _"]]
 
     @property
     def draws_image(self) -> bool:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from maskgen.autoencoders.magvit2 import Magvit2, Magvit2Config
 from maskgen.io.bundle import WEIGHTS_FILE, fingerprint_of, load_bundle, save_bundle
+from maskgen.io.files import write_atomic
 from maskgen.io.fitting import fitted
 from maskgen.io.images import read_picture, to_pictures, to_pixels, write_picture
 from maskgen.io.schema import Items, Whole, record_of
@@ -122,6 +123,14 @@ class Magvit2Tokenizer(Tokenizer):
         """Write a bundle and return its fingerprint."""
         self._fingerprint = save_bundle(folder, _BUNDLE_KIND, self._config(), self._tensors())
         return self._fingerprint
+
+    def save_pretrained(self, folder: Path | str) -> None:
+        """Write the folder that `from_pretrained` reads, with the names of Show-o's project."""
+        place = Path(folder)
+        place.mkdir(parents=True, exist_ok=True)
+        write_atomic(place / WEIGHT_FILES[0], save(self._tensors(), {"format": "pt"}))
+        config = {"_class_name": CLASS_NAME, "num_groups": self.network.config.groups}
+        write_atomic(place / "config.json", f"{json.dumps(config, indent=2)}\n".encode())
 
     def read(self, path: Path | str) -> Image.Image:
         """Read an image file; see `read_picture`."""

@@ -101,3 +101,26 @@ def write_folder(folder: Path, vocab_size: int, dtype: torch.dtype = torch.float
 def write_llada(folder: Path, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
     """A LLaDA of 320 ids, of which the tokenizer names 300."""
     return write_folder(folder, 320, dtype, model_type="llada", architectures=["LLaDAModelLM"])
+
+
+def write_mmada(folder: Path) -> None:
+    """An MMaDA: 300 ids of text, 128 of images, and the tokenizer of the golden file in a folder beside it."""
+    write_folder(folder, 440, model_type="mmada", architectures=["MMadaModelLM"])
+    names = {"<system>": "<|soi|>", "</system>": "<|eoi|>", "<user>": "<|t2i|>", "</user>": "<|mmu|>"}
+    text = (folder / "tokenizer.json").read_text()
+    for ours, theirs in names.items():
+        text = text.replace(json.dumps(ours), json.dumps(theirs))
+    (folder / "tokenizer.json").write_text(text)
+    weights, _, _ = golden("magvitv2")
+    (folder.parent / "magvitv2").mkdir()
+    save_file(weights, folder.parent / "magvitv2" / "pytorch_model.safetensors")
+    (folder.parent / "magvitv2" / "config.json").write_text(json.dumps({"_class_name": "MAGVITv2", "num_groups": 2}))
+
+
+def write_lumina(folder: Path) -> None:
+    """A Lumina-DiMOO: 300 ids of text and special tokens, 40 of images, and a VQModel inside."""
+    from tests.tokenizers.test_contract import tiny_vq_model
+
+    write_folder(folder, 340, model_type="llada", architectures=["LLaDAForMultiModalGeneration"])
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "LuminaDiMOOPipeline", "vqvae": ["diffusers", "VQModel"]}))
+    tiny_vq_model().save_pretrained(folder / "vqvae")

@@ -57,7 +57,7 @@ def test_the_mask_token_is_never_drawn_as_a_code() -> None:
     network, given = golden_network()
     batch = pack([{"text": row[None]} for row in given["ids"]], network.vocabulary.space)
     found = network.logits(network(batch)[0], 2, 64)
-    mask = network.config.mask_id
+    mask = network.sizes.mask_id
     assert bool((found[:, mask] == NEVER).all())
     assert_close(found[:, :mask], given["logits"][0, :, :mask], rtol=1e-5, atol=1e-5)
 
