@@ -4,6 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -136,6 +137,35 @@ class MaskRateGuidance(GuidanceSchedule):
         return 1 + (self.guidance_scale - 1) * (progress if masked is None else 1 - masked)
 
 
+@dataclass(frozen=True)
+class AheadGuidance(GuidanceSchedule):
+    """From near 2 up to the scale at the last step, by the progress after each step: 2 + (g - 2) f((k + 1) / N).
+
+    Args:
+        guidance_scale: g; below 2 it is the scale of every step.
+        steps: N.
+        shape: f(r) is r for "linear" and (1 - cos(pi r)) / 2 for "cosine".
+
+    Source: MaskGen, arXiv:2501.07730, whose code writes c + s (c - u), so g = 1 + s.
+    """
+
+    guidance_scale: float = 1.0
+    steps: int = 12
+    shape: Literal["linear", "cosine"] = "cosine"
+
+    def __post_init__(self) -> None:
+        _check_scale(self.guidance_scale)
+        if self.steps < 1 or self.shape not in ("linear", "cosine"):
+            raise ValueError(f"steps must be at least 1 and shape linear or cosine, got {self.steps} and {self.shape!r}")
+
+    def scale(self, progress: float, masked: Float[Tensor, " batch"] | None = None) -> float:
+        after = min(progress + 1 / self.steps, 1.0)
+        first = min(2.0, self.guidance_scale)
+        return first + (self.guidance_scale - first) * (after if self.shape == "linear" else (1 - math.cos(math.pi * after)) / 2)
+
+
+AHEAD: dict[str, Literal["linear", "cosine"]] = {"linear_ahead": "linear", "cosine_ahead": "cosine"}
+"""Names of `AheadGuidance` in settings to its shapes."""
 GuidanceLaws = dict[str, Callable[[float], GuidanceSchedule]]
 GUIDANCE_SCHEDULES: GuidanceLaws = {
     "constant": ConstantGuidance,
@@ -145,10 +175,12 @@ GUIDANCE_SCHEDULES: GuidanceLaws = {
 }
 
 
-def guidance_by_name(name: str, guidance_scale: float) -> GuidanceSchedule:
-    """The guidance schedule of that name at that scale; an interval has no default ends and is given as an object."""
+def guidance_by_name(name: str, guidance_scale: float, steps: int = 12) -> GuidanceSchedule:
+    """The guidance schedule of that name at that scale, for a decode of so many steps; an interval has no default ends and is an object."""
+    if name in AHEAD:
+        return AheadGuidance(guidance_scale, steps, AHEAD[name])
     if name not in GUIDANCE_SCHEDULES:
-        raise ValueError(f"no guidance schedule is called {name!r}; choose one of {', '.join(GUIDANCE_SCHEDULES)}")
+        raise ValueError(f"no guidance schedule is called {name!r}; choose one of {', '.join([*GUIDANCE_SCHEDULES, *AHEAD])}")
     return GUIDANCE_SCHEDULES[name](guidance_scale)
 
 

@@ -50,7 +50,7 @@ class GenerationSettings:
         typical_p: Share of probability of the most typical codes that may be drawn; 1 for all.
         schedule: Mask schedule of the decode; None takes the sampler's own.
         guidance_scale: 1 is off.
-        guidance_schedule: constant, linear, cosine, mask_rate or interval.
+        guidance_schedule: constant, linear, cosine, mask_rate, linear_ahead, cosine_ahead or interval.
         guidance_interval: First progress that is guided and first that is not, for `interval`.
         guidance_rescale: Share of the guided logits that is brought back to the spread of the conditional ones; 0 is off.
         null: What guidance leads away from without a negative prompt: "absent", the condition hidden, as under condition dropout in
@@ -159,7 +159,7 @@ class GenerationSettings:
         """The guidance schedule."""
         if self.guidance_schedule == "interval":
             return IntervalGuidance(self.guidance_scale, *self.guidance_interval)
-        return guidance_by_name(self.guidance_schedule, self.guidance_scale)
+        return guidance_by_name(self.guidance_schedule, self.guidance_scale, self.steps[0])
 
     def at(self, level: int) -> Sampler:
         """The sampler of one level."""

@@ -13,6 +13,8 @@ from maskgen.tokenizers.transformers_text import TransformersTextTokenizer
 from maskgen.tokens.batch import TokenBatch
 from maskgen.tokens.space import MASK
 
+IMAGE_HALF = ("vision_model.", "visual_projection.", "logit_scale")
+"""Tensors of a whole CLIP that its text encoder does without."""
 KEPT = 1024
 """Prompts whose features are kept."""
 Prompt = tuple[int, ...]
@@ -103,7 +105,7 @@ def read_clip(
             f"{folder} has no CLIP text encoder and tokenizer that can be read ({reason}); copy the whole folder again"
         ) from error
     wrong = [*info["missing_keys"], *info["unexpected_keys"], *(one[0] for one in info["mismatched_keys"])]
-    wrong = [name for name in wrong if not name.endswith("position_ids")]
+    wrong = [name for name in wrong if not name.endswith("position_ids") and not name.startswith(IMAGE_HALF)]
     if wrong:
         raise ValueError(f"the weights in {folder / encoder} don't match their configuration at {wrong[0]}; copy the model again")
     length = min(int(words.model_max_length), int(model.config.max_position_embeddings))

@@ -20,6 +20,7 @@ MARKS: Mapping[str, Contents] = {
 }
 """A tensor that only one kind of network has. The configurations are one tree for all of them and do not tell."""
 TATITOK = "turkeyju/tokenizer_tatitok_bl128_vq"
+CLIP = "openai/clip-vit-large-patch14-336"
 CACHE = "models--"
 
 
@@ -63,6 +64,25 @@ def tokenizer_of(folder: Path) -> Path:
     raise ValueError(
         f"{folder} is a generator without its tokenizer, which is a repository of its own; copy the tokenizer that it was trained with "
         f"({owner}/{name}) to {folder / 'tokenizer'}"
+    )
+
+
+def text_encoder_of(folder: Path) -> Path:
+    """The folder of the CLIP whose text encoder MaskGen reads; its own repository has none.
+
+    It is looked for in `text_encoder` inside the folder, then beside it. For a generator that lies in the hub's cache it is downloaded.
+
+    Raises:
+        ValueError: If it is nowhere.
+    """
+    for place in (folder / "text_encoder", folder.parent / CLIP.split("/")[1]):
+        if (place / "config.json").is_file():
+            return place
+    if folder.parent.name == "snapshots" and folder.parents[1].name.startswith(CACHE):
+        return local_folder(CLIP)
+    raise ValueError(
+        f"{folder} is a generator without its text encoder, which its authors load from open_clip (ViT-L-14-336, openai); copy the same "
+        f"model of transformers ({CLIP}, weights as safetensors) to {folder / 'text_encoder'}"
     )
 
 

@@ -19,6 +19,7 @@ from maskgen.pipelines.progress import TENSOR_INPUTS, CallbackAdapter, StepBar
 from maskgen.pipelines.storing import Storing, names_of
 from maskgen.processors.media import as_media
 from maskgen.sampling.base import State, Trajectory
+from maskgen.tokenizers.base import medium_of
 from maskgen.tokens.batch import UNKNOWN, Codes
 from maskgen.tokens.packing import given_cells, pack, unpack, until_end
 
@@ -114,7 +115,8 @@ class Pipeline(Judging, Storing):
         elapsed_s = time.perf_counter() - started_s
         end = self.space.modality(target).end
         whole = [until_end(made, end, given_cells(row[target], end)) for made, row in zip(codes, rows, strict=True)]
-        media = [self.tokenizers[target].decode([made])[0] for made in whole]  # one at a time: a batch rounds differently
+        pairs = zip(whole, rows, strict=True)
+        media = [medium_of(self.tokenizers[target], made, row) for made, row in pairs]  # one at a time: a batch rounds differently
         likely = [row[: len(one)].reshape(one.shape) for row, one in zip(logprobs, codes, strict=True)]
         return GenerationOutput(media, codes, list(seeds), trajectories, calls, elapsed_s, likely)
 

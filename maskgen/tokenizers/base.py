@@ -1,7 +1,7 @@
 """Base class of tokenizers, which convert media to codes and back."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -56,3 +56,23 @@ class Tokenizer(ABC):
     def modality(self, name: str) -> Modality:
         """Describe this tokenizer as a modality of a token space, under the given name."""
         return Modality(name=name, kind=self.kind, num_levels=self.num_levels, codebook_size=self.codebook_size)
+
+
+class ConditionedTokenizer(Tokenizer):
+    """Base class of tokenizers whose decoder also reads other modalities of the same row, such as a caption."""
+
+    @abstractmethod
+    def decode_given(self, codes: Codes, known: Mapping[str, Codes]) -> Any:
+        """Decode one code grid to a medium.
+
+        Args:
+            codes: The grid.
+            known: Codes of the other modalities of its row, as they were given; `decode` does without them.
+        """
+
+
+def medium_of(tokenizer: Tokenizer, codes: Codes, known: Mapping[str, Codes]) -> Any:
+    """Decode one code grid to a medium, with the other modalities of its row where the tokenizer reads them."""
+    if isinstance(tokenizer, ConditionedTokenizer):
+        return tokenizer.decode_given(codes, known)
+    return tokenizer.decode([codes])[0]

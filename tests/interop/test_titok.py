@@ -1,7 +1,6 @@
 """TiTok whole: networks and sampler against tensors of the authors' code, and folders laid out as the hub's to images and back."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,10 @@ from maskgen.decoding.settings import GenerationSettings
 from maskgen.interop.titok import published_sampling
 from maskgen.interop.titok_network import TiTokNetwork
 from maskgen.interop.titok_networks import TiTokGeneratorConfig
-from maskgen.sampling import base, names
+from maskgen.sampling import names
 from maskgen.tokens.batch import UNKNOWN, TokenBatch
 from maskgen.tokens.packing import pack
+from tests.interop.authors_noise import fed
 from tests.interop.llada_cases import golden
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
@@ -77,37 +77,6 @@ SAMPLERS: dict[str, tuple[dict[str, Any], bool]] = {
     "sampler3": ({"guidance_scale": 3.0, "guidance_decay": "power-cosine", "randomize_temperature": 1.5}, False),
 }
 """Settings of the golden samplers, and whether the logits are divided by a falling temperature."""
-
-
-def gumbel(uniform: Tensor) -> Tensor:
-    return -((-(uniform.clamp(min=1e-20).log())).clamp(min=1e-20).log())
-
-
-def fed(monkeypatch: pytest.MonkeyPatch, codes: Tensor, order: Tensor | None) -> Callable[..., Any]:
-    """Let our sampler draw with the authors' noise; wraps a LogitsFn, which tells the cells that are drawn."""
-    now: dict[str, Any] = {"step": -1}
-
-    def draw(logits: Tensor, rows: Tensor, generators: Any, *, temperature: float, cut: Any) -> tuple[Tensor, Tensor]:
-        noise = gumbel(codes[now["step"]])[now["cells"]]
-        found = (logits + temperature * noise).argmax(dim=-1)
-        return found, logits.log_softmax(dim=-1).gather(-1, found[:, None])[:, 0]
-
-    def row_noise(cells: Tensor, generators: Any, noise: Any) -> Tensor:
-        found = torch.zeros(cells.shape, dtype=torch.float64)
-        assert order is not None
-        found[:, -order.shape[-1] :] = gumbel(order[now["step"]])
-        return found
-
-    def wrapped(logits_fn: Any) -> Any:
-        def called(batch: TokenBatch, cells: Tensor, segment: Any, progress: float) -> Tensor:
-            now["step"], now["cells"] = now["step"] + 1, cells[:, -codes.shape[2] :]
-            return logits_fn(batch, cells, segment, progress)
-
-        return called
-
-    monkeypatch.setattr(base, "draw", draw)
-    monkeypatch.setattr(base, "row_noise", row_noise)
-    return wrapped
 
 
 @pytest.mark.parametrize("which", SAMPLERS)
