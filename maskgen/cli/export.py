@@ -56,9 +56,7 @@ def add_export(verbs: Any) -> None:
     )
     model.add_argument("--generation", type=Path, help="YAML file of generation settings: target modality to GenerationSettings")
     model.set_defaults(verb=export_model)
-    published = kinds.add_parser(
-        "published", help="published model from a checkpoint, in its family's own layout"
-    )
+    published = kinds.add_parser("published", help="published model from a checkpoint, in its family's own layout")
     published.add_argument("checkpoint", type=Path, help="checkpoint of a PublishedTokenModule")
     published.add_argument("--model", help="folder or hub id of the model that it started from (default: the name in the checkpoint)")
     published.add_argument("--out", type=Path, required=True, help="folder of the new model")

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from maskgen.tokenizers.base import Tokenizer
 
 
+MICRO = ("original_size", "crop", "aesthetic_score")
+"""Micro-conditions."""
+
+
 def add_generate_image(kinds: Any) -> None:
     """Arguments of `generate image`."""
     parser = kinds.add_parser("image", help="text or speech to image, inpainting, outpainting, variation")
@@ -37,6 +41,11 @@ def add_generate_image(kinds: Any) -> None:
     parser.add_argument("--negative-prompt", help="what guidance leads away from")
     parser.add_argument("--width", type=int, help="pixels of a new image, a multiple of the model's cell (default: the model's own)")
     parser.add_argument("--height", type=int, help="as --width")
+    parser.add_argument(
+        "--original-size", type=numbers(int), metavar="W,H", help="size of the picture to imitate; for models trained with it"
+    )
+    parser.add_argument("--crop", type=numbers(int), metavar="LEFT,TOP", help="corner of the crop to imitate; for models trained with it")
+    parser.add_argument("--aesthetic-score", type=float, help="score to imitate, 0 to 10; for models trained with it (aMUSEd, Meissonic)")
     parser.add_argument("--audio", type=Path, help='recording of what is drawn; a prompt says what it does not: "flat style"')
     parser.add_argument(
         "--source", choices=("words", "audio"), help="draw --audio from the words heard in it, or from its own cells (default: words)"
@@ -79,6 +88,9 @@ def generate_image(args: argparse.Namespace) -> None:
         negative_prompt=args.negative_prompt,
         width=args.width,
         height=args.height,
+        original_size=args.original_size,
+        crop=args.crop,
+        aesthetic_score=args.aesthetic_score,
         num_outputs=args.num_outputs,
         seed=args.seed,
         **call_options(args, pipeline.settings_of("image")),
@@ -105,7 +117,7 @@ def _labels(given: list[str] | None, tokenizers: "Mapping[str, Tokenizer]") -> A
 
 def _draw_audio(args: argparse.Namespace) -> None:
     """An image of a recording."""
-    other = ("label", "image", "mask_image", "strength", "outpaint", "negative_prompt", "gif", "width", "height")
+    other = ("label", "image", "mask_image", "strength", "outpaint", "negative_prompt", "gif", "width", "height", *MICRO)
     edits = [name for name in other if getattr(args, name) is not None] + ["unconditional"] * args.unconditional
     if len(args.prompt) > 1 or edits:
         wrong = "several prompts" if len(args.prompt) > 1 else f"--{edits[0].replace('_', '-')}"

@@ -32,8 +32,11 @@ class PublishedNetwork(nn.Module, ABC):
     """
 
     config: PublishedConfig
-    adapted: str = r"transformer\..*\.(to_q|to_k|to_v|to_out\.0)"
-    """Regular expression for the names of the linear layers that a low-rank adapter changes."""
+    adapted: str = (
+        r"(?!prompts\.).*\.(to_q|to_k|to_v|to_out\.0|add_q_proj|add_k_proj|add_v_proj|to_add_out|"
+        r"q_proj|k_proj|v_proj|attn_out|wq|wk|wv|wo|query|key|value|qkv)"
+    )
+    """Regular expression for the names of the linear layers that a low-rank adapter changes: those of attention."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,7 +45,7 @@ class PublishedNetwork(nn.Module, ABC):
 
     def trained_parts(self) -> Sequence[nn.Module]:
         """The modules that a training changes where it changes all: those that generate, not what encodes their conditions."""
-        return [module for name, module in self.named_children() if name == "transformer"]
+        return [module for name, module in self.named_children() if name != "prompts"]
 
     @property
     @abstractmethod

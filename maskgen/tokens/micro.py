@@ -94,7 +94,9 @@ def micro_codes(
         TypeError: If one is no pair of whole numbers.
     """
     for name, pair in (("original_size", original_size), ("crop", crop)):
-        if pair is not None and (isinstance(pair, str) or len(pair) != 2 or not all(isinstance(one, int) for one in pair)):
+        if pair is not None and (
+            not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2 or not all(isinstance(one, int) for one in pair)
+        ):
             raise TypeError(f"{name} must be two whole numbers of pixels, got {pair!r}")
     width, height = original_size or size
     score = 6.0 if aesthetic_score is None else float(aesthetic_score)
