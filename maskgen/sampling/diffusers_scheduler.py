@@ -161,9 +161,10 @@ class DiffusersSchedulerSampler(Sampler):
 
     def check(self, of_timesteps: Mapping[str, Any], of_step: Mapping[str, Any]) -> None:
         """Raises ValueError if an option is given that the scheduler's methods do not take."""
-        for option, off in (("temperature", 1.0), ("sharpening", 1.0), ("soft_steps", 0), ("top_k", None), ("top_p", None)):
-            taken = "temperature" if option in ("sharpening", "soft_steps") else option
-            if taken not in of_step and getattr(self, option) != off:
+        heats = ("temperature", "sharpening", "soft_steps", "cooling")
+        for option in (*heats, "top_k", "top_p"):
+            taken = "temperature" if option in heats else option
+            if taken not in of_step and getattr(self, option) != getattr(Sampler, option):
                 raise ValueError(f"{self._name} takes no {option}; leave it out or choose another scheduler")
         if self.choice_temperature is not None and "temperature" not in of_timesteps:
             raise ValueError(f"{self._name} takes no choice_temperature; leave it out or choose another scheduler")

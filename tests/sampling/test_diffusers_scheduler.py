@@ -160,6 +160,7 @@ def test_a_scheduler_object_is_copied_and_its_mask_must_not_be_a_code() -> None:
         ({"min_p": 0.1}, "know no min_p and typical_p"),
         ({"scheduler": "AmusedScheduler", "temperature": 0.5}, "AmusedScheduler takes no temperature"),
         ({"scheduler": "EntropyBoundScheduler", "sharpening": 2.0}, "EntropyBoundScheduler takes no sharpening"),
+        ({"scheduler": "AmusedScheduler", "cooling": "exact"}, "AmusedScheduler takes no cooling"),
         ({"scheduler": "DiscreteDDIMScheduler", "top_k": 3}, "DiscreteDDIMScheduler takes no top_k"),
         ({"choice_temperature": 1.0}, "BlockRefinementScheduler takes no choice_temperature"),
         ({"scheduler": "DiscreteDDIMScheduler", "corruption": "mask"}, "does not work with mask noise"),
