@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from maskgen.pipelines.any_to_any import AnyToAnyPipeline
     from maskgen.pipelines.base import Pipeline
     from maskgen.pipelines.outputs import AnyToAnyOutput, GenerationOutput, SpeechOutput, TextOutput
+    from maskgen.pipelines.prompted_speech import PromptedSpeechPipeline
     from maskgen.pipelines.text_generation import TextGenerationPipeline
     from maskgen.pipelines.text_to_image import TextToImagePipeline
     from maskgen.pipelines.text_to_speech import TextToSpeechPipeline
@@ -20,6 +21,7 @@ __all__ = [
     "GenerationOutput",
     "GenerationSettings",
     "Pipeline",
+    "PromptedSpeechPipeline",
     "SpeechOutput",
     "TextGenerationPipeline",
     "TextOutput",
@@ -34,6 +36,7 @@ _PLACES = {
     "GenerationOutput": "pipelines.outputs",
     "GenerationSettings": "decoding.settings",
     "Pipeline": "pipelines.base",
+    "PromptedSpeechPipeline": "pipelines.prompted_speech",
     "SpeechOutput": "pipelines.outputs",
     "TextGenerationPipeline": "pipelines.text_generation",
     "TextOutput": "pipelines.outputs",

@@ -24,7 +24,8 @@ def add_generate_speech(kinds: Any) -> None:
     add_outputs(parser, "takes a text")
     parser.add_argument("--seconds", type=float, help="length of the speech, without any recording")
     parser.add_argument("--speed", type=float, help="pace; 2 is twice as fast (default: 1)")
-    parser.add_argument("--speaker", help="one of the model's speakers")
+    parser.add_argument("--speaker", help="one of the model's speakers; for OmniVoice a description of the voice")
+    parser.add_argument("--language", metavar="CODE", help="language of the text, such as en, for voices that speak several")
     parser.add_argument("--audio", type=Path, help="recording to continue; with --span-s, to edit")
     parser.add_argument("--span-s", type=numbers(float), metavar="FROM,TO", help="seconds of --audio that are replaced by the text")
     parser.add_argument("--audio-prompt", type=Path, help="recording whose voice the speech takes up")
@@ -46,7 +47,7 @@ def generate_speech(args: argparse.Namespace) -> None:
 
 def _described(args: argparse.Namespace) -> "list[SpeechOutput]":
     """What the model says of an image."""
-    others = ("seconds", "speed", "speaker", "audio", "span_s", "audio_prompt", "audio_text")
+    others = ("seconds", "speed", "speaker", "language", "audio", "span_s", "audio_prompt", "audio_text")
     if wrong := [name for name in others if getattr(args, name) is not None]:
         raise ValueError(f"--image is described in the model's own words and pace; it takes no --{wrong[0].replace('_', '-')}")
     from maskgen.processors.media import as_image
@@ -67,6 +68,8 @@ def _spoken(args: argparse.Namespace) -> "list[SpeechOutput]":
 
     clip, lead = (None if path is None else as_audio(path) for path in (args.audio, args.audio_prompt))
     pipeline = pipeline_of(args, "TextToSpeechPipeline")
+    if args.language is not None and "prompt" not in pipeline.tokenizers:
+        raise ValueError(f"{args.model or 'this voice'} speaks one language; leave --language out, or give a voice that speaks several")
     output = pipeline(
         args.prompt,
         seconds=args.seconds,
@@ -78,6 +81,7 @@ def _spoken(args: argparse.Namespace) -> "list[SpeechOutput]":
         audio_text=args.audio_text,
         seed=args.seed,
         num_outputs=args.num_outputs,
+        **({} if args.language is None else {"language": args.language}),
         **call_options(args, pipeline.settings_of("audio")),
     )
     return [output]

@@ -20,6 +20,7 @@ from maskgen.decoding.logits import (
     ModelCallCounter,
     Transform,
     against,
+    alone,
     guided_model,
     hide_condition,
     is_guided,
@@ -164,6 +165,8 @@ class Decoder:
             return against(negative.rows(torch.tensor(rows, device=negative.ids.device)).trimmed(), self.index)
         if self.settings.null == "masked":
             return remask(self._given(batch)[list(rows)])
+        if self.settings.null == "alone":
+            return alone(self._given(batch)[list(rows)])
         return hide_condition(self.others)
 
     def _given(self, batch: TokenBatch) -> Bool[Tensor, "batch length"]:

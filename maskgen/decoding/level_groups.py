@@ -58,7 +58,7 @@ def sample_group(
         assert found is not None, "a sampler asks for at least one cell"
         return found
 
-    made, trajectory = sampler.sample(inner, _unrolled(batch, segments), segment, generators, callback)
+    made, trajectory = sampler.sample(inner, _unrolled(batch, segments), segment, generators, callback, len(segments))
     return _rolled(batch, made.ids[..., 0], segments), trajectory
 
 

@@ -116,6 +116,21 @@ def remask(given: Bool[Tensor, "batch length"]) -> Transform:
     return transform
 
 
+def alone(given: Bool[Tensor, "batch length"]) -> Transform:
+    """The null condition of a model that learned to continue nothing: what was given is hidden, a known part of the target too.
+
+    Args:
+        given: Cells that were known before the decode. A row alone may lack the padding behind it.
+
+    Source: OmniVoice (k2-fsa): the unconditional pass sees the codes that are generated, without text and recording.
+    """
+
+    def transform(batch: TokenBatch) -> TokenBatch:
+        return batch.hide(given[:, : batch.modality.shape[1]])
+
+    return transform
+
+
 def against(negative: TokenBatch, modality_index: int) -> Transform:
     """A negative prompt: the unconditional pass sees `negative`, with the target as decoded so far copied into it.
 

@@ -11,6 +11,7 @@ import yaml
 from maskgen.decoding.guidance import GuidanceSchedule, IntervalGuidance, guidance_by_name
 from maskgen.io.shipped import find_path
 from maskgen.masking.schedule import schedule_by_name
+from maskgen.masking.time_shift import Shifted
 from maskgen.sampling import by_name
 from maskgen.sampling.base import Sampler
 
@@ -30,6 +31,7 @@ RANGES = (
     ("refresh", 1, 10_000),
     ("shortcut", 1, 10_000),
     ("merge", 0.0, 0.5),
+    ("time_shift", 1e-3, 1e3),
 )
 
 
@@ -49,12 +51,15 @@ class GenerationSettings:
         min_p: Least probability that may be drawn, as a share of the largest; 0 for all.
         typical_p: Share of probability of the most typical codes that may be drawn; 1 for all.
         schedule: Mask schedule of the decode; None takes the sampler's own.
+        time_shift: Pace of the mask schedule: below 1 the first steps decode few cells and the last many, above 1 the other way round; 1
+            leaves the schedule as it is.
         guidance_scale: 1 is off.
         guidance_schedule: constant, linear, cosine, mask_rate, linear_ahead, cosine_ahead or interval.
         guidance_interval: First progress that is guided and first that is not, for `interval`.
         guidance_rescale: Share of the guided logits that is brought back to the spread of the conditional ones; 0 is off.
         null: What guidance leads away from without a negative prompt: "absent", the condition hidden, as under condition dropout in
-            training; or "masked", what was given as MASK, which needs no such training.
+            training; "masked", what was given as MASK, which needs no such training; or "alone", nothing but the cells that are
+            generated, so that a known part of the target is hidden too.
         noise_regularization: Scale of the noise on the logits at both ends of a decode; 0 is off.
         differential: Share of the cells whose logits changed least that draw from the change alone; 0 is off.
         window: Steps of time that a cell sees of its own modality, per level; 0 is all. For a model trained so.
@@ -75,11 +80,12 @@ class GenerationSettings:
     min_p: float = 0.0
     typical_p: float = 1.0
     schedule: str | None = None
+    time_shift: float = 1.0
     guidance_scale: float = 1.0
     guidance_schedule: str = "constant"
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     guidance_rescale: float = 0.0
-    null: Literal["absent", "masked"] = "absent"
+    null: Literal["absent", "masked", "alone"] = "absent"
     noise_regularization: float = 0.0
     differential: float = 0.0
     window: tuple[int, ...] = (0,)
@@ -92,8 +98,8 @@ class GenerationSettings:
         for name in PER_LEVEL:
             if getattr(self, name) == ():
                 raise ValueError(f"{name} needs at least one value, got none")
-        if self.null not in ("absent", "masked"):
-            raise ValueError(f'null must be "absent" or "masked", got {self.null!r}')
+        if self.null not in ("absent", "masked", "alone"):
+            raise ValueError(f'null must be "absent", "masked" or "alone", got {self.null!r}')
         for name, least, largest in RANGES:
             if not least <= getattr(self, name) <= largest:
                 raise ValueError(f"{name} must lie in [{least:g}, {largest:g}], got {getattr(self, name)}")
@@ -146,7 +152,7 @@ class GenerationSettings:
         """
         merged = self.to_dict()
         if changes.get("sampler") not in (None, self.sampler):
-            merged |= {"sampler_options": {}, "choice_temperature": None, "schedule": None}
+            merged |= {"sampler_options": {}, "choice_temperature": None, "schedule": None, "time_shift": 1.0}
         for name, value in changes.items():
             if value is None:
                 continue
@@ -175,23 +181,24 @@ class GenerationSettings:
             common["choice_temperature"] = _entry(self.choice_temperature, level)
         if self.schedule is not None:
             common["schedule"] = schedule_by_name(self.schedule)
-        return _sampler(self.sampler, common, self.sampler_options)
+        return _sampler(self.sampler, common, self.sampler_options, self.time_shift)
 
     def window_at(self, level: int) -> int:
         """Steps of time that a cell of one level sees of its own modality; 0 is all."""
         return int(_entry(self.window, level))
 
 
-def _sampler(name: str, common: Mapping[str, Any], own: Mapping[str, Any]) -> Sampler:
+def _sampler(name: str, common: Mapping[str, Any], own: Mapping[str, Any], shift: float) -> Sampler:
     """The sampler of that name, from what all samplers may take and what it alone takes."""
     kind, own = by_name(name), dict(own)
     known = {one.name for one in dataclasses.fields(kind)}
     if "inner" in known:
-        own["inner"] = _sampler(own.get("inner", "confidence"), common, own.pop("inner_options", {}))
+        own["inner"] = _sampler(own.get("inner", "confidence"), common, own.pop("inner_options", {}), shift)
     if unknown := sorted(set(own) - known):
         theirs = sorted(known - {one.name for one in dataclasses.fields(Sampler)})
         raise ValueError(f"the sampler {name} has no options {', '.join(unknown)}; it has {', '.join(theirs) or 'none of its own'}")
-    return kind(**{option: value for option, value in {**common, **own}.items() if option in known})
+    made = kind(**{option: value for option, value in {**common, **own}.items() if option in known})
+    return made if shift == 1 else dataclasses.replace(made, schedule=Shifted(made.schedule, shift))
 
 
 def needs_of(sampler: Sampler) -> set[str]:

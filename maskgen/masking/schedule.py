@@ -22,6 +22,8 @@ class MaskSchedule(ABC):
 
     rest_first: ClassVar[bool] = False
     """Whether steps that do not divide the cells decode what is left over first; see `masked_after`."""
+    by_step: ClassVar[bool] = False
+    """Whether every step's own share of the cells is rounded up, instead of what is left after it; see `masked_after`."""
 
     @abstractmethod
     def ratio(self, progress: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -225,7 +227,8 @@ def masked_after(
     """Number of cells of each row still masked after a step.
 
     Every step decodes at least one cell until none is left, so a row with fewer cells than steps ends early. A schedule with `rest_first`
-    decodes n // steps cells at every step and one more at each of the first n % steps, whatever the rounding.
+    decodes n // steps cells at every step and one more at each of the first n % steps, whatever the rounding. One with `by_step` decodes at
+    every step its share of the cells rounded up, as long as there are any, and all that is left at the last.
 
     Args:
         schedule: Mask schedule.
@@ -245,6 +248,10 @@ def masked_after(
     if schedule.rest_first:
         return total - (step + 1) * (total // steps) - (total % steps).clamp(max=step + 1)
     progress = torch.arange(step + 2, dtype=torch.float64, device=total.device) / steps
+    if schedule.by_step:
+        shares = -schedule(progress).diff()
+        shown = whole_ceil(shares[:, None] * total).sum(dim=0).to(total.dtype)
+        return total - (total if step == steps - 1 else torch.minimum(shown, total))
     wanted = rounding(schedule(progress)[:, None] * total).to(total.dtype)
     steps_since = torch.arange(step + 1, -1, -1, device=total.device)[:, None]
     return (wanted - steps_since).amin(dim=0).clamp(min=0).to(total.dtype)

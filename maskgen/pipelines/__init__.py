@@ -2,8 +2,16 @@
 
 from maskgen.pipelines.any_to_any import AnyToAnyPipeline
 from maskgen.pipelines.base import Pipeline
+from maskgen.pipelines.prompted_speech import PromptedSpeechPipeline
 from maskgen.pipelines.text_generation import TextGenerationPipeline
 from maskgen.pipelines.text_to_image import TextToImagePipeline
 from maskgen.pipelines.text_to_speech import TextToSpeechPipeline
 
-__all__ = ["AnyToAnyPipeline", "Pipeline", "TextGenerationPipeline", "TextToImagePipeline", "TextToSpeechPipeline"]
+__all__ = [
+    "AnyToAnyPipeline",
+    "Pipeline",
+    "PromptedSpeechPipeline",
+    "TextGenerationPipeline",
+    "TextToImagePipeline",
+    "TextToSpeechPipeline",
+]

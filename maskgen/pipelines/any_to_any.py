@@ -17,7 +17,8 @@ from maskgen.pipelines.text_to_speech import TextToSpeechPipeline, speech_of
 from maskgen.processors.base import required
 from maskgen.processors.image import letterboxed
 from maskgen.processors.media import as_audio
-from maskgen.processors.speech import SpeechProcessor, SpeechRequest
+from maskgen.processors.speech import SpeechProcessor
+from maskgen.processors.spoken import SpeechRequest
 from maskgen.processors.text import prompt_codes, with_holes
 from maskgen.scoring.forced_alignment import ForcedAligner
 from maskgen.scoring.ranking import Ranked

@@ -9,7 +9,8 @@ from maskgen.decoding.settings import GenerationSettings
 from maskgen.pipelines.base import Pipeline
 from maskgen.pipelines.options import CallOptions, as_prompts, check_names, num_outputs, seeds_of, settings_from
 from maskgen.pipelines.outputs import SpeechOutput
-from maskgen.processors.speech import PreparedSpeech, SpeechProcessor, SpeechRequest
+from maskgen.processors.speech import SpeechProcessor
+from maskgen.processors.spoken import PreparedSpeech, SpeechRequest, SpokenProcessor
 
 
 class TextToSpeechPipeline(Pipeline):
@@ -25,7 +26,7 @@ class TextToSpeechPipeline(Pipeline):
     default_model: ClassVar[str] = "heart-16k"
 
     @property
-    def processor(self) -> SpeechProcessor:
+    def processor(self) -> SpokenProcessor:
         """Texts and recordings to cells and back."""
         assert self.durations is not None, "checked when the pipeline was made"
         return SpeechProcessor(self.tokenizers, self.durations)
@@ -70,11 +71,19 @@ class TextToSpeechPipeline(Pipeline):
             ValueError: If the text has nothing to speak, or an argument is out of range or contradicts another.
         """
         check_names(TextToSpeechPipeline.__call__, options, CallOptions)
-        for name, number in (("seconds", seconds), ("speed", speed)):
-            if number is not None and not isinstance(number, (int, float)):
-                raise TypeError(f"{name} must be a number, got {number!r}")
         given = {"seconds": seconds, "speed": speed, "speaker": speaker, "audio": audio, "span_s": span_s}
         given |= {"audio_prompt": audio_prompt, "audio_text": audio_text, "known": self.encoded(known or {})}
+        return self._spoken(prompt, given, options)
+
+    def _spoken(self, prompt: Any, given: Mapping[str, Any], options: Mapping[str, Any]) -> SpeechOutput:
+        """Speak texts with the fields of `SpeechRequest` that a call gives.
+
+        Raises:
+            TypeError: If a length or pace is no number.
+        """
+        for name in ("seconds", "speed"):
+            if given[name] is not None and not isinstance(given[name], (int, float)):
+                raise TypeError(f"{name} must be a number, got {given[name]!r}")
         processor, settings = self.processor, settings_from(self.settings_of("audio"), options, len(self.space.of("audio")))
         with self._watched(options) as callback:
             plans = [processor.prepare(SpeechRequest(prompt=text, **given)) for text in as_prompts(prompt)]
@@ -86,7 +95,7 @@ class TextToSpeechPipeline(Pipeline):
 
 def speech_of(
     pipeline: Pipeline,
-    processor: SpeechProcessor,
+    processor: SpokenProcessor,
     takes: Sequence[tuple[PreparedSpeech, int]],
     settings: GenerationSettings,
     callback: StepCallback | None = None,
@@ -113,7 +122,7 @@ def speech_of(
         audio=[processor.finish(plan, list(islice(media, len(plan.rows))))[0] for plan, _ in takes],
         seeds=[seed for _, seed in takes],
         sentences=[list(plan.sentences) for plan in plans],
-        phonemes=[[processor.phones.decode([phones])[0] for phones in plan.phonemes] for plan in plans],
+        phonemes=[processor.phonemes(plan) for plan in plans],
         left_out=[character for plan in plans for character in plan.left_out],
         steps=[settings.at(level).steps for level in range(processor.codec.num_levels)],
         elapsed_s=output.elapsed_s,

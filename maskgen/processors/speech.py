@@ -2,17 +2,18 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
-from maskgen.io.audio import Waveform, fit_audio
+from maskgen.io.audio import Waveform
 from maskgen.networks.durations import DurationPredictor, whole_frames
-from maskgen.processors.base import Prepared, Processor, required
+from maskgen.processors.base import required
 from maskgen.processors.media import as_audio
+from maskgen.processors.spoken import EditedSpan, PreparedSpeech, SpeechRequest, SpokenProcessor
 from maskgen.processors.timing import PhonemeTiming, pauses
 from maskgen.tokenizers.attribute import AttributeTokenizer
 from maskgen.tokenizers.audio_base import SoundTokenizer
@@ -23,38 +24,8 @@ from maskgen.tokens.batch import UNKNOWN, Codes
 logger = logging.getLogger(__name__)
 LONGEST_TEXT = 5_000
 """Characters of the longest text that is spoken in one call, about six minutes."""
-LONGEST_PROMPT_S = 30.0
 FADE_S = 0.01
 """Cross-fade at each joint of an edit, inside the part that is regenerated."""
-SILENCE = 1e-4
-"""Root mean square under which a recording holds no voice."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SpeechRequest:
-    """What a voice is asked for.
-
-    Args:
-        prompt: English text; phonemes of the tokenizer's alphabet between slashes.
-        speaker: One of the model's speakers; the first if None. A recorded prompt takes its place.
-        seconds: Length of the speech, recordings not counted; the pace follows. None takes the predicted length.
-        speed: Pace: 1 is the voice's own, 2 twice as fast; goes without `seconds` only.
-        audio: Recording to continue, or with `span_s` to edit; at most 30 s.
-        span_s: First and last second of `audio` that are replaced by the prompt.
-        audio_prompt: Recording of at most 30 s whose voice is taken up; it is not part of the output.
-        audio_text: What `audio` (continued) or `audio_prompt` says; helps.
-        known: Cells of other modalities beside every row: an image that is described.
-    """
-
-    prompt: str
-    speaker: str | None = None
-    seconds: float | None = None
-    speed: float = 1.0
-    audio: Any = None
-    span_s: Sequence[float] | None = None
-    audio_prompt: Any = None
-    audio_text: str | None = None
-    known: Mapping[str, Codes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -70,47 +41,7 @@ class Lead:
     phones: Codes | None
 
 
-@dataclass(frozen=True)
-class EditedSpan:
-    """Frames of a recording that an edit replaces.
-
-    Args:
-        original: Samples of the recording at the codec's rate.
-        start: First frame that is replaced.
-        end: First frame after the new part, in the edited recording.
-        stop: First frame after the replaced part, in the recording.
-    """
-
-    original: Float[np.ndarray, "channels samples"]
-    start: int
-    end: int
-    stop: int
-
-
-@dataclass(frozen=True)
-class PreparedSpeech(Prepared):
-    """Rows of one take of a speech request, sentence after sentence, and what joins them. Seeds count from 0: a take adds its own.
-
-    Args:
-        sentences: What is spoken as one row each.
-        phonemes: Timed phonemes of each sentence.
-        left_out: Characters and markup that cannot be spoken.
-        seconds: Length asked for.
-        cut: Samples at the start of each row that are a recording's.
-        before: Samples that stand before the speech in the output.
-        span: The edit, if it is one.
-    """
-
-    sentences: Sequence[str] = ()
-    phonemes: Sequence[Codes] = ()
-    left_out: Sequence[str] = ()
-    seconds: float | None = None
-    cut: int = 0
-    before: np.ndarray | None = None
-    span: EditedSpan | None = None
-
-
-class SpeechProcessor(Processor[SpeechRequest, PreparedSpeech]):
+class SpeechProcessor(SpokenProcessor):
     """Texts and recordings to cells, decoded rows to waveforms.
 
     Args:
@@ -125,10 +56,9 @@ class SpeechProcessor(Processor[SpeechRequest, PreparedSpeech]):
         self.phones, self.speakers, self.codec, self.durations = phones, speakers, codec, durations
         self.timing = PhonemeTiming(phones, durations, codec.sample_rate_hz, codec.samples_per_frame)
 
-    @property
-    def frames_per_s(self) -> float:
-        """Frames of codes a second."""
-        return self.codec.frames_per_s
+    def phonemes(self, plan: PreparedSpeech) -> list[str]:
+        """Phonemes of each sentence of a plan."""
+        return [self.phones.decode([phones])[0] for phones in plan.phonemes]
 
     def prepare(self, request: SpeechRequest) -> PreparedSpeech:
         """Rows of known and blank cells; see `Processor.prepare`."""
@@ -152,24 +82,16 @@ class SpeechProcessor(Processor[SpeechRequest, PreparedSpeech]):
             left_out=self.phones.left_out(request.prompt),
             seconds=request.seconds,
             cut=0 if lead is None else lead.codes.shape[1] * self.codec.samples_per_frame,
-            before=None if wave is None or request.audio is None else self._fitted(wave),
+            before=None if wave is None or request.audio is None else self.fitted(wave),
         )
 
     def finish(self, plan: PreparedSpeech, media: Sequence[Any]) -> list[Waveform]:
         """A waveform a take: sentences joined, recordings and edits put together."""
         if plan.span is not None:
-            return [self._wave(self._pasted(plan.span, made.samples)) for made in media]
+            return [self.wave(self._pasted(plan.span, made.samples)) for made in media]
         count = len(plan.rows)
         takes = [media[start : start + count] for start in range(0, len(media), count)]
-        return [self._joined([wave.samples[:, plan.cut :] for wave in take], plan.seconds, plan.before) for take in takes]
-
-    def codes_of(self, audio: Waveform) -> Codes:
-        """Codes [level, frames] of a recording of at most 30 s, any rate and channels.
-
-        Raises:
-            ValueError: If it is empty, too long, silent, or holds NaN or infinity.
-        """
-        return self.codec.encode([self._wave(self._checked(audio, "the recording"))])[0]
+        return [self.joined([wave.samples[:, plan.cut :] for wave in take], plan.seconds, plan.before) for take in takes]
 
     def _edit(self, request: SpeechRequest) -> PreparedSpeech:
         """Rows in which a stretch of a recording is blank.
@@ -181,10 +103,10 @@ class SpeechProcessor(Processor[SpeechRequest, PreparedSpeech]):
             raise ValueError(f"an edit keeps the voice of its recording and takes no {' and no '.join(wrong)}")
         if request.audio is None:
             raise ValueError("span_s needs audio, the recording in which it is replaced")
-        original = self._checked(as_audio(request.audio), "the recording")
+        original = self.checked(as_audio(request.audio), "the recording")
         sentences = self._sentences(request.prompt)
         start, stop = self._span(request.span_s, original.shape[1])
-        codes = self.codec.encode([self._wave(original)])[0]
+        codes = self.codec.encode([self.wave(original)])[0]
         phones = torch.cat(self.timing.timed(sentences, 0, request.seconds, request.speed, edges=False), dim=1)
         new = int(phones[1].sum())
         blank = torch.full((self.codec.num_levels, new), UNKNOWN)
@@ -231,32 +153,11 @@ class SpeechProcessor(Processor[SpeechRequest, PreparedSpeech]):
             if text is not None:
                 raise ValueError("audio_text needs audio or audio_prompt, the recording that says it")
             return None
-        codes = self.codec.encode([self._wave(self._checked(wave, "the prompt"))])[0]
+        codes = self.codec.encode([self.wave(self.checked(wave, "the prompt"))])[0]
         if text is None:
             return Lead(codes, None)
         ids = torch.cat([self.phones.encode([sentence])[0][0] for sentence in self.phones.sentences(text)])
         return Lead(codes, torch.stack([ids, whole_frames(self.durations.frames(ids, 0), codes.shape[1])]))
-
-    def _checked(self, wave: Waveform, what: str) -> Float[np.ndarray, "channels samples"]:
-        """Samples at the codec's rate.
-
-        Raises:
-            ValueError: If the recording is empty, too long, silent, or holds NaN or infinity.
-        """
-        if not 0 < wave.seconds <= LONGEST_PROMPT_S:
-            raise ValueError(f"{what} lasts {wave.seconds:.1f} s, at most {LONGEST_PROMPT_S:g} s are taken; cut it")
-        if not np.isfinite(wave.samples).all():
-            raise ValueError(f"{what} holds NaN or infinite samples; give a whole recording")
-        if float(np.sqrt(np.mean(np.square(wave.samples, dtype=np.float64)))) < SILENCE:
-            raise ValueError(f"{what} is silent; give a recording of a voice")
-        return self._fitted(wave)
-
-    def _fitted(self, wave: Waveform) -> Float[np.ndarray, "channels samples"]:
-        """Samples at the codec's rate and channels."""
-        return fit_audio(wave, self.codec.sample_rate_hz, self.codec.channels)[0].samples
-
-    def _wave(self, samples: np.ndarray) -> Waveform:
-        return Waveform(samples=samples, sample_rate_hz=self.codec.sample_rate_hz)
 
     def _span(self, span_s: Any, samples: int) -> tuple[int, int]:
         """First frame that is regenerated and the first after it: every frame that the span touches.
@@ -272,15 +173,6 @@ class SpeechProcessor(Processor[SpeechRequest, PreparedSpeech]):
             raise ValueError(f"the span {span_s[0]:g} to {span_s[1]:g} s does not lie in the recording of {length:.2f} s")
         per_s = self.frames_per_s
         return int(span_s[0] * per_s), min(self.codec.frames(samples), int(np.ceil(span_s[1] * per_s - 1e-9)))
-
-    def _joined(self, parts: Sequence[np.ndarray], seconds: float | None, before: np.ndarray | None) -> Waveform:
-        """Sentences one after another, cut to the length asked for, after the recording that they continue."""
-        samples = np.concatenate(parts, axis=1)
-        if seconds is not None:
-            samples = samples[:, : round(seconds * self.codec.sample_rate_hz)]
-        if before is not None:
-            samples = np.concatenate([before, samples], axis=1)
-        return self._wave(samples)
 
     def _pasted(self, span: EditedSpan, made: np.ndarray) -> Float[np.ndarray, "channels samples"]:
         """The recording with frames `start` to `stop` replaced by the generated frames `start` to `end`, faded in and out inside them."""

@@ -42,6 +42,7 @@ class State:
         codes: Codes of the segment, local to it; UNKNOWN where masked and where the segment has no cell.
         logprobs: Log-probability of each drawn code at the time it was drawn; 0 elsewhere.
         changed: Cells whose code the last step set or took back.
+        levels: Levels that are decoded together: the cell at place p holds level p % levels of the group.
     """
 
     batch: TokenBatch
@@ -53,6 +54,7 @@ class State:
     codes: Int[Tensor, "batch length"]
     logprobs: Float[Tensor, "batch length"]
     changed: Bool[Tensor, "batch length"]
+    levels: int = 1
 
     @property
     def unknown(self) -> Bool[Tensor, "batch length"]:
@@ -67,8 +69,7 @@ class State:
     def filled(self, codes: Int[Tensor, "batch length"]) -> TokenBatch:
         """The batch with these codes in the target; UNKNOWN stays MASK, and nothing outside the target moves."""
         ids, level = self.batch.ids.clone(), self.segment.level
-        written = torch.where(codes == UNKNOWN, MASK, codes + self.segment.offset)
-        ids[..., level] = torch.where(self.target, written, ids[..., level])
+        ids[..., level] = torch.where(self.target, torch.where(codes == UNKNOWN, MASK, codes + self.segment.offset), ids[..., level])
         return self.batch.with_ids(ids)
 
     @property
@@ -250,6 +251,7 @@ class Sampler(ABC):
         segment: Segment,
         generators: Sequence[torch.Generator],
         callback: Callable[[State], State | None] | None = None,
+        levels: int = 1,
     ) -> tuple[TokenBatch, Trajectory]:
         """Generate the cells of the segment that are MASK; everything else comes back unchanged.
 
@@ -259,6 +261,7 @@ class Sampler(ABC):
             segment: The level to decode.
             generators: One a row; a row's result depends on its own generator alone.
             callback: Called after every step with the state; a state that it returns takes its place, raising stops the decode.
+            levels: Levels that lie behind each other in the rows; see `State`.
 
         Returns:
             The filled batch and what each step did.
@@ -267,7 +270,7 @@ class Sampler(ABC):
             ValueError: If there is not one generator a row, or the logits have a wrong shape.
             FloatingPointError: If logits are NaN or +inf, or forbid every code of a cell.
         """
-        start = state = _begin(batch, segment, generators, self.steps)
+        start = state = dataclasses.replace(_begin(batch, segment, generators, self.steps), levels=levels)
         states: list[State] = []
         with torch.no_grad():
             decide = self.start(state)
@@ -284,12 +287,8 @@ class Sampler(ABC):
         state = other or own
         segment, rows = state.segment, cells.nonzero()[:, 0]
         if not len(rows):  # a step may leave everything as it is; that costs no model call
-            return Drawn(
-                cells,
-                torch.full_like(state.codes, UNKNOWN),
-                torch.zeros_like(state.logprobs),
-                torch.zeros(0, segment.size, device=cells.device),
-            )
+            nothing = torch.full_like(state.codes, UNKNOWN), torch.zeros_like(state.logprobs)
+            return Drawn(cells, *nothing, torch.zeros(0, segment.size, device=cells.device))
         logits = logits_fn(state.batch, cells, segment, state.progress)
         if logits.shape != (len(rows), segment.size):
             raise ValueError(f"logits of {segment.modality} must have shape {(len(rows), segment.size)}, got {tuple(logits.shape)}")

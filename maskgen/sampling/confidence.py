@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -27,6 +28,8 @@ class ConfidenceSampler(Sampler):
             "constant": choice_temperature throughout. "softened": as `cooling`.
         ranking: What the noise is added to: the "probability" of the drawn code (its logarithm), or its "logit" alone, as TiTok and MaskGen
             do, so that a cell with large logits counts as sure.
+        level_penalty: What a cell loses in the ranking for each level above it, where levels are decoded together (`groups`): coarse
+            levels come first, as in OmniVoice (k2-fsa). 0 ranks all levels alike.
 
     Source: MaskGIT, arXiv:2202.04200; aMUSEd, arXiv:2401.01808; TiTok, arXiv:2406.07550. Differs: exact counts per row, from the cells
     that were unknown at the start.
@@ -35,6 +38,7 @@ class ConfidenceSampler(Sampler):
     choice_temperature: float = 4.5
     annealing: Annealing = "exact"
     ranking: Literal["probability", "logit"] = "probability"
+    level_penalty: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -43,6 +47,7 @@ class ConfidenceSampler(Sampler):
             raise ValueError(f"annealing must be {', '.join(get_args(Annealing))}, got {self.annealing!r}")
         if self.ranking not in ("probability", "logit"):
             raise ValueError(f"ranking must be probability or logit, got {self.ranking!r}")
+        check_temperature("level_penalty", self.level_penalty)
 
     def start(self, state: State) -> StepFn:
         return self._step
@@ -50,7 +55,8 @@ class ConfidenceSampler(Sampler):
     def _step(self, state: State, draw_cells: DrawFn) -> Decision:
         drawn = draw_cells(state.unknown)
         scores = drawn.logprobs if self.ranking == "probability" else _drawn_logits(drawn)
-        return keep_surest(state, drawn, scores, self.schedule, self._noise(state))
+        level = torch.arange(scores.shape[1], device=scores.device) % state.levels
+        return keep_surest(state, drawn, scores - self.level_penalty * level, self.schedule, self._noise(state))
 
     def _noise(self, state: State) -> float:
         """Scale of the Gumbel noise at this step."""

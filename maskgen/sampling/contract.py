@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from maskgen.masking.schedule import Cosine, Linear
+from maskgen.masking.time_shift import Shifted
 from maskgen.sampling.base import Sampler
 from maskgen.tokens.batch import TokenBatch
 from maskgen.tokens.packing import pack, unpack
@@ -175,7 +176,7 @@ def ends_in_time(make: MakeSampler) -> None:
     """No cell is unknown after the last step, with any number of steps, of unknown cells and any schedule."""
     batch = pack([picture(4, 6, count, row) for row, count in enumerate((0, 1, 7, 24))], SPACE)
     for steps in (1, 2, 5, 20):
-        for schedule in (Cosine(), Linear()):
+        for schedule in (Cosine(), Linear(), Shifted()):
             filled, trajectory = make(steps=steps, schedule=schedule).sample(contextual, batch, IMAGE, _seeded(0, 1, 2, 3))
             assert len(trajectory.codes) <= steps
             assert not (filled.ids == MASK).any()

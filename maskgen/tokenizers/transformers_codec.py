@@ -1,7 +1,7 @@
-"""Audio tokenizer based on a codec of transformers: EnCodec, Mimi or DAC."""
+"""Audio tokenizer based on a codec of transformers: EnCodec, Mimi, DAC or Higgs Audio."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -34,6 +34,8 @@ class CodecFamily:
         windows: Returns how a config splits long audio.
         encode: Encodes samples [1, channels, samples] to codes [level, frames] with a given number of levels.
         decode: Decodes codes [1, level, frames] to samples [channels, samples].
+        parts: Names of its encoder and its decoder.
+        rate: Name of its sample rate in a config.
     """
 
     model: str
@@ -43,6 +45,8 @@ class CodecFamily:
     windows: Callable[[Any], Windows | None]
     encode: Callable[[Any, Tensor, int], Tensor]
     decode: Callable[[Any, Tensor], Tensor]
+    parts: tuple[str, str] = ("encoder", "decoder")
+    rate: str = "sampling_rate"
 
 
 def _encodec_windows(config: Any) -> Windows | None:
@@ -108,6 +112,13 @@ def _dac_decode(model: Any, codes: Tensor) -> Tensor:
     return samples
 
 
+def _higgs_encode(model: Any, samples: Tensor, levels: int) -> Tensor:
+    """Encode after padding with zeros to a whole frame. Its levels are residuals of each other, so the first ones are a prefix."""
+    padded = torch.nn.functional.pad(samples, (0, -samples.shape[-1] % model.config.hop_length))
+    codes: Tensor = model.encode(padded, return_dict=True).audio_codes
+    return codes[0, :levels]
+
+
 CODEC_FAMILIES = {
     "encodec": CodecFamily(
         model="EncodecModel",
@@ -136,9 +147,27 @@ CODEC_FAMILIES = {
         encode=_dac_encode,
         decode=_dac_decode,
     ),
+    "higgs_audio_v2_tokenizer": CodecFamily(
+        model="HiggsAudioV2TokenizerModel",
+        config="HiggsAudioV2TokenizerConfig",
+        max_levels=lambda config: int(config.num_quantizers),
+        samples_per_frame=lambda config: int(config.hop_length),
+        windows=lambda config: None,
+        encode=_higgs_encode,
+        decode=_mimi_decode,
+        parts=("acoustic_encoder", "acoustic_decoder"),
+        rate="sample_rate",
+    ),
 }
 """Codecs by the `model_type` of their config."""
 CODEC_SCHEMA = Record({"family": Text(tuple(CODEC_FAMILIES)), "model": Table(Plain()), "num_levels": Whole(1, MOST_LEVELS)})
+
+
+def _plain(value: Any, general: Mapping[str, Any]) -> Any:
+    """A value of a config as JSON has it; a config inside it without the fields that every config has, but with its type."""
+    if isinstance(value, Mapping) and "model_type" in value:
+        return {name: _plain(one, general) for name, one in value.items() if name not in general or name == "model_type"}
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _transformers() -> Any:
@@ -155,11 +184,11 @@ def _transformers() -> Any:
 
 
 class TransformersCodecTokenizer(CodecTokenizer):
-    """Audio tokenizer based on an EncodecModel, MimiModel or DacModel.
+    """Audio tokenizer based on an EncodecModel, MimiModel, DacModel or HiggsAudioV2TokenizerModel.
 
-    EnCodec at 24 kHz and Mimi process the whole audio at once, because their LSTM and attention keep state. EnCodec with chunks (48 kHz)
-    uses its chunks, which overlap by whole frames, 2 for its 1 %; each chunk's scale is the last level of the codes. DAC is
-    purely convolutional: beyond 20 s it runs in pieces with enough context that codes and samples equal those of the whole audio.
+    EnCodec at 24 kHz, Mimi and Higgs Audio process the whole audio at once, because their LSTM and attention keep state. EnCodec with
+    chunks (48 kHz) uses its chunks, which overlap by whole frames, 2 for its 1 %; each chunk's scale is the last level of the codes. DAC
+    is purely convolutional: beyond 20 s it runs in pieces with enough context that codes and samples equal those of the whole audio.
 
     Args:
         model: The model. It is frozen, converted to float32 and set to evaluation mode.
@@ -175,13 +204,13 @@ class TransformersCodecTokenizer(CodecTokenizer):
     def __init__(self, model: Any, num_levels: int | None = None, bandwidth_kbps: float | None = None) -> None:
         config = model.config
         kind = getattr(config, "model_type", type(model).__name__)
-        if kind not in CODEC_FAMILIES or model.encoder is None or model.decoder is None:
+        if kind not in CODEC_FAMILIES or any(getattr(model, name, None) is None for name in CODEC_FAMILIES[kind].parts):
             raise ValueError(f"the model is a {kind}, wanted a whole {', '.join(CODEC_FAMILIES)} with encoder and decoder")
         self.family = CODEC_FAMILIES[kind]
         lowest, highest = int(getattr(config, "num_semantic_quantizers", 1)), self.family.max_levels(config)
         levels = chosen_levels(num_levels, self._bandwidth_levels(kind, config, bandwidth_kbps), lowest, highest)
         super().__init__(model, levels, self.family.windows(config), bool(getattr(config, "normalize", False)))
-        self.codebook_size, self.sample_rate_hz = int(config.codebook_size), int(config.sampling_rate)
+        self.codebook_size, self.sample_rate_hz = int(config.codebook_size), int(getattr(config, self.family.rate))
         self.channels, self.samples_per_frame = int(getattr(config, "audio_channels", 1)), self.family.samples_per_frame(config)
 
     @staticmethod
@@ -259,8 +288,7 @@ class TransformersCodecTokenizer(CodecTokenizer):
         """
         config: Any = self.network.config
         general = _transformers().PreTrainedConfig().to_dict()
-        entries = {name.lstrip("_"): value for name, value in config.to_dict().items() if name not in general}
-        model = {name: list(value) if isinstance(value, tuple) else value for name, value in entries.items()}
+        model = {name.lstrip("_"): _plain(value, general) for name, value in config.to_dict().items() if name not in general}
         return {"family": config.model_type, "model": model, "num_levels": self.codec_levels}
 
     def _to_codes(self, samples: Float[Tensor, "1 channels samples"]) -> Int[Tensor, "level frames"]:

@@ -84,6 +84,11 @@ class TransformersTextTokenizer(Tokenizer):
         chat = ChatTemplate(**config.pop("chat")) if "chat" in config else None
         return cls((bundle.folder / VOCABULARY_FILE).read_text(encoding="utf-8"), **config, chat=chat)
 
+    @property
+    def vocabulary(self) -> str:
+        """Content of the tokenizer.json, as it was given."""
+        return self._vocabulary
+
     def engine(self) -> Engine:
         """The tokenizer as it was given, with its template of special tokens."""
         return Engine.from_str(self._vocabulary)

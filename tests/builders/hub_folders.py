@@ -122,3 +122,65 @@ def amused(place: Path) -> Path:
     classes |= {"tokenizer": ["transformers", "CLIPTokenizer"], "text_encoder": ["transformers", "CLIPTextModelWithProjection"]}
     (place / "model_index.json").write_text(json.dumps({"_class_name": "AmusedPipeline", "_diffusers_version": "0.25.0", **classes}))
     return place
+
+
+def higgs_codec() -> Any:
+    """A HiggsAudioV2TokenizerModel with random weights: 16 kHz, 320 samples a frame, 4 levels of 16 codes."""
+    from transformers import HiggsAudioV2TokenizerConfig, HiggsAudioV2TokenizerModel
+
+    acoustic = {"model_type": "dac", "encoder_hidden_size": 4, "decoder_hidden_size": 32, "hidden_size": 8}
+    acoustic |= {"downsampling_ratios": [8, 5, 4, 2], "upsampling_ratios": [8, 5, 4, 2], "codebook_size": 16, "n_codebooks": 1}
+    hubert = {"model_type": "hubert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    hubert |= {"conv_dim": [8] * 7, "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2, "mask_time_prob": 0.0}
+    sizes = {"sample_rate": 16_000, "semantic_sample_rate": 16_000, "codebook_size": 16, "codebook_dim": 6, "target_bandwidths": [0.4, 0.8]}
+    config: Any = HiggsAudioV2TokenizerConfig
+    torch.manual_seed(0)
+    model = HiggsAudioV2TokenizerModel(config(**sizes, acoustic_model_config=acoustic, semantic_model_config=hubert)).eval()
+    with torch.no_grad():
+        for quantizer in model.quantizer.quantizers:
+            quantizer.codebook.embed.normal_(std=0.5)
+        for module in model.acoustic_decoder.modules():
+            if isinstance(module, nn.Conv1d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+    return model.requires_grad_(False)
+
+
+SPOKEN_TOKENS = (
+    "<|denoise|>",
+    "<|lang_start|>",
+    "<|lang_end|>",
+    "<|instruct_start|>",
+    "<|instruct_end|>",
+    "<|text_start|>",
+    "<|text_end|>",
+)
+
+
+def omnivoice(folder: Path) -> None:
+    """OmniVoice with random weights, as its hub folder is laid out; its text tokenizer knows single bytes."""
+    from safetensors.torch import save_file
+    from tokenizers.decoders import ByteLevel as Decoded
+    from tokenizers.models import BPE
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    from maskgen.interop.omnivoice_network import OmniVoiceNetwork
+    from maskgen.tokens.space import Modality, TokenSpace
+    from tokenizers import AddedToken, Tokenizer
+
+    words = Tokenizer(BPE(vocab={one: number for number, one in enumerate(sorted(ByteLevel.alphabet()))}, merges=[]))
+    words.pre_tokenizer, words.decoder = ByteLevel(add_prefix_space=False), Decoded()  # type: ignore[assignment]
+    words.add_special_tokens([AddedToken(one, special=True) for one in SPOKEN_TOKENS])
+    folder.mkdir(parents=True, exist_ok=True)
+    words.save(str(folder / "tokenizer.json"))
+    trunk = {"model_type": "qwen3", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    trunk |= {"num_key_value_heads": 2, "head_dim": 8, "vocab_size": 270}
+    config = {"model_type": "omnivoice", "audio_vocab_size": 17, "audio_mask_id": 16, "num_audio_codebook": 4, "llm_config": trunk}
+    (folder / "config.json").write_text(json.dumps(config))
+    space = TokenSpace(
+        [
+            Modality(name="prompt", kind="text", num_levels=1, codebook_size=270),
+            Modality(name="audio", kind="audio", num_levels=4, codebook_size=16),
+        ]
+    )
+    save_file(scrambled(OmniVoiceNetwork(config, space)).state_dict(), folder / "model.safetensors")
+    higgs_codec().save_pretrained(folder / "audio_tokenizer", safe_serialization=True)

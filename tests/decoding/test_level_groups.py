@@ -12,6 +12,7 @@ from maskgen.masking.schedule import Cosine, masked_after
 from maskgen.networks.transformer import MaskTransformer, TransformerConfig
 from maskgen.sampling import by_name, names
 from maskgen.sampling.base import State
+from maskgen.sampling.confidence import ConfidenceSampler
 from maskgen.sampling.halton import HaltonSampler, halton_order
 from maskgen.tokens.batch import UNKNOWN, TokenBatch
 from maskgen.tokens.packing import pack, unpack
@@ -38,6 +39,10 @@ def planted(lengths: list[int], known: float = 0.3) -> tuple[TokenBatch, list[Te
         blank[3] = UNKNOWN
         rows.append({"text": torch.tensor([[1, 2]]), "audio": blank})
     return pack(rows, SPACE), whole
+
+
+def _seeded(*seeds: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
 class Oracle:
@@ -128,3 +133,26 @@ def test_halton_reveals_the_levels_of_a_picture_s_cell_together() -> None:
 
     found = revealed(pack([{"image": torch.full((2, 3, 4), UNKNOWN)}], space), space.of("image"), uniform)
     assert found == [2 * cell + level for cell in halton_order((3, 4)).tolist() for level in (0, 1)]
+
+
+def test_a_level_penalty_decodes_coarse_levels_first_and_none_leaves_the_ranking_alone() -> None:
+    def order(penalty: float) -> Tensor:
+        """Step at which each code of the group was written, [cell, level]."""
+        batch, whole = planted([16], known=0.0)
+        sampler = ConfidenceSampler(steps=8, level_penalty=penalty, annealing="constant", choice_temperature=1.0)
+        seen = list[Tensor]()
+        sample_group(sampler, Oracle([16], whole), batch, GROUP, _seeded(0), lambda state: seen.append(state.unknown[0]))
+        return torch.stack(seen).sum(dim=0).unflatten(0, (-1, 2))[2:]
+
+    apart, alike = order(1000.0), order(0.0)
+    assert int(apart[:, 0].max()) <= int(apart[:, 1].min())
+    assert int(alike[:, 0].max()) > int(alike[:, 1].min())
+
+
+def test_a_decode_of_one_level_knows_no_penalty() -> None:
+    batch, whole = planted([9])
+    made = [
+        ConfidenceSampler(steps=4, level_penalty=penalty).sample(Oracle([9], whole), batch, SEGMENTS[2], _seeded(0))[1].codes
+        for penalty in (0.0, 5.0)
+    ]
+    assert torch.equal(*made)

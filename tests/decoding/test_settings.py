@@ -7,6 +7,8 @@ import pytest
 
 from maskgen.decoding.guidance import IntervalGuidance
 from maskgen.decoding.settings import GenerationSettings, read_settings
+from maskgen.masking.schedule import Linear
+from maskgen.masking.time_shift import Shifted
 from maskgen.sampling.confidence import ConfidenceSampler
 from maskgen.sampling.halton import HaltonSampler
 
@@ -91,3 +93,16 @@ def test_a_bad_settings_file_is_refused(tmp_path: Path, content: str) -> None:
         read_settings(tmp_path / "settings.yaml")
     with pytest.raises(ValueError, match="do not exist"):
         read_settings(tmp_path / "nothing.yaml")
+
+
+def test_a_time_shift_wraps_the_schedule_of_any_sampler_and_goes_with_it() -> None:
+    settings = GenerationSettings(sampler="halton", time_shift=0.2)
+    assert settings.at(0).schedule == Shifted(HaltonSampler().schedule, 0.2)
+    named = settings.changed(schedule="linear")
+    assert named.at(0).schedule == Shifted(Linear(), 0.2)
+    assert GenerationSettings.from_dict(named.to_dict()) == named
+    assert named.changed(sampler="confidence").time_shift == 1.0
+    inner = GenerationSettings(sampler="blocks", time_shift=0.2).at(0)
+    assert inner.inner.schedule == Shifted(type(inner.inner)().schedule, 0.2)  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match=r"time_shift must lie in \[0\.001, 1000\], got 0"):
+        GenerationSettings(time_shift=0.0)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from builders.hub_folders import higgs_codec
 from PIL import Image
 from torch import nn
 
@@ -170,6 +171,9 @@ TINY_ENCODEC = {
 def tiny_codec(name: str) -> Any:
     """A small codec of transformers with random weights that reach many codes."""
     transformers = pytest.importorskip("transformers", reason="needs transformers: pip install maskgen[codecs]")
+    if name == "higgs":
+        pytest.importorskip("torchaudio", reason="needs torchaudio: pip install maskgen[codecs]", exc_type=ImportError)
+        return higgs_codec()
     kind, settings = TINY_CODECS[name]
     torch.manual_seed(0)
     model = transformers.AutoModel.from_config(transformers.AutoConfig.for_model(kind, **settings)).eval()
@@ -198,7 +202,7 @@ def scatter_codebooks(codec: nn.Module) -> None:
 def codec_tokenizer(name: str) -> Callable[[float], SoundTokenizer]:
     def make(change: float) -> SoundTokenizer:
         model = tiny_codec(name)
-        _change(model.decoder, change)
+        _change(model.acoustic_decoder if name == "higgs" else model.decoder, change)
         return TransformersCodecTokenizer(model)
 
     return make
@@ -239,7 +243,7 @@ CASES = {
     "diffusers": Case(diffusers_tokenizer, DiffusersVQTokenizer.from_bundle, pictures),
     "LlamaGen": Case(llamagen_tokenizer, LlamaGenVQTokenizer.from_bundle, pictures),
     **{name: Case(encodec_tokenizer(name), EncodecTokenizer.from_bundle, sounds, *FLAC) for name in TINY_ENCODEC},
-    **{name: Case(codec_tokenizer(name), TransformersCodecTokenizer.from_bundle, sounds, *FLAC) for name in TINY_CODECS},
+    **{name: Case(codec_tokenizer(name), TransformersCodecTokenizer.from_bundle, sounds, *FLAC) for name in (*TINY_CODECS, "higgs")},
 }
 IMAGES = [name for name, case in CASES.items() if case.media is pictures]
 SOUNDS = [name for name, case in CASES.items() if case.media is sounds]
