@@ -157,13 +157,22 @@ def published_settings(scheduler: Any, steps: int, guidance_scale: float) -> Gen
     """How a pipeline with AmusedScheduler decodes.
 
     The scheduler ranks by log p + temperature x Gumbel noise; its temperature falls on a straight line from the first number to the
-    second, or to 0.01 where only one is given.
+    second, or to 0.01 where only one is given. A MaskgenScheduler names its own sampler and options.
 
     Args:
         scheduler: Content of `scheduler_config.json`.
         steps: Default of the pipeline.
         guidance_scale: Default of the pipeline.
     """
+    schedule = str(scheduler.get("masking_schedule") or "cosine")
+    if scheduler.get("_class_name") == "MaskgenScheduler":
+        return GenerationSettings(
+            sampler=scheduler.get("sampler", "confidence"),
+            sampler_options=scheduler.get("sampler_options") or {},
+            steps=(steps,),
+            schedule=schedule,
+            guidance_scale=guidance_scale,
+        )
     temperature = scheduler.get("temperature", (2, 0))
     pair = isinstance(temperature, list | tuple) and len(temperature) == 2
     first, last = temperature if pair else (temperature, None)
@@ -174,7 +183,7 @@ def published_settings(scheduler: Any, steps: int, guidance_scale: float) -> Gen
         sampler_options={"annealing": "linear" if pair else "amused"},
         steps=(steps,),
         choice_temperature=(float(first),),
-        schedule=str(scheduler.get("masking_schedule", "cosine")),
+        schedule=schedule,
         guidance_scale=guidance_scale,
     )
 

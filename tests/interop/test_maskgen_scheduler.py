@@ -1,5 +1,6 @@
 """Our samplers in the pipelines of diffusers: our own loop on the same generator, AmusedPipeline, LLaDA2Pipeline, files."""
 
+import json
 import logging
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from builders.hub_folders import clip_encoder, clip_tokenizer, scrambled, vq_mod
 from torch import Tensor, nn
 
 from maskgen.decoding.settings import GenerationSettings
+from maskgen.interop.amused import published_settings
 from maskgen.masking.schedule import masked_after
 from maskgen.sampling import by_name, names
 from maskgen.sampling.diffusers_scheduler import DiffusersSchedulerSampler
@@ -137,6 +139,8 @@ def test_a_pipeline_with_our_scheduler_is_saved_and_loaded(amused: Any, monkeypa
     )
     loaded = diffusers.AmusedPipeline.from_pretrained(tmp_path, low_cpu_mem_usage=False)
     assert isinstance(loaded.scheduler, MaskgenScheduler)
+    found = json.loads((tmp_path / "scheduler" / "scheduler_config.json").read_text())
+    assert published_settings(found, steps=7, guidance_scale=1.0).at(0) == again.sampler(7)
     assert dict(loaded.scheduler.config)["sampler_options"] == options
 
 
