@@ -139,7 +139,8 @@ def higgs_codec() -> Any:
     with torch.no_grad():
         for quantizer in model.quantizer.quantizers:
             quantizer.codebook.embed.normal_(std=0.5)
-        for module in model.acoustic_decoder.modules():
+            quantizer.project_in.weight.mul_(40)
+        for module in (*model.acoustic_encoder.modules(), *model.acoustic_decoder.modules()):
             if isinstance(module, nn.Conv1d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
     return model.requires_grad_(False)
