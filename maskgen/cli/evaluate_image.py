@@ -6,6 +6,7 @@ from typing import Any
 
 from maskgen.cli.decoding_options import add_decoding, decoded_as
 from maskgen.cli.evaluate_any import add_evaluate_any
+from maskgen.cli.evaluate_own import add_own, evaluate_own_image
 from maskgen.cli.evaluate_scores import add_evaluate_scores
 from maskgen.cli.evaluate_speech import add_evaluate_speech
 from maskgen.cli.evaluate_text import add_evaluate_text
@@ -26,7 +27,11 @@ def add_evaluate(verbs: Any) -> None:
     add_evaluate_text(kinds)
     add_evaluate_any(kinds, cache)
     image = kinds.add_parser(
-        "image", help="score a text-to-image model on held-out captions, between an upper and a lower bound; JSON and HTML"
+        "image", help="score a text-to-image model on held-out captions, of your own pictures or of the demo corpus; JSON and HTML"
+    )
+    add_own(image, "pictures, each with a .txt of captions")
+    image.add_argument(
+        "--fit", choices=("letterbox", "crop"), default="letterbox", help="how FOLDER's pictures are fitted (default: %(default)s)"
     )
     image.add_argument("--model", default="emoji-64", help="folder or shipped name (default: %(default)s)")
     add_machine(image)
@@ -37,6 +42,7 @@ def add_evaluate(verbs: Any) -> None:
         "tokenizer", help="reconstruction error, code usage and code stability of an image tokenizer; JSON and a contact sheet"
     )
     tokenizer.add_argument("--tokenizer", type=Path, default=IMAGE_TOKENIZER, help="folder of the tokenizer (default: %(default)s)")
+    tokenizer.add_argument("folder", type=Path, nargs="?", help="your own pictures, or raw shards of them (default: --raw)")
     tokenizer.set_defaults(verb=_evaluate_tokenizer)
     for parser, out in ((image, "out/evaluation"), (tokenizer, "out/tokenizer")):
         parser.add_argument(
@@ -44,7 +50,9 @@ def add_evaluate(verbs: Any) -> None:
         )
         parser.add_argument("--out", type=Path, default=Path(out), help="folder of the report (default: %(default)s)")
         parser.add_argument(
-            "--splits", type=lambda text: text.split(","), default=["A"], help="held-out splits, for example A,B (default: A)"
+            "--splits",
+            type=lambda text: text.split(","),
+            help="held-out splits, for example A,B (default: A, or the one that there is)",
         )
         parser.add_argument("--limit", type=int, help="rows per split, for a quick look (default: all)")
         parser.add_argument("--cache", type=Path, default=cache, help="folder of trained evaluators (default: %(default)s)")
@@ -52,6 +60,9 @@ def add_evaluate(verbs: Any) -> None:
 
 def _evaluate_image(args: argparse.Namespace) -> None:
     """Score a text-to-image model."""
+    if args.folder is not None:
+        evaluate_own_image(args)
+        return
     from maskgen.evaluation.image.evaluate import evaluate_image_model
 
     pipeline = pipeline_of(args, "TextToImagePipeline")
@@ -64,7 +75,7 @@ def _evaluate_image(args: argparse.Namespace) -> None:
             pipeline.generate([pipeline.text_codes(text) for text in captions], "image", seeds, settings).media
         ),
         reconstruct=lambda pictures: tokenizer.decode(tokenizer.encode(pictures)),
-        splits=args.splits,
+        splits=args.splits or ["A"],
         seeds=args.seeds if isinstance(args.seeds, list) else [args.seeds],
         limit=args.limit,
         cache=args.cache,
@@ -87,7 +98,8 @@ def _evaluate_tokenizer(args: argparse.Namespace) -> None:
     from maskgen.evaluation.image.tokenizer import evaluate_tokenizer
     from maskgen.tokenizers.auto import load_tokenizer
 
-    report = evaluate_tokenizer(load_tokenizer(args.tokenizer), args.raw, args.out, splits=args.splits, limit=args.limit)
+    tokenizer = load_tokenizer(args.tokenizer)
+    report = evaluate_tokenizer(tokenizer, args.folder or args.raw, args.out, splits=args.splits, limit=args.limit)
     print(f"PSNR {report['psnr_db']:.2f} dB, L1 {report['l1']:.4f}, SSIM {report['ssim']:.3f} over {report['pictures']} pictures")
     for level, scores in enumerate(report["levels"]):
         print(f"level {level}: {scores['used']:.1%} of codes used, perplexity {scores['perplexity']:.0f}, {scores['survival']:.1%} survive")

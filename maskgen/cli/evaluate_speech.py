@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maskgen.cli.decoding_options import add_decoding, decoded_as
+from maskgen.cli.evaluate_own import add_own, evaluate_own_speech
 from maskgen.cli.options import add_machine, numbers, pipeline_of
 from maskgen.data.corpora.demo import AUDIO_TOKENIZER, SPEECH_RAW
 
@@ -24,10 +25,13 @@ def add_evaluate_speech(kinds: Any, cache: Path) -> None:
         kinds: Subparsers of `evaluate`.
         cache: Folder of the judges' findings.
     """
-    speech = kinds.add_parser(
-        "speech", help="score a text-to-speech model on held-out sentences, compared with its teacher and its codec; JSON and HTML"
+    speech = kinds.add_parser("speech", help="score recordings of yours, or a text-to-speech model on held-out sentences; JSON and HTML")
+    add_own(speech, "recordings, each with a .txt of what it says")
+    speech.add_argument("--texts", type=Path, metavar="FILE", help="texts of FOLDER: per line a recording's name, a tab, its text")
+    speech.add_argument("--speaker", help="speaker of the model that says FOLDER's texts (default: its first)")
+    speech.add_argument(
+        "--model", help="folder or shipped name (default: heart-16k; with FOLDER the recordings alone are judged where it is left out)"
     )
-    speech.add_argument("--model", default="heart-16k", help="folder or shipped name (default: %(default)s)")
     add_machine(speech)
     speech.add_argument("--splits", type=lambda text: text.split(","), default=["A", "B"], help="held-out splits (default: A,B)")
     speech.add_argument("--limit", type=int, default=40, help="sentences in total, chosen by the hash of their keys (default: %(default)s)")
@@ -40,7 +44,8 @@ def add_evaluate_speech(kinds: Any, cache: Path) -> None:
     speech.set_defaults(verb=_evaluate_speech)
     codec = kinds.add_parser("codec", help="reconstruction error, speed and code usage of an audio tokenizer; JSON")
     codec.add_argument("--tokenizer", type=Path, default=AUDIO_TOKENIZER, help="folder of the tokenizer (default: %(default)s)")
-    codec.add_argument("--split", default="test", help="held-out split (default: %(default)s)")
+    codec.add_argument("folder", type=Path, nargs="?", help="your own recordings, or raw shards of them (default: --raw)")
+    codec.add_argument("--split", help="split (default: test, or the held-out one that there is)")
     codec.add_argument("--limit", type=int, default=100, help="audio clips (default: %(default)s)")
     codec.set_defaults(verb=_evaluate_codec)
     for parser, out in ((speech, "out/speech"), (codec, "out/codec")):
@@ -52,6 +57,11 @@ def add_evaluate_speech(kinds: Any, cache: Path) -> None:
 
 def _evaluate_speech(args: argparse.Namespace) -> None:
     """Score a text-to-speech model."""
+    if args.folder is not None:
+        evaluate_own_speech(args)
+        return
+    args.model = args.model or "heart-16k"
+    from maskgen.evaluation.own import require_fields
     from maskgen.evaluation.speech.codec import held_out_sounds
     from maskgen.evaluation.speech.evaluate import RowSet, SpeechRow, evaluate_speech
     from maskgen.evaluation.speech.judges import JUDGES
@@ -62,6 +72,7 @@ def _evaluate_speech(args: argparse.Namespace) -> None:
         one for split in args.splits for one in held_out_sounds(args.raw, split, codec.sample_rate_hz, args.limit + REFERENCE_CLIPS)
     ]
     utterances.sort(key=lambda one: hashlib.sha256(one[0]["key"].encode()).hexdigest())
+    require_fields([meta for meta, _ in utterances], ("captions", "speaker"), args.raw, "maskgen evaluate speech FOLDER")
     rows = [
         SpeechRow(key=meta["key"], text=meta["captions"][0], reference=wave, speaker=meta["speaker"])
         for meta, wave in utterances[: args.limit]
@@ -117,7 +128,7 @@ def _evaluate_codec(args: argparse.Namespace) -> None:
     tokenizer = load_tokenizer(args.tokenizer)
     if not isinstance(tokenizer, SoundTokenizer):
         raise ValueError(f"{args.tokenizer} holds a tokenizer of {tokenizer.kind}, wanted an audio codec; give another --tokenizer")
-    report = evaluate_codec(tokenizer, args.raw, args.out, args.split, args.limit)
+    report = evaluate_codec(tokenizer, args.folder or args.raw, args.out, args.split, args.limit)
     speeds = " and ".join(f"{verb}s {report[f'{verb}_times_real_time']:.0f} x real time" for verb in ("encode", "decode"))
     print(f"{report['bits_per_s']:.0f} bit/s, {report['frames_per_s']:g} frames/s; {speeds}")
     print(f"log-mel difference {report['mel']:.3f}, spectral distance {report['spectral']:.3f} over {report['seconds']:.0f} s")

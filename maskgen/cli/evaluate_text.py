@@ -29,7 +29,7 @@ def add_evaluate_text(kinds: Any) -> None:
     parser.add_argument("--model", required=True, help="folder or name of a model that has the modality text")
     add_machine(parser)
     parser.add_argument("--shards", type=Path, default=WORDNET_TOKENS, help="token shards with text (default: %(default)s)")
-    parser.add_argument("--split", default="validation", help="held-out split (default: %(default)s)")
+    parser.add_argument("--split", help="held-out split (default: validation, or the one that there is)")
     parser.add_argument("--target", default="text", help="modality to score (default: %(default)s)")
     parser.add_argument("--limit", type=int, help="number of texts (default: all)")
     parser.add_argument(
@@ -57,9 +57,12 @@ def add_evaluate_text(kinds: Any) -> None:
 
 def _evaluate_text(args: argparse.Namespace) -> None:
     """Score a text model: perplexity bound and quality of samples."""
+    from maskgen.data.loading.samples import held_out_split
+    from maskgen.data.shards.store import ShardStore
     from maskgen.evaluation.text.held_out import held_out_texts
     from maskgen.io.files import write_atomic
 
+    args.split = args.split or held_out_split(ShardStore(str(args.shards)).index().counts)
     if args.split == "train":
         raise ValueError("got --split train, wanted a held-out one: a bound on training text says nothing about new text")
     pipeline = pipeline_of(args)

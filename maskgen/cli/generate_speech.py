@@ -28,7 +28,9 @@ def add_generate_speech(kinds: Any) -> None:
     parser.add_argument("--language", metavar="CODE", help="language of the text, such as en, for voices that speak several")
     parser.add_argument("--audio", type=Path, help="recording to continue; with --span-s, to edit")
     parser.add_argument("--span-s", type=numbers(float), metavar="FROM,TO", help="seconds of --audio that are replaced by the text")
-    parser.add_argument("--audio-prompt", type=Path, help="recording whose voice the speech takes up")
+    parser.add_argument(
+        "--audio-prompt", type=Path, help="recording as context; a model trained on many voices takes up its voice, heart-16k does not"
+    )
     parser.add_argument("--audio-text", metavar="TEXT", help="what the recording says; helps")
     add_decoding(parser)
     parser.set_defaults(verb=generate_speech)

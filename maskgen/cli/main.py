@@ -36,10 +36,17 @@ def main(args: Sequence[str] | None = None) -> None:
         parsed = _parsed(given)
         parsed.verb(parsed)
     except (ValueError, FloatingPointError, OSError, ImportError) as error:
-        print(f"maskgen: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"maskgen: error: {' '.join(_sentence(error).split())}", file=sys.stderr)
         sys.exit(getattr(error, "exit_code", 2))
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _sentence(error: Exception) -> str:
+    """What is wrong; of an error of the system, the file first and no number."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def _with_shipped_configs(given: list[str]) -> list[str]:

@@ -47,7 +47,7 @@ class TaskDefaults:
 
 TARGETS = {
     "image": TaskDefaults(modality="image", kind="TextToImagePipeline", model="emoji-64", raw=EMOJI_RAW, split="C", rows=200),
-    "speech": TaskDefaults(modality="audio", kind="TextToSpeechPipeline", model="heart-16k", raw=SPEECH_RAW, split="test", rows=40),
+    "audio": TaskDefaults(modality="audio", kind="TextToSpeechPipeline", model="heart-16k", raw=SPEECH_RAW, split="test", rows=40),
     "text": TaskDefaults(modality="text", kind="Pipeline", model="any-64", raw=EMOJI_RAW, split="C", rows=200),
 }
 
@@ -183,11 +183,13 @@ def _speech_task(args: argparse.Namespace, subject: Subject) -> "TaskScorer":
     """Speech of held-out sentences, generated one by one and transcribed by Whisper base."""
     from statistics import fmean
 
+    from maskgen.evaluation.own import require_fields
     from maskgen.evaluation.tuning.judges import whisper_listener
     from maskgen.evaluation.tuning.tasks import Sentence, SpeechTake, SpeechTask, held_out_rows, passes_of
 
     voice: Any = subject.pipeline
     rows = held_out_rows(subject.raw, subject.split, subject.rows)
+    require_fields([meta for _, meta in rows], ("captions", "speaker"), subject.raw, "maskgen evaluate speech FOLDER")
     sentences = [Sentence(key=key, text=meta["captions"][0], speaker=meta["speaker"]) for key, meta in rows]
 
     def speak(row: Sentence, seed: int, settings: "GenerationSettings") -> SpeechTake:
@@ -200,15 +202,17 @@ def _speech_task(args: argparse.Namespace, subject: Subject) -> "TaskScorer":
 
 def _text_task(args: argparse.Namespace, subject: Subject) -> "TaskScorer":
     """Held-out texts with half of their cells unknown."""
+    from maskgen.evaluation.own import require_fields
     from maskgen.evaluation.tuning.tasks import TextTask, held_out_rows
 
     rows, pipeline = held_out_rows(subject.raw, subject.split, subject.rows), subject.pipeline
+    require_fields([meta for _, meta in rows], ("captions",), subject.raw, "maskgen evaluate text --shards FOLDER")
     codes = pipeline.tokenizers["text"].encode([meta["captions"][0] for _, meta in rows])
     texts = list(zip((key for key, _ in rows), codes, strict=True))
     return TextTask(texts, lambda known, seeds, settings: pipeline.generate(known, "text", seeds, settings), args.seed)
 
 
-_SCORERS = {"image": _image_task, "speech": _speech_task, "text": _text_task}
+_SCORERS = {"image": _image_task, "audio": _speech_task, "text": _text_task}
 
 
 def _model_digest(folder: Path) -> str:

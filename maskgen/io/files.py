@@ -1,11 +1,15 @@
 """Atomic file writing, file hashes and reading and writing of text files."""
 
 import contextlib
+import errno
 import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO)
+"""Errors of a write that name no file."""
 
 
 def file_sha256(path: Path) -> str:
@@ -25,6 +29,9 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
     Yields:
         The open temporary file. An exception inside the block removes it.
+
+    Raises:
+        OSError: If it cannot be written, with the file's name also where the system's error has none (a full disk).
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -33,8 +40,10 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             handle.flush()
             os.fsync(handle.fileno())
         os.replace(temporary, path)
-    except BaseException:  # for example a full disk or Ctrl-C: remove the temporary file
+    except BaseException as error:  # for example a full disk or Ctrl-C: remove the temporary file
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in NO_ROOM and error.filename is None:
+            raise OSError(error.errno, f"{error.strerror}, so it was not written; make room or write elsewhere", str(path)) from error
         raise
     sync_folder(path.parent)
 

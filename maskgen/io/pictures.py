@@ -1,6 +1,7 @@
 """The one reader of images: from untrusted bytes or from Pillow images of any mode to upright RGB in sRGB. Needs only Pillow and NumPy."""
 
 import io
+import re
 import struct
 import warnings
 from collections.abc import Iterator
@@ -94,9 +95,10 @@ def as_bad_media(limits: MediaLimits) -> Iterator[None]:
     except BadMedia:
         raise
     except (UnidentifiedImageError, Image.DecompressionBombWarning, Image.DecompressionBombError, MemoryError) as error:
-        bomb = not isinstance(error, UnidentifiedImageError)
-        reason = f"too many pixels, at most {limits.max_pixels}" if bomb else f"damaged header or none of {', '.join(IMAGE_FORMATS)}"
-        raise BadMedia(reason) from error
+        if isinstance(error, UnidentifiedImageError):
+            raise BadMedia(f"damaged header or none of {', '.join(IMAGE_FORMATS)}") from error
+        counted = re.search(r"\d+ pixels", str(error))  # in Pillow's words
+        raise BadMedia(f"{counted[0] if counted else 'too many pixels'}, at most {limits.max_pixels}") from error
     except PICTURE_ERRORS as error:
         raise BadMedia(f"damaged picture ({' '.join(str(error).split())[:120]})") from error
 

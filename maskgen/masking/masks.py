@@ -1,5 +1,6 @@
 """Training masks: which cells of a batch the model must predict, and which it sees."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
@@ -193,6 +194,32 @@ def level_groups(groups: Sequence[Sequence[int]] | None, num_levels: int) -> lis
     return found
 
 
+def checked_weights(level_weights: Sequence[float] | None, num_levels: int) -> tuple[float, ...]:
+    """The weight of each level (or group) in training; all alike if None.
+
+    Raises:
+        ValueError: If there isn't one weight per level, one is negative or no number, or none is above 0.
+    """
+    weights = tuple([1.0] * num_levels if level_weights is None else level_weights)
+    if len(weights) != num_levels:
+        raise ValueError(f"the target has {num_levels} levels or groups of them, got {len(weights)} level_weights; give one each")
+    if not all(0.0 <= weight < math.inf for weight in weights) or not any(weights):
+        raise ValueError(f"level_weights are numbers of at least 0, one of them above 0, got {list(weights)}")
+    return weights
+
+
+def check_shares(drop_condition: float, prompt_share: float = 0.0, infill_share: float = 0.0) -> None:
+    """Refuse shares of the rows that can't be met.
+
+    Raises:
+        ValueError: If one lies outside [0, 1], or prompts and infills together take more than all rows.
+    """
+    if not 0.0 <= drop_condition <= 1.0:
+        raise ValueError(f"drop_condition is a probability, got {drop_condition}")
+    if not (prompt_share >= 0 and infill_share >= 0 and prompt_share + infill_share <= 1):
+        raise ValueError(f"prompt_share and infill_share are shares of one batch, got {prompt_share} and {infill_share}")
+
+
 def level_windows(windows: Sequence[int] | None, groups: Sequence[Sequence[int]]) -> list[int] | None:
     """Window of each level (see `maskgen.networks.visibility.nearby`), from one per group of levels; None stays None.
 
@@ -251,12 +278,8 @@ def draw_masks(
         ValueError: If span is below 1, there isn't one weight per group, or a probability lies outside [0, 1].
     """
     together = level_groups(groups, len(segments))
-    if len(level_weights) != len(together):
-        raise ValueError(f"the target has {len(together)} levels or groups of them, got {len(level_weights)} level_weights; give one each")
-    if not 0.0 <= drop_condition <= 1.0:
-        raise ValueError(f"drop_condition is a probability, got {drop_condition}")
-    if min(prompt_share, infill_share) < 0 or prompt_share + infill_share > 1:
-        raise ValueError(f"prompt_share and infill_share are shares of one batch, got {prompt_share} and {infill_share}")
+    checked_weights(level_weights, len(together))
+    check_shares(drop_condition, prompt_share, infill_share)
     device, rows = batch.ids.device, len(batch)
     drawn = torch.multinomial(torch.tensor(level_weights, dtype=torch.float64), rows, replacement=True, generator=generator).to(device)
     rate = draw_rates(rows, schedule, generator).to(device)

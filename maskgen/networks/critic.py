@@ -103,7 +103,7 @@ Critic = TokenCritic | SelfCritic
 
 
 def critic_scores(critic: Critic) -> ScoreFn:
-    """ScoreFn of a critic, see `maskgen.tokens.functions`. On a CPU each row is scored separately, bit-identical in any batch.
+    """ScoreFn of a critic, see `maskgen.tokens.functions`. In float32 on a CPU each row is scored alone, bit-identical in any batch.
 
     Args:
         critic: A trained critic; it is set to evaluation mode.

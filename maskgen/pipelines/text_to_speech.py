@@ -57,7 +57,8 @@ class TextToSpeechPipeline(Pipeline):
                 path, a Waveform, or (samples, sample_rate_hz).
             span_s: First and last second of `audio` that the prompt replaces. Every sample outside comes back unchanged (at the codec's
                 rate); the new part begins and ends at frames of the codec and is cross-faded over 10 ms inside itself.
-            audio_prompt: Recording of at most 30 s whose voice the speech takes up, without being part of it.
+            audio_prompt: Recording of at most 30 s as context, not part of the output. A model trained on many voices takes up its voice;
+                heart-16k, trained on one, does not.
             audio_text: What `audio` or `audio_prompt` says; helps.
             known: Further media that the model sees, by modality.
             options: Seeds, sampling and callbacks; see `CallOptions`. Take i of a prompt of n sentences has seed + i * n.

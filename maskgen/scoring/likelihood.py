@@ -62,7 +62,7 @@ class Scorer:
     """Scores one target modality of rows, level by level: coarser levels are visible, finer ones are MASK, as in training.
 
     The level groups and windows of the decoding settings apply here too: levels of a group are masked together. A model call holds masks
-    of one row only, so on a CPU a row's score is bit-identical whatever else is scored. Scores are cached.
+    of one row only, so in float32 on a CPU a row's score is bit-identical whatever else is scored. Scores are cached.
 
     Args:
         model: The transformer.

@@ -21,6 +21,7 @@ from maskgen.networks.pretrained import Pretrained, load_pretrained, start_from
 from maskgen.tokens.space import Segment, TokenSpace
 from maskgen.training.modules.masked import MaskedTokenModule
 from maskgen.training.runtime.checkpoint_io import AtomicCheckpointIO, first_intact
+from maskgen.training.runtime.console import name_epochs, say_once
 from maskgen.training.runtime.epochs import ExactEpochs
 from maskgen.training.runtime.finite import SkipNonFinite
 from maskgen.training.runtime.survival import LAST, StopOnSignal
@@ -252,7 +253,8 @@ def _trainer(work: Path, settings: FinetuneSettings, training: bool = True) -> L
     )  # fmt: skip
     torch.set_float32_matmul_precision("high")
     torch.set_flush_denormal(True)
-    return L.Trainer(
+    say_once()
+    trainer = L.Trainer(
         accelerator="cpu" if settings.device == "cpu" else "gpu",
         devices=1,
         precision="32-true" if settings.device == "cpu" else "bf16-mixed",
@@ -266,9 +268,11 @@ def _trainer(work: Path, settings: FinetuneSettings, training: bool = True) -> L
         enable_model_summary=False,
         enable_progress_bar=training,
         plugins=[AtomicCheckpointIO()],
-        callbacks=[keeper, SkipNonFinite(), ExactEpochs(), StopOnSignal()] if training else [],
+        callbacks=[keeper, SkipNonFinite(), ExactEpochs(), StopOnSignal("give the same command again to go on")] if training else [],
         default_root_dir=work,
     )
+    name_epochs(trainer)
+    return trainer
 
 
 def _validated(module: L.LightningModule, data: TokenData, settings: FinetuneSettings) -> dict[str, float]:

@@ -116,7 +116,7 @@ def test_edits_are_written(here: Path) -> None:
         ([PROMPT, "--image", "../picture.png", "--strength", "2"], "strength must lie"),
         ([PROMPT, "--image", "../picture.png", "--mask-image", "../small.png"], "the mask has 16 x 16 pixels, the picture 32 x 32"),
         ([PROMPT, "--image", "../cut.png", "--strength", "1"], "cut.png cannot be used as a picture"),
-        ([PROMPT, "--image", "../bomb.png", "--strength", "1"], "12000 x 12000 pixels, at most 50,000,000"),
+        ([PROMPT, "--image", "../bomb.png", "--strength", "1"], "144000000 pixels, at most 50000000"),
         ([PROMPT, "--image", "../nothing.png", "--strength", "1"], "does not exist"),
         ([PROMPT, "--image", "../picture.png", "--outpaint", "8,0,0"], "--outpaint needs four numbers"),
         ([PROMPT, "--image", "../picture.png", "--outpaint", "8"], "--outpaint needs four numbers"),
@@ -181,7 +181,7 @@ def test_a_bad_configuration_is_one_sentence(
 
 @pytest.mark.parametrize(
     "class_path",
-    ["os.system", "subprocess.Popen", "torch.load", "canary.Canary", "maskgen.cli.main.sys.exit", "maskgen.pipelines.base.os.system"],
+    ["os.system", "subprocess.Popen", "torch.load", "canary.Canary", "maskgen.cli.main.sys.exit", "maskgen.io.files.os.system"],
 )
 @pytest.mark.parametrize("place", ["model", "data", "quantizer", "callback"])
 def test_a_class_path_outside_the_list_is_neither_imported_nor_run(
@@ -201,6 +201,12 @@ def test_a_class_path_outside_the_list_is_neither_imported_nor_run(
     assert class_path in said
     assert not (here / "sang").exists()
     assert "canary" not in sys.modules
+
+
+def test_a_class_path_that_names_nothing_is_said(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for class_path in ("maskgen.tokenizers.image.Nothing", "maskgen.nothing.Nothing"):
+        config = yaml.safe_load(yaml.safe_dump(FIT)) | {"model": {"class_path": class_path}}
+        assert class_path in refused(capsys, "fit", "--config", written(config))
 
 
 def test_a_missing_or_broken_configuration_is_one_sentence(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

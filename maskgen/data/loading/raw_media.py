@@ -1,6 +1,7 @@
 """Lightning data modules over raw shards, for training tokenizers: batches of images and of audio."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import lightning
@@ -13,7 +14,7 @@ from maskgen.data.loading.loader import ResumableLoader, fixed_loader, share_of
 from maskgen.data.loading.order import fixed_subset
 from maskgen.data.loading.raw_audio import AudioRows
 from maskgen.data.loading.rows import training_order
-from maskgen.data.loading.samples import ImageRows, open_rows
+from maskgen.data.loading.samples import ImageRows, held_out_split, open_rows
 from maskgen.data.shards.store import ShardStore
 
 
@@ -43,7 +44,8 @@ class RawImages(lightning.LightningDataModule):
     Args:
         folder: Raw shards with index.json; a local folder or a URL for fsspec.
         batch_size: Images per batch on each process.
-        validation_splits: Splits to validate on, a loader each; "train" is a fixed subset of the training rows.
+        validation_splits: Splits to validate on, a loader each; "train" is a fixed subset of the training rows. None takes "A", or
+            the set's own held-out split (`held_out_split`).
         validation_rows: Images of each split, the same ones always.
         flip_share: Share of training images that are mirrored.
         balance: Fields of the rows' json whose values come equally often, outer to inner; empty takes every row once an epoch.
@@ -56,7 +58,7 @@ class RawImages(lightning.LightningDataModule):
         self,
         folder: str,
         batch_size: int = 32,
-        validation_splits: Sequence[str] = ("A",),
+        validation_splits: Sequence[str] | None = None,
         validation_rows: int = 256,
         flip_share: float = 0.0,
         balance: Sequence[str] = (),
@@ -66,9 +68,15 @@ class RawImages(lightning.LightningDataModule):
     ) -> None:
         super().__init__()
         self.folder, self.batch_size, self.seed = folder, batch_size, seed
-        self.validation_splits, self.validation_rows, self.flip_share = tuple(validation_splits), validation_rows, flip_share
+        self._splits, self.validation_rows, self.flip_share = validation_splits, validation_rows, flip_share
         self.balance, self.window, self.num_workers = tuple(balance), window, num_workers
         self.rows: dict[str, ImageRows] = {}
+
+    @cached_property
+    def validation_splits(self) -> tuple[str, ...]:
+        """Splits to validate on."""
+        counts = ShardStore(self.folder).index().counts
+        return (held_out_split(counts, "A"),) if self._splits is None else tuple(self._splits)
 
     def setup(self, stage: str) -> None:
         """Opens the splits that are not open yet."""
@@ -102,7 +110,8 @@ class RawAudio(lightning.LightningDataModule):
         batch_size: Segments per batch on each process.
         seconds: Length of a training segment.
         sample_rate_hz: Sample rate of the shards' audio.
-        validation_splits: Splits to validate on, a loader each; "train" is a fixed subset of the training rows.
+        validation_splits: Splits to validate on, a loader each; "train" is a fixed subset of the training rows. None takes "test", or
+            the set's own held-out split (`held_out_split`).
         validation_rows: Clips of each split, the same ones always.
         validation_seconds: Length of a validation segment.
         balance: Fields of the rows' json whose values come equally often, outer to inner; empty takes every row once an epoch.
@@ -117,7 +126,7 @@ class RawAudio(lightning.LightningDataModule):
         batch_size: int = 32,
         seconds: float = 1.2,
         sample_rate_hz: int = 16_000,
-        validation_splits: Sequence[str] = ("test",),
+        validation_splits: Sequence[str] | None = None,
         validation_rows: int = 128,
         validation_seconds: float = 3.0,
         balance: Sequence[str] = (),
@@ -128,10 +137,16 @@ class RawAudio(lightning.LightningDataModule):
         super().__init__()
         self.folder, self.batch_size, self.sample_rate_hz, self.seed = folder, batch_size, sample_rate_hz, seed
         self.samples, self.validation_samples = (round(length * sample_rate_hz) for length in (seconds, validation_seconds))
-        self.validation_splits, self.validation_rows = tuple(validation_splits), validation_rows
+        self._splits, self.validation_rows = validation_splits, validation_rows
         self.balance, self.window, self.num_workers = tuple(balance), window, num_workers
         self.train: AudioRows | None = None
         self.rows: dict[str, AudioRows] = {}
+
+    @cached_property
+    def validation_splits(self) -> tuple[str, ...]:
+        """Splits to validate on."""
+        counts = ShardStore(self.folder).index().counts
+        return (held_out_split(counts, "test"),) if self._splits is None else tuple(self._splits)
 
     def setup(self, stage: str) -> None:
         """Opens the splits that are not open yet."""

@@ -1,7 +1,7 @@
 """Samples by draw: images of raw shards, codes of token shards."""
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import Any, Protocol, runtime_checkable
 
@@ -28,6 +28,20 @@ def open_rows(store: ShardStore, index: Index, split: str, check: Check = "hash"
         ValueError: If the split is missing, or a shard is damaged and `damage` is "stop".
     """
     return ShardRows(store.locate, store.whole(index.of(split), check, damage))
+
+
+def held_out_split(splits: Iterable[str], preferred: str = "validation") -> str:
+    """The split that a set is judged on by default, whoever made the set.
+
+    Args:
+        splits: Names of its splits.
+        preferred: Taken where the set has it.
+
+    Returns:
+        The preferred one, "validation", "test" or the first other one; "train" where nothing is held out.
+    """
+    there = sorted(set(splits) - {"train"})
+    return next((name for name in (preferred, "validation", "test", *there) if name in there), "train")
 
 
 class ImageRows(Dataset[Tensor]):

@@ -1,6 +1,7 @@
 """Timed phonemes of raw shards, for training the duration predictor."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import lightning
@@ -13,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from maskgen.data.loading.loader import ResumableLoader, fixed_loader, share_of
 from maskgen.data.loading.order import Draw, fixed_subset
 from maskgen.data.loading.rows import ShardRows, training_order
-from maskgen.data.loading.samples import open_rows
+from maskgen.data.loading.samples import held_out_split, open_rows
 from maskgen.data.shards.store import ShardStore
 from maskgen.tokenizers.attribute import AttributeTokenizer
 from maskgen.tokenizers.phonemes import PhonemeTokenizer
@@ -86,7 +87,8 @@ class TimedPhonemes(lightning.LightningDataModule):
         speakers: Bundle of the speakers' tokenizer.
         frames_per_s: Frames in which durations are given.
         batch_size: Utterances a batch on each process.
-        validation_splits: Splits to validate on, a loader each.
+        validation_splits: Splits to validate on, a loader each. None takes "test" and "A" where the set has them, or its own held-out split
+            (`held_out_split`).
         validation_rows: Utterances of each.
         seed: Decides the order of training.
     """
@@ -98,15 +100,23 @@ class TimedPhonemes(lightning.LightningDataModule):
         speakers: str,
         frames_per_s: float = 40.0,
         batch_size: int = 64,
-        validation_splits: Sequence[str] = ("test", "A"),
+        validation_splits: Sequence[str] | None = None,
         validation_rows: int = 200,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.folder, self.batch_size, self.frames_per_s, self.seed = folder, batch_size, frames_per_s, seed
         self.phones, self.speakers = PhonemeTokenizer.from_bundle(phones), AttributeTokenizer.from_bundle(speakers)
-        self.validation_splits, self.validation_rows = tuple(validation_splits), validation_rows
+        self._splits, self.validation_rows = validation_splits, validation_rows
         self.rows: dict[str, TimedRows] = {}
+
+    @cached_property
+    def validation_splits(self) -> tuple[str, ...]:
+        """Splits to validate on."""
+        if self._splits is not None:
+            return tuple(self._splits)
+        counts = ShardStore(self.folder).index().counts
+        return tuple(name for name in ("test", "A") if name in counts) or (held_out_split(counts),)
 
     def setup(self, stage: str) -> None:
         """Opens the splits that are not open yet."""

@@ -10,7 +10,7 @@ from maskgen.data.loading.loader import FixedBatches, ResumableLoader, share_of
 from maskgen.data.loading.mixture import Filled, JoinedRows, Part, folders_of
 from maskgen.data.loading.order import BalancedOrder, MixtureOrder, Order, ShuffledOrder, balanced_weights, fixed_subset
 from maskgen.data.loading.rows import training_order
-from maskgen.data.loading.samples import Joined, TokenRows, open_rows
+from maskgen.data.loading.samples import Joined, TokenRows, held_out_split, open_rows
 from maskgen.data.loading.token_spaces import merged_space, require_tokenizer_of, token_space
 from maskgen.data.shards.store import Check, Damage, ShardStore
 from maskgen.tokens.batch import Codes, TokenBatch
@@ -28,6 +28,7 @@ class TokenData(lightning.LightningDataModule):
         length_multiple: Rows are padded to a multiple of this, so that a compiled model sees few shapes.
         grouping: How samples become rows: one by one (None), by length, packed.
         validation_splits: Splits to validate on, one loader for every part that has the split; "train" takes training rows.
+            None takes "A", or the held-out split that the parts have (`held_out_split`).
         validation_rows: Samples of each split, the same ones always, with their first captions.
         num_workers: Worker processes; 0 reads in this process.
         check: "hash" reads all shards once at the start and compares their sha256; "size" compares their length alone.
@@ -45,7 +46,7 @@ class TokenData(lightning.LightningDataModule):
         text_cells: int = 0,
         length_multiple: int = 1,
         grouping: Grouping | None = None,
-        validation_splits: Sequence[str] = ("A",),
+        validation_splits: Sequence[str] | None = None,
         validation_rows: int = 128,
         num_workers: int = 0,
         check: Check = "hash",
@@ -56,9 +57,17 @@ class TokenData(lightning.LightningDataModule):
         self.parts = (Part(folder=parts),) if isinstance(parts, str) else tuple(parts)
         self.batch_size, self.text_cells, self.length_multiple = batch_size, text_cells, length_multiple
         self.grouping, self.num_workers, self.check, self.damage, self.seed = grouping, num_workers, check, damage, seed
-        self.validation_splits, self.validation_rows = tuple(validation_splits), validation_rows
+        self._splits, self.validation_rows = validation_splits, validation_rows
         self.train: list[Filled] = []
         self.validation: list[Filled] = []
+
+    @cached_property
+    def validation_splits(self) -> tuple[str, ...]:
+        """Splits to validate on."""
+        if self._splits is not None:
+            return tuple(self._splits)
+        shared = [set.intersection(*(set(ShardStore(folder).index().counts) for folder in part.folders)) for part in self.parts]
+        return (held_out_split(set[str]().union(*shared), "A"),)
 
     @cached_property
     def _merged(self) -> tuple[TokenSpace, dict[str, str]]:

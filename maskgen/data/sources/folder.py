@@ -99,8 +99,8 @@ def _ending(name: str) -> str:
 def _files(root: Path, ignored: Counter[str]) -> Iterator[str]:
     """Sorted paths, relative to the root with "/", of files that are not hidden and have a known ending, and of metadata tables."""
     for folder, folders, files in os.walk(root):
-        for name in folders:
-            ignored["links to folders"] += os.path.islink(os.path.join(folder, name))
+        if links := sum(os.path.islink(os.path.join(folder, name)) for name in folders):
+            ignored["links to folders"] += links
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             if name.startswith("."):

@@ -14,6 +14,7 @@ from torch import Tensor
 from maskgen.data.shards.format import read_split
 from maskgen.data.shards.manifest import Index, read_index
 from maskgen.evaluation.image.pixels import to_rgb_bytes
+from maskgen.evaluation.own import require_fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,13 +89,14 @@ def _read_split(folder: Path, index: Index, split: str) -> Corpus:
     """One split."""
     rows, pictures = [], []
     for key, sample in read_split(folder, index, split):
-        rows.append(_row(key, sample["json"]))
+        rows.append(_row(key, sample["json"], folder))
         pictures.append(Image.fromarray(sample["png"]))
     return Corpus(rows, to_rgb_bytes(pictures))
 
 
-def _row(key: str, info: Mapping[str, Any]) -> Row:
+def _row(key: str, info: Mapping[str, Any], folder: Path) -> Row:
     """A row from a shard's json."""
+    require_fields([info], ("label", "captions", "style", "tone", "group"), folder, "maskgen evaluate image FOLDER")
     return Row(
         key=key,
         label=str(info["label"]),

@@ -12,11 +12,14 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from torch import Tensor
 
-from maskgen.evaluation.image.corpus import read_corpus
-from maskgen.evaluation.image.pixels import from_rgb_bytes, to_rgb_bytes
+from maskgen.data.sources.media import fit_image
+from maskgen.evaluation.image.pixels import to_rgb_bytes
+from maskgen.evaluation.own import own_set
 from maskgen.io.files import write_text
 from maskgen.io.images import write_picture
 from maskgen.tokenizers.base import Tokenizer
+from maskgen.tokenizers.diffusers_vq import DiffusersVQTokenizer
+from maskgen.tokenizers.image import ImageTokenizer
 from maskgen.tokens.batch import Codes
 
 logger = logging.getLogger(__name__)
@@ -39,7 +42,7 @@ def evaluate_tokenizer(
     raw: Path,
     out: Path,
     *,
-    splits: Sequence[str] = ("A",),
+    splits: Sequence[str] | None = None,
     limit: int | None = None,
     batch_size: int = 32,
     sheet: int = 48,
@@ -48,9 +51,9 @@ def evaluate_tokenizer(
 
     Args:
         tokenizer: Any image tokenizer.
-        raw: Folder of raw shards.
+        raw: Raw shards with any fields, or a folder of images.
         out: Folder of the report; made when missing.
-        splits: Splits whose images are used, together.
+        splits: Splits whose images are used, together; None takes "A", or the held-out one that there is.
         limit: This many images a split, chosen by the hash of their keys; None uses all.
         batch_size: Images encoded at once.
         sheet: Pairs of original and reconstruction on the sheet.
@@ -61,18 +64,30 @@ def evaluate_tokenizer(
     Raises:
         ValueError: If the tokenizer is not one of images, or the shards or a split are missing.
     """
-    corpora = read_corpus(raw)
-    missing = [split for split in splits if split not in corpora]
-    if missing or not splits:
-        raise ValueError(f"found split(s) {missing or 'none'}, wanted some of {sorted(corpora)}")
-    images = [image for split in splits for image in from_rgb_bytes(corpora[split].limited(limit).pixels)]
+    chosen: Sequence[str | None] = splits or (None,)
+    parts = [own_set(raw, "image", split=split, limit=limit, preferred="A") for split in chosen]
+    images = [_fitted(row.media, tokenizer) for part in parts for row in part.judged if isinstance(row.media, Image.Image)]
     trip = round_trip(tokenizer, images, batch_size)
-    report = {"format": 1, "fingerprint": tokenizer.fingerprint, "splits": list(splits), **tokenizer_scores(tokenizer, images, trip)}
+    report = {
+        "format": 1,
+        "fingerprint": tokenizer.fingerprint,
+        "splits": [part.split for part in parts],
+        **tokenizer_scores(tokenizer, images, trip),
+    }
     out.mkdir(parents=True, exist_ok=True)
     write_text(json.dumps(report, indent=2), out / "tokenizer.json")
     write_picture(comparison(images[:sheet], trip.decoded[:sheet]), out / "tokenizer.png")
     logger.info("wrote %s: PSNR %.2f dB over %d images", out / "tokenizer.json", report["psnr_db"], len(images))
     return report
+
+
+def _fitted(picture: Image.Image, tokenizer: Tokenizer) -> Image.Image:
+    """A picture of the size that the tokenizer was trained at, or of whole cells where any size will do."""
+    size = tokenizer.size if isinstance(tokenizer, ImageTokenizer) else None
+    if size is None or size[0] != size[1]:
+        cell = tokenizer.pixels_per_cell if isinstance(tokenizer, ImageTokenizer | DiffusersVQTokenizer) else 1
+        return picture.convert("RGB").resize((max(1, picture.width // cell) * cell, max(1, picture.height // cell) * cell))
+    return picture.convert("RGB") if picture.size == size else fit_image(picture, size[0], "letterbox")[0]
 
 
 def round_trip(tokenizer: Tokenizer, images: Sequence[Image.Image], batch_size: int = 32) -> RoundTrip:

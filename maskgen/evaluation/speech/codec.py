@@ -15,7 +15,8 @@ from maskgen.data.loading.raw_audio import AudioRows
 from maskgen.data.loading.samples import open_rows
 from maskgen.data.shards.store import ShardStore
 from maskgen.evaluation.image.tokenizer import code_usage
-from maskgen.io.audio import Waveform
+from maskgen.evaluation.own import own_set
+from maskgen.io.audio import Waveform, fit_audio
 from maskgen.io.files import write_text
 from maskgen.tokenizers.audio_base import SoundTokenizer
 
@@ -76,21 +77,23 @@ def codec_report(tokenizer: SoundTokenizer, waves: Sequence[Waveform]) -> dict[s
     }
 
 
-def evaluate_codec(tokenizer: SoundTokenizer, raw: Path, out: Path, split: str = "test", limit: int = 100) -> dict[str, Any]:
+def evaluate_codec(tokenizer: SoundTokenizer, raw: Path, out: Path, split: str | None = None, limit: int = 100) -> dict[str, Any]:
     """Score a codec on held-out audio clips; write `codec.json`.
 
     Args:
         tokenizer: Any codec.
-        raw: Folder of raw shards.
+        raw: Raw shards with any fields, or a folder of recordings.
         out: Folder of the report; created if missing.
-        split: Held-out split.
+        split: Split; None takes "test", or the held-out one that there is.
         limit: Number of audio clips.
 
     Raises:
         ValueError: If the shards or the split are missing.
     """
-    waves = [wave for _, wave in held_out_sounds(raw, split, tokenizer.sample_rate_hz, limit)]
-    report = {"format": 1, "fingerprint": tokenizer.fingerprint, "split": split, **codec_report(tokenizer, waves)}
+    own = own_set(raw, "audio", split=split, limit=limit, preferred="test")
+    rate_hz, channels = tokenizer.sample_rate_hz, tokenizer.channels
+    waves = [fit_audio(row.media, rate_hz, channels)[0] for row in own.judged if isinstance(row.media, Waveform)]
+    report = {"format": 1, "fingerprint": tokenizer.fingerprint, "split": own.split, **codec_report(tokenizer, waves)}
     out.mkdir(parents=True, exist_ok=True)
     write_text(json.dumps(report, indent=2), out / "codec.json")
     return report

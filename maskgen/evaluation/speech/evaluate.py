@@ -65,6 +65,7 @@ def evaluate_speech(
     cache: Path | None = None,
     facts: Mapping[str, Any] | None = None,
     players: int = 12,
+    reference_name: str = TEACHER,
 ) -> dict[str, Any]:
     """Score speech of held-out sentences; write `report.json` and `report.html`.
 
@@ -80,6 +81,7 @@ def evaluate_speech(
         cache: Folder of findings: only new clips are judged, and a killed evaluation resumes where it stopped.
         facts: Further entries of the report, such as model, settings, data; must be JSON.
         players: Number of rows with audio players in the HTML report.
+        reference_name: Name of the row set of the rows' references.
 
     Returns:
         The content of `report.json`.
@@ -89,7 +91,7 @@ def evaluate_speech(
         ValueError: If there is no row, a key occurs twice, a text holds no word, a row set has another number of clips, a speaker has no
             reference clip or one that is judged too, or a clip cannot be judged.
     """
-    _check(rows, row_sets, voices)
+    _check(rows, row_sets, voices if "speaker" in judges else None, reference_name)
     started = time.monotonic()
     panel = SpeechPanel(judges, cache)
     panel.load()
@@ -98,7 +100,7 @@ def evaluate_speech(
             raise ValueError(f"row {row.key}: the text {row.text!r} holds no word that could be spoken; leave the row out")
     logger.info("judging %d sentences in %d row sets by %s", len(rows), len(row_sets) + 1, ", ".join(panel.judges))
     targets = {name: _voices(clips, panel) for name, clips in voices.items()} if "speaker" in panel.judges else {}
-    sets = {TEACHER: RowSet(waves=[row.reference for row in rows]), **row_sets}
+    sets = {reference_name: RowSet(waves=[row.reference for row in rows]), **row_sets}
     judged = {name: _judged(name, rows, row_set, panel, targets) for name, row_set in sets.items()}
     report = _report(rows, judged, panel.judges, facts or {})
     report["judging_s"] = round(time.monotonic() - started, 1)
@@ -173,17 +175,19 @@ def _voices(clips: Sequence[Waveform], panel: SpeechPanel) -> list[Float[Tensor,
     return embeddings
 
 
-def _check(rows: Sequence[SpeechRow], row_sets: Mapping[str, RowSet], voices: Mapping[str, Sequence[Waveform]]) -> None:
+def _check(
+    rows: Sequence[SpeechRow], row_sets: Mapping[str, RowSet], voices: Mapping[str, Sequence[Waveform]] | None, reference_name: str
+) -> None:
     """Refuse wrong inputs before the long work starts."""
     if not rows or len({row.key for row in rows}) < len(rows):
         raise ValueError(f"found {len(rows)} rows with {len({row.key for row in rows})} keys, wanted at least one row and a key for each")
-    if TEACHER in row_sets:
-        raise ValueError(f"row set {TEACHER!r} is made of the rows' references; give the others only")
+    if reference_name in row_sets:
+        raise ValueError(f"row set {reference_name!r} is made of the rows' references; give the others only")
     speakers = {row.speaker for row in rows}
-    if missing := sorted(speaker for speaker in speakers if not voices.get(speaker)):
+    if voices is not None and (missing := sorted(speaker for speaker in speakers if not voices.get(speaker))):
         raise ValueError(f"found no clip of the speaker(s) {missing} in voices, wanted about three of each")
     references = {row.reference.samples.tobytes() for row in rows}
-    if any(clip.samples.tobytes() in references for clips in voices.values() for clip in clips):
+    if any(clip.samples.tobytes() in references for clips in (voices or {}).values() for clip in clips):
         raise ValueError("a clip of voices is the reference of a row, which flatters similarity; take clips of other sentences")
     for name, row_set in row_sets.items():
         counts = {len(row_set.waves), len(rows) if row_set.elapsed_s is None else len(row_set.elapsed_s)}

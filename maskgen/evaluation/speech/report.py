@@ -28,7 +28,7 @@ TITLES = {
     "real_time_factor": "real-time factor",
 }
 SHARES = {"wer", "wer_tiny_en", "cer", "exact", "duration_error", "duration_bias", "speech_ratio"}
-ROLES = {"teacher": "teacher (upper bound)", "codec": "codec: the teacher, encoded and decoded (upper bound of the model)"}
+ROLES = {"teacher": "teacher (upper bound)", "codec": "codec: the reference, encoded and decoded (upper bound of the model)"}
 NOTES = (
     "Word error rates: all edits over all words, both sides in Whisper's normal form, with 95% bootstrap intervals over sentences (of "
     "several seeds: lowest and highest). Compounds count: 'sea shells' heard as 'seashells' is two errors. Similarity: Resemblyzer cosine "
@@ -63,7 +63,7 @@ def render_speech_report(report: Mapping[str, Any], waves: Mapping[str, Sequence
         waves: Row set to its audio clips.
         playable: Rows whose audio is embedded in the page.
     """
-    facts = [f"{report['rows']} sentences, {report['words']} words, {report['teacher_seconds']:.0f} s of the teacher."]
+    facts = [f"{report['rows']} sentences, {report['words']} words, {report['teacher_seconds']:.0f} s of the reference."]
     facts += [f"{name}: {value}." for name, value in report["facts"].items()]
     rest = [place for place in range(report["rows"]) if place not in playable]
     parts = [
@@ -106,7 +106,7 @@ def _rows_table(report: Mapping[str, Any], waves: Mapping[str, Sequence[Waveform
             picture = mel_picture(waves[name][place])
             player = f"{sound(flac(waves[name][place]))}<br>" if players else ""
             cells.append(f"{image(picture, max(picture.size))}<br>{player}{_heard(row_set['rows'][place])}")
-        lines.append([text(report["row_sets"]["teacher"]["rows"][place]["text"]), *cells])
+        lines.append([text(next(iter(report["row_sets"].values()))["rows"][place]["text"]), *cells])
     return table(["sentence", *report["row_sets"]], lines)
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from maskgen.data.loading.grids import checked_grids
 from maskgen.data.loading.token_spaces import merged_space, named
+from maskgen.masking.masks import check_shares, checked_weights
 from maskgen.masking.schedule import Linear, MaskSchedule
 from maskgen.networks.adapted import AdaptedTransformer, adapt, open_share
 from maskgen.networks.backbone import read_vocabulary
@@ -71,13 +72,14 @@ class AdaptedTokenModule(MaskedLossModule[AdaptedTransformer]):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        check_shares(drop_condition)
         self.space, self.fingerprints = merged_space(shards)
         self.model = adapt(backbone, self.space, shift, grid_places, seed)
         require_vocabulary(backbone, self.space, self.fingerprints, named(shards))
         self.target, self.segments = target, self.space.of(target)
         self.grids = checked_grids(shards, self.space, {} if grid is None else {target: grid})
         self.schedule, self.causal_anneal_steps = schedule or Linear(), causal_anneal_steps
-        self.level_weights = tuple(level_weights or [1.0] * len(self.segments))
+        self.level_weights = checked_weights(level_weights, len(self.segments))
         self.drop_condition, self.label_smoothing, self.weight = drop_condition, label_smoothing, weight
         self.max_steps, self.lr, self.warmup_steps = max_steps, lr, warmup_steps
         self.weight_decay, self.clip, self.seed = weight_decay, clip, seed

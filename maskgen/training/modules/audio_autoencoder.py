@@ -129,8 +129,8 @@ class AudioAutoencoderModule(L.LightningModule):
             mel = mel_distance(rebuilt, waves, config.sample_rate_hz)
             tune, voicing = self._pitch_losses(voice, pitch_hz, voiced)
         loss = spectral + self.mel_weight * mel + self.pitch_weight * (tune + voicing) + quantized.loss
-        self.log_dict({"train/spectral": spectral, "train/mel": mel, "train/commitment": quantized.loss}, prog_bar=True)
-        self.log_dict({"train/pitch": tune, "train/voicing": voicing})
+        self.log_dict({"train/spectral": spectral, "train/mel": mel, "train/commitment": quantized.loss}, prog_bar=True, sync_dist=True)
+        self.log_dict({"train/pitch": tune, "train/voicing": voicing}, sync_dist=True)
         if adversarial:
             loss = loss + self._adversarial_loss(rebuilt, waves)
         self._update(loss, optimizer, self.network)
@@ -171,7 +171,7 @@ class AudioAutoencoderModule(L.LightningModule):
         fooled = torch.stack([generator_hinge(verdict) for verdict, _ in fake]).mean()
         pairs = [(a, b) for (_, ours), (_, theirs) in zip(fake, real, strict=True) for a, b in zip(ours, theirs, strict=True)]
         features = torch.stack([(a - b).abs().mean() / b.abs().mean().clamp(min=1e-3) for a, b in pairs]).mean()
-        self.log_dict({"train/adversarial": fooled, "train/features": features})
+        self.log_dict({"train/adversarial": fooled, "train/features": features}, sync_dist=True)
         return self.adversarial_weight * fooled + self.feature_weight * features
 
     def _discriminator_step(self, waves: Tensor, rebuilt: Tensor, optimizer: Any) -> None:
@@ -179,7 +179,7 @@ class AudioAutoencoderModule(L.LightningModule):
         assert self.discriminator is not None, "a discriminator step needs a discriminator"
         pairs = zip(self.discriminator(waves), self.discriminator(rebuilt), strict=True)
         loss = torch.stack([discriminator_hinge(real, fake) for (real, _), (fake, _) in pairs]).mean()
-        self.log("train/discriminator", loss)
+        self.log("train/discriminator", loss, sync_dist=True)
         self._update(loss, optimizer, self.discriminator)
 
     def _update(self, loss: Tensor, optimizer: Any, network: nn.Module) -> None:
@@ -205,11 +205,12 @@ class AudioAutoencoderModule(L.LightningModule):
             "val/pitch_cents": (cents * voiced).sum() / voiced.sum().clamp(min=1),
             "val/voicing_error": ((voice.voicing > 0) != voiced).float().mean(),
         }
-        self.log_dict(found, prog_bar=True, batch_size=len(batch))
+        self.log_dict(found, prog_bar=True, batch_size=len(batch), sync_dist=True)
         for level in range(quantized.codes.shape[1]):
             counts = torch.bincount(quantized.codes[:, level].flatten(), minlength=self.network.quantizer.codebook_size).float()
             share = counts / counts.sum()
-            self.log(f"val/code_perplexity_level{level}", torch.exp(-(share * share.clamp(min=1e-10).log()).sum()), batch_size=len(batch))
+            perplexity = torch.exp(-(share * share.clamp(min=1e-10).log()).sum())
+            self.log(f"val/code_perplexity_level{level}", perplexity, batch_size=len(batch), sync_dist=True)
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from maskgen.data.loading.token_spaces import merged_space, named
-from maskgen.masking.masks import Masked, draw_masks
+from maskgen.masking.masks import Masked, check_shares, checked_weights, draw_masks
 from maskgen.masking.schedule import Cosine, MaskSchedule
 from maskgen.networks.critic import CRITIC_KIND, TIED_HEAD, Critic, build_critic, critic_states
 from maskgen.networks.pretrained import Pretrained, load_pretrained, require_space
@@ -78,6 +78,7 @@ class CriticModule(L.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        check_shares(drop_condition)
         if kind == "self" and (transformer is not None or start != "random"):
             raise ValueError("a self-critic is one linear layer on its generator; leave transformer and start out, or take kind: token")
         if start == "generator" and transformer is not None:
@@ -101,7 +102,7 @@ class CriticModule(L.LightningModule):
             _take_weights(self.critic, pretrained.model)
         self.segments, self.labels, self.temperature = self.critic.space.of(target), labels, temperature
         self.schedule, self.drop_condition = schedule or Cosine(), drop_condition
-        self.level_weights = tuple(level_weights or [1.0] * len(self.segments))
+        self.level_weights = checked_weights(level_weights, len(self.segments))
         self.max_steps, self.lr, self.warmup_steps, self.weight_decay = max_steps, lr, warmup_steps, weight_decay
         self.clip, self.seed = clip, seed
 
@@ -124,8 +125,8 @@ class CriticModule(L.LightningModule):
         seed = mixed_seed(self.seed, self.global_step, self.global_rank)
         scores, fake = self.judged(batch, self.level_weights, self.drop_condition, seed)
         loss = functional.binary_cross_entropy_with_logits(scores, fake.float())
-        self.log(f"train/loss_critic_{self.made['target']}", loss, prog_bar=True)
-        self.log(f"train/accuracy_critic_{self.made['target']}", ((scores > 0) == fake).float().mean(), prog_bar=True)
+        self.log(f"train/loss_critic_{self.made['target']}", loss, prog_bar=True, sync_dist=True)
+        self.log(f"train/accuracy_critic_{self.made['target']}", ((scores > 0) == fake).float().mean(), prog_bar=True, sync_dist=True)
         return loss
 
     def validation_step(self, batch: TokenBatch, batch_index: int, dataloader_idx: int = 0) -> None:
@@ -139,7 +140,7 @@ class CriticModule(L.LightningModule):
                 metrics["auc"] = area_under_curve(scores, fake)
             for name, value in metrics.items():
                 key = f"val{dataloader_idx or ''}/{name}_critic_{segment.modality}_level{segment.level}"
-                self.log(key, value, batch_size=len(fake), add_dataloader_idx=False)
+                self.log(key, value, batch_size=len(fake), add_dataloader_idx=False, sync_dist=name != "auc")  # not every process has one
 
     def judged(
         self, batch: TokenBatch, level_weights: Sequence[float], drop_condition: float, seed: int

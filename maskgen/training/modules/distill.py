@@ -14,7 +14,7 @@ from maskgen.data.loading.token_spaces import merged_space, named
 from maskgen.decoding.logits import guided_model, hide_condition
 from maskgen.decoding.settings import GenerationSettings
 from maskgen.io.bundle import require_fingerprint
-from maskgen.masking.masks import Masked, draw_masks
+from maskgen.masking.masks import Masked, checked_weights, draw_masks
 from maskgen.masking.schedule import MaskSchedule
 from maskgen.networks.pretrained import load_pretrained, require_space
 from maskgen.networks.transformer import MaskTransformer
@@ -163,7 +163,7 @@ class DistillModule(TargetModule[MaskTransformer]):
         self.model = copy.deepcopy(pretrained.model).train().requires_grad_(True)
         self.decode, self.reverse_share = decode, reverse_share
         self.schedule = AtSteps(decode.at(0).schedule, student_steps)
-        self.level_weights = tuple(level_weights or [1.0] * len(self.segments))
+        self.level_weights = checked_weights(level_weights, len(self.segments))
         self.max_steps, self.lr, self.warmup_steps = max_steps, lr, warmup_steps
         self.weight_decay, self.clip, self.seed = weight_decay, clip, seed
         self._teacher = (pretrained.model,)

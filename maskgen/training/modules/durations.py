@@ -52,10 +52,10 @@ class DurationModule(L.LightningModule):
     def training_step(self, batch: Timed, batch_index: int) -> Tensor:
         """Mean absolute error of the logarithms."""
         distance, length = self._errors(batch)
-        self.log_dict({"train/log_duration": distance, "train/length_error": length}, prog_bar=True)
+        self.log_dict({"train/log_duration": distance, "train/length_error": length}, prog_bar=True, sync_dist=True)
         return distance
 
     def validation_step(self, batch: Timed, batch_index: int, dataloader_idx: int = 0) -> None:
         """Log both errors on held-out utterances."""
         distance, length = self._errors(batch)
-        self.log_dict({"val/log_duration": distance, "val/length_error": length}, prog_bar=True, batch_size=len(batch.ids))
+        self.log_dict({"val/log_duration": distance, "val/length_error": length}, prog_bar=True, batch_size=len(batch.ids), sync_dist=True)

@@ -124,16 +124,16 @@ class ImageAutoencoderModule(L.LightningModule):
         rebuilt: Tensor = self._decode(quantized.values, self.network.grid(pixels)).float()
         reconstruction = pyramid_l1(rebuilt, pixels, self.pyramid_levels)
         loss = reconstruction + quantized.loss
-        self.log_dict({"train/reconstruction": reconstruction, "train/commitment": quantized.loss}, prog_bar=True)
+        self.log_dict({"train/reconstruction": reconstruction, "train/commitment": quantized.loss}, prog_bar=True, sync_dist=True)
         if self.perceptual is not None:
             perceptual = self._perceive(rebuilt, pixels)
             loss = loss + self.perceptual_weight * perceptual
-            self.log("train/perceptual", perceptual)
+            self.log("train/perceptual", perceptual, sync_dist=True)
         if adversarial:
             assert self.discriminator is not None, "an adversarial step needs a discriminator"
             fooled = generator_hinge(self.discriminator(rebuilt))
             loss = loss + self.adversarial_weight * fooled
-            self.log("train/adversarial", fooled)
+            self.log("train/adversarial", fooled, sync_dist=True)
         self._update(loss, optimizer, self.network)
         return rebuilt.detach()
 
@@ -151,7 +151,7 @@ class ImageAutoencoderModule(L.LightningModule):
         """Update the discriminator."""
         assert self.discriminator is not None, "a discriminator step needs a discriminator"
         loss = discriminator_hinge(self.discriminator(pixels), self.discriminator(rebuilt))
-        self.log("train/discriminator", loss)
+        self.log("train/discriminator", loss, sync_dist=True)
         self._update(loss, optimizer, self.discriminator)
 
     def _update(self, loss: Tensor, optimizer: Any, network: nn.Module) -> None:
@@ -166,13 +166,13 @@ class ImageAutoencoderModule(L.LightningModule):
         quantized = self.network.quantizer(self.network.encode(batch))
         rebuilt = self.network.decode(quantized.values, self.network.grid(batch)).float().clamp(0, 1)
         mse = (rebuilt - batch).square().mean(dim=(1, 2, 3)).clamp(min=1e-10)
-        self.log_dict(
-            {"val/l1": (rebuilt - batch).abs().mean(), "val/psnr_db": (-10 * mse.log10()).mean()}, prog_bar=True, batch_size=len(batch)
-        )
+        errors = {"val/l1": (rebuilt - batch).abs().mean(), "val/psnr_db": (-10 * mse.log10()).mean()}
+        self.log_dict(errors, prog_bar=True, batch_size=len(batch), sync_dist=True)
         for level in range(quantized.codes.shape[1]):
             counts = torch.bincount(quantized.codes[:, level].flatten(), minlength=self.network.quantizer.codebook_size).float()
             share = counts / counts.sum()
-            self.log(f"val/code_perplexity_level{level}", torch.exp(-(share * share.clamp(min=1e-10).log()).sum()), batch_size=len(batch))
+            perplexity = torch.exp(-(share * share.clamp(min=1e-10).log()).sum())
+            self.log(f"val/code_perplexity_level{level}", perplexity, batch_size=len(batch), sync_dist=True)
 
 
 def _as_list(value: Any) -> list[Any]:

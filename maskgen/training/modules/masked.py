@@ -8,7 +8,7 @@ from torch import Tensor
 
 from maskgen.data.loading.grids import checked_grids
 from maskgen.data.loading.token_spaces import merged_space, named
-from maskgen.masking.masks import Masked, draw_masks, drop_modalities, level_groups, level_windows
+from maskgen.masking.masks import Masked, check_shares, checked_weights, draw_masks, drop_modalities, level_groups, level_windows
 from maskgen.masking.schedule import Cosine, MaskSchedule
 from maskgen.networks.pretrained import start_from
 from maskgen.networks.transformer import MaskTransformer, TransformerConfig
@@ -84,6 +84,7 @@ class MaskedTokenModule(TargetModule[MaskTransformer]):
         start: str | None = None,
     ) -> None:
         super().__init__()
+        check_shares(drop_condition, prompt_share, infill_share)
         self.space, self.fingerprints = merged_space(shards)
         self.model = MaskTransformer(transformer, self.space.size, len(self.space.modalities))
         if start is not None:
@@ -93,7 +94,7 @@ class MaskedTokenModule(TargetModule[MaskTransformer]):
         self.schedule = schedule or Cosine()
         self.groups = level_groups(groups, len(self.segments))
         self.windows, self.span = level_windows(windows, self.groups), span
-        self.level_weights = tuple(level_weights or [1.0] * len(self.groups))
+        self.level_weights = checked_weights(level_weights, len(self.groups))
         self.drop_condition, self.label_smoothing, self.weight = drop_condition, label_smoothing, weight
         self.prompt_share, self.infill_share = prompt_share, infill_share
         self.timed = tuple(self.space.index(one.name) for one in self.space.modalities if one.kind == "phones")

@@ -55,14 +55,15 @@ class ImageFeaturesModule(L.LightningModule):
         """Mean cross-entropy over the attributes."""
         pixels, targets = batch
         losses = self.losses(_shifted(pixels, self.shift), targets)
-        self.log_dict({f"train/{name}": loss for name, loss in losses.items()}, prog_bar=True)
+        self.log_dict({f"train/{name}": loss for name, loss in losses.items()}, prog_bar=True, sync_dist=True)
         return torch.stack(list(losses.values())).mean()
 
     def validation_step(self, batch: Sequence[Tensor], batch_index: int, dataloader_idx: int = 0) -> None:
         """Log the accuracy of each attribute on held-out images."""
         pixels, targets = batch
         for column, (name, logits) in enumerate(self.network(pixels).items()):
-            self.log(f"val/{name}", (logits.argmax(-1) == targets[:, column]).float().mean(), prog_bar=True, batch_size=len(pixels))
+            right = (logits.argmax(-1) == targets[:, column]).float()
+            self.log(f"val/{name}", right.mean(), prog_bar=True, batch_size=len(pixels), sync_dist=True)
 
     def losses(self, pixels: Float[Tensor, "batch 3 rows columns"], targets: Int[Tensor, "batch attribute"]) -> dict[str, Tensor]:
         """Cross-entropy by attribute."""

@@ -9,6 +9,7 @@ from torch import Tensor
 from maskgen.data.loading.grids import checked_grids
 from maskgen.data.loading.token_spaces import merged_space, named
 from maskgen.io.hub import local_folder
+from maskgen.masking.masks import check_shares, checked_weights
 from maskgen.masking.schedule import Cosine, MaskSchedule
 from maskgen.networks.lora import LoraSettings, adapt_published
 from maskgen.networks.published import PublishedNetwork
@@ -72,6 +73,7 @@ class PublishedTokenModule(MaskedLossModule[PublishedNetwork]):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        check_shares(drop_condition)
         space, self.fingerprints = merged_space(shards)
         parts = load_parts(local_folder(start))
         if not isinstance(parts.model, PublishedNetwork):
@@ -88,7 +90,7 @@ class PublishedTokenModule(MaskedLossModule[PublishedNetwork]):
         self.grids = checked_grids(shards, space, {name: list(grid) for name, grid in parts.grids.items() if name in self.fingerprints})
         self.lora = LoraSettings(rank=rank, alpha=alpha) if rank else None
         adapt_published(self.model, self.lora, seed)
-        self.schedule, self.level_weights = schedule or Cosine(), tuple(level_weights or [1.0] * len(self.segments))
+        self.schedule, self.level_weights = schedule or Cosine(), checked_weights(level_weights, len(self.segments))
         self.drop_condition, self.label_smoothing, self.weight = drop_condition, label_smoothing, weight
         self.max_steps, self.lr, self.warmup_steps = max_steps, lr, warmup_steps
         self.weight_decay, self.clip, self.seed = weight_decay, clip, seed

@@ -14,7 +14,7 @@ class RunningMeans:
         """Count values towards the mean of a name."""
         if values.numel():
             total, count = self._found.get(name, (0.0, 0))
-            self._found[name] = total + float(values.sum()), count + values.numel()
+            self._found[name] = total + float(values.detach().sum()), count + values.numel()
 
     def clear(self) -> None:
         """Start again."""

@@ -167,7 +167,7 @@ class ShortcutModule(L.LightningModule):
             torch.nn.utils.clip_grad_norm_(self.block.parameters(), self.clip)
             optimizer.step()
             schedule.step()
-            self.log_dict({"train/error": error, "train/share_of_reuse": error.detach() / reuse}, prog_bar=True)
+            self.log_dict({"train/error": error, "train/share_of_reuse": error.detach() / reuse}, prog_bar=True, sync_dist=True)
 
     def validation_step(self, batch: TokenBatch, batch_index: int, dataloader_idx: int = 0) -> None:
         """Log the error on decodes that are the same at every validation, and its ratio to the error of old states used as they are."""
@@ -175,7 +175,7 @@ class ShortcutModule(L.LightningModule):
         error, reuse = self.errors(moves)
         stage = f"val{dataloader_idx or ''}"
         metrics = {f"{stage}/error": error, f"{stage}/share_of_reuse": error / reuse}
-        self.log_dict(metrics, prog_bar=True, batch_size=len(batch), add_dataloader_idx=False)
+        self.log_dict(metrics, prog_bar=True, batch_size=len(batch), add_dataloader_idx=False, sync_dist=True)
 
     @torch.no_grad()
     def moves(self, batch: TokenBatch, draws: torch.Generator) -> Moves:

@@ -1,5 +1,6 @@
 """What a `class_path` in a configuration may name: whole packages that run nothing of a file, and single classes of lightning."""
 
+import re
 from collections.abc import Sequence
 
 PACKAGES = ("maskgen", "torch.optim", "torch.nn")
@@ -41,13 +42,18 @@ def allowed_paths(own: Sequence[str] = ()) -> list[str]:
     return [*PACKAGES, *(path for name in LIGHTNING for path in (name, _defined(name))), *own]
 
 
-def described(own: Sequence[str] = ()) -> str:
-    """The same, for a sentence to a reader.
+def described(refused: str, own: Sequence[str] = ()) -> str:
+    """What may be named instead of a refused class, for a sentence to a reader.
 
     Args:
+        refused: Path of the class; of lightning, the allowed classes of its kind are listed.
         own: Packages of the user.
     """
-    return f"{', '.join([*PACKAGES, *own])}, and of lightning {', '.join(LIGHTNING)}"
+    kind = re.match(r"lightning\.pytorch\.(\w+)", refused)
+    near = [name for name in LIGHTNING if kind is not None and name.startswith(f"{kind[0]}.")]
+    listed = f"{near[0].rpartition('.')[0]} {', '.join(name.rpartition('.')[2] for name in near)}" if near else "lightning those"
+    where = "" if near else " of maskgen/training/runtime/allowed.py"
+    return f"{', '.join([*PACKAGES, *own])}, and of {listed}{where}"
 
 
 def _defined(name: str) -> str:

@@ -1,6 +1,5 @@
 """`maskgen fit`: LightningCLI with a list of allowed class paths and floating-point settings for the machine."""
 
-import re
 import sys
 import warnings
 from argparse import ArgumentError
@@ -10,7 +9,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from maskgen.training.runtime.allowed import allowed_paths, described
+from maskgen.training.runtime.allowed import allowed_paths
+from maskgen.training.runtime.console import say_once
+from maskgen.training.runtime.refusals import refusal
 
 ALLOW_HELP = "--allow PACKAGE (several times): let class_path name classes of your package, installed or in the working directory"
 DEFAULT_CLASSES = {
@@ -70,6 +71,7 @@ def _run(args: Sequence[str], own: Sequence[str]) -> Any:
 
     from maskgen.training.runtime.lightning_cli import SurvivingCLI
 
+    say_once()
     torch.set_float32_matmul_precision("high")
     # Before any worker thread exists, because each inherits the setting. Gradients and moments decay to denormal numbers, which a CPU
     # multiplies a hundred times slower.
@@ -84,10 +86,11 @@ def _run(args: Sequence[str], own: Sequence[str]) -> Any:
             save_config_kwargs={"overwrite": True},
             parser_kwargs={**parser, **{verb: parser for verb in SurvivingCLI.subcommands()}},
         )
-    except ArgumentError as error:
-        raise ValueError(
-            _refusal(str(error), own) or f"{_innermost(str(error))}; see maskgen {args[0]} --help and the folder configs/"
-        ) from error
+    except (ArgumentError, ValueError) as error:
+        said = refusal(error, args[0], own)
+        if said is None:
+            raise
+        raise ValueError(said) from error
 
 
 def _allowed(args: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -116,32 +119,6 @@ def _with_defaults(args: list[str]) -> list[str]:
         return args
     extra = [part for key, path in DEFAULT_CLASSES.items() if f"--{key}" not in named for part in (f"--{key}", path)]
     return [args[0], *extra, *args[1:]]
-
-
-def _refusal(message: str, own: Sequence[str]) -> str | None:
-    """The sentence for a class that is not allowed; None for other errors."""
-    message = " ".join(message.split())
-    refused = re.search(r"Importing '([^']+)' is not allowed", message)
-    if refused is None:
-        return None
-    given = re.findall(r"given class_path '([^']+)'", message[: refused.start()])
-    path = given[-1] if given else refused[1]
-    allowed = described(own)
-    if path != refused[1]:  # a name of another module, reached through an allowed one
-        return f"class_path {path} is not allowed: it is {refused[1]}; a configuration may name classes of {allowed}"
-    if path.partition(".")[0] == "lightning":
-        return f"class_path {path} is not allowed: a configuration may name classes of {allowed}"
-    return (
-        f"class_path {path} is not allowed: a configuration may name classes of {allowed}; "
-        f"if the package is yours, add --allow {path.split('.')[0]} to the command"
-    )
-
-
-def _innermost(message: str) -> str:
-    """The relevant sentence of jsonargparse's nested error: the last problem, without alternatives that do not apply."""
-    text = " ".join(line.strip(" -") for line in message.splitlines() if line.strip(" -"))
-    problem = text[max(text.rfind("Problem with given class_path"), 0) :]
-    return problem.split(" Expected a <class 'NoneType'>")[0]
 
 
 def _check_config_files(args: Sequence[str]) -> None:

@@ -11,6 +11,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.strategies import Strategy
 
 from maskgen.training.runtime.checkpoint_io import AtomicCheckpointIO, first_intact
+from maskgen.training.runtime.console import name_epochs
 from maskgen.training.runtime.earlier import set_aside
 from maskgen.training.runtime.epochs import ExactEpochs
 from maskgen.training.runtime.finite import SkipNonFinite
@@ -80,6 +81,7 @@ class SurvivingCLI(LightningCLI):
                 f"strategy {kind.__name__} reads checkpoints on its own, which can run code in them; use one that leaves that to the "
                 "trainer, such as auto or ddp"
             )
+        name_epochs(trainer)
         return trainer
 
 

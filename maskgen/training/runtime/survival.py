@@ -22,10 +22,14 @@ class StopOnSignal(L.Callback):
 
     The checkpoint is the `last` one of a ModelCheckpoint, so that `--ckpt_path last` finds it; without a ModelCheckpoint it is `last.ckpt`
     in default_root_dir. During a validation the current batch is finished; the rest is done when the run is resumed.
+
+    Args:
+        go_on: How the run is resumed, for the last line that it logs; {path} is the checkpoint.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, go_on: str = "go on with --ckpt_path {path}") -> None:
         super().__init__()
+        self._go_on = go_on
         self._asked: int | None = None
         self._process = 0
 
@@ -67,7 +71,7 @@ class StopOnSignal(L.Callback):
             return
         path = last_path(trainer)
         trainer.save_checkpoint(path)
-        logger.warning("stopped by %s after step %d; go on with --ckpt_path %s", name, trainer.global_step, path)
+        logger.warning("stopped by %s after step %d; %s", name, trainer.global_step, self._go_on.format(path=path))
 
     def _listen(self) -> None:
         """Install the signal handlers; only the main thread can."""

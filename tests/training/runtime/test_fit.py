@@ -1,5 +1,8 @@
 """The command line of training: own classes are allowed there alone, values that follow are written once, and a whole config is printed."""
 
+import importlib.util
+import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -162,3 +165,66 @@ def test_a_printed_config_is_whole_and_runs(here: Path, capsys: pytest.CaptureFi
     for args in (["--config", file, "--print_config"], ["--print_config", "--config", file]):
         (here / "printed.yaml").write_text(yaml.safe_dump(printed(*args)))
         assert run(["fit", "--config", "printed.yaml"]).trainer.global_step == 2
+
+
+# Refusals
+
+
+NOT_HERE = "lightning.pytorch.loggers.WandbLogger"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--data.parts", "nothere"], "nothere/index.json does not exist, so nothere holds no finished shards; build it with maskgen data"),
+        (["--model.start", "nothere"], "there is no model 'nothere': no such folder with a bundle.json"),
+        (["--model.transformer.dim", "15"], "dim must be an even multiple of num_heads"),
+        (["--model.transformer.dim", "x"], "transformer.dim: got x, wanted int; see maskgen fit --help"),
+        (["--model.nope", "3"], f"there is no argument nope ({MASKED}); see maskgen fit --help"),
+        (["--model.schedule", "Foo"], "Foo is "),
+        (["--model.schedule", "maskgen.masking.schedule.Power", "--model.schedule.exponent", "0"], "exponent must be a positive number"),
+        (["--trainer.max_steps", "abc"], "trainer.max_steps: got abc, wanted int"),
+        (["--model.level_weights", "[1, 2, 3]"], "the target has 2 levels or groups of them, got 3 level_weights; give one each"),
+        (["--model.level_weights", "[0, 0]"], "level_weights are numbers of at least 0, one of them above 0"),
+        (["--model.drop_condition", "1.5"], "drop_condition is a probability, got 1.5"),
+        (["--model.infill_share", ".nan"], "prompt_share and infill_share are shares of one batch"),
+        (["--model", "my.Class"], "class_path my.Class is not allowed: a configuration may name classes of maskgen, torch.optim, torch.nn"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_refused_configuration_is_one_short_sentence(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: list[str], sentence: str
+) -> None:
+    monkeypatch.setattr("maskgen.training.modules.masked.MaskedTokenModule.training_step", lambda *_: pytest.fail("the training began"))
+    said = refused(capsys, "--config", config(here), *arguments)
+    assert sentence in said
+    assert len(said) < 320, said
+    assert not re.search(r"Namespace|Union|NoneType|subtypes|Given value", said), said
+
+
+@pytest.mark.skipif(importlib.util.find_spec("wandb") is not None, reason="wandb is installed")
+def test_a_logger_whose_package_is_missing_names_what_to_install(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = config(here)
+    written = yaml.safe_load(Path(file).read_text())
+    written["trainer"]["logger"] = {"class_path": NOT_HERE}
+    Path(file).write_text(yaml.safe_dump(written))
+    said = refused(capsys, "--config", file)
+    assert re.fullmatch(f"maskgen: error: {NOT_HERE} needs wandb>=.*, which is not installed; install it: pip install 'wandb>=.*'", said)
+
+
+# The screen
+
+
+def test_lightning_speaks_once_and_epochs_have_no_wrong_total(here: Path) -> None:
+    file = config(here)
+    written = yaml.safe_load(Path(file).read_text())
+    written["trainer"]["enable_progress_bar"] = True
+    Path(file).write_text(yaml.safe_dump(written))
+    ran = subprocess.run([sys.executable, "-m", "maskgen", "fit", "--config", file], cwd=here, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    lines = [line.removeprefix("INFO: ") for line in ran.stderr.splitlines() if line.strip()]
+    assert sum("max_steps=2" in line for line in lines) == 1, ran.stderr
+    assert len(lines) == len(set(lines)), ran.stderr
+    assert "Tip:" not in ran.stderr
+    assert "Epoch" in ran.stdout
+    assert "/-2" not in ran.stdout
