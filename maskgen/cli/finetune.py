@@ -54,8 +54,8 @@ def run_finetune(args: argparse.Namespace) -> None:
     check_numbers(args)
     from maskgen.io.hub import local_folder
     from maskgen.networks.lora import LoraSettings
-    from maskgen.training.finetune import FinetuneSettings
     from maskgen.training.finetune_folder import FolderSettings, finetune, media_of, work_folder
+    from maskgen.training.finetune_run import FinetuneSettings
 
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)  # three trainers, each with the same lines about devices and services

@@ -29,8 +29,9 @@ from maskgen.tokenizers.audio_base import SoundTokenizer
 from maskgen.tokenizers.base import Tokenizer
 from maskgen.tokenizers.image_geometry import image_size
 from maskgen.tokenizers.phonemes import PhonemeTokenizer
-from maskgen.training.finetune import HELD_OUT, RUN_FILE, Finetuned, FinetuneSettings, Start, finetune_tokens
+from maskgen.training.finetune import Finetuned, Start, finetune_tokens
 from maskgen.training.finetune_published import finetune_published
+from maskgen.training.finetune_run import HELD_OUT, RUN_FILE, FinetuneSettings
 
 logger = logging.getLogger(__name__)
 ADAPTER_FOLDER, DURATIONS_FOLDER = "adapter", "durations"

@@ -10,7 +10,8 @@ from maskgen.io.schema import Real, Record, Text, Whole
 from maskgen.networks.lora import LARGEST_RANK, LoraSettings, adapt_published, merge_published
 from maskgen.networks.published import PublishedNetwork
 from maskgen.pipelines.base import Pipeline
-from maskgen.training.finetune import LARGEST_WARMUP, Finetuned, FinetuneSettings, run_training
+from maskgen.training.finetune import Finetuned
+from maskgen.training.finetune_run import LARGEST_WARMUP, FinetuneSettings, run_training
 from maskgen.training.modules.published import PUBLISHED_KIND, PublishedTokenModule
 
 FULL_LR, LORA_LR = 1e-5, 1e-4

@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 
 import maskgen
 from maskgen.networks.lora import LoraSettings
-from maskgen.training.finetune import FinetuneSettings
 from maskgen.training.finetune_folder import FolderSettings, finetune
 from maskgen.training.finetune_published import published_from_checkpoint
+from maskgen.training.finetune_run import FinetuneSettings
 
 pytest.importorskip("diffusers", reason="needs diffusers: pip install maskgen[diffusers]")
 pytest.importorskip("peft", reason="needs peft: pip install maskgen[finetune]")
