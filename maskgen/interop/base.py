@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from maskgen.decoding.parts import Parts
 from maskgen.io.files import write_atomic
@@ -82,6 +83,14 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file, whole or not at all; its folder is made if missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, f"{json.dumps(content, indent=2)}\n".encode())
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file, whole or not at all; its folder is made if missing."""
+    from safetensors.torch import save
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, save(dict(tensors), {"format": "pt"}))
 
 
 def peek_json(path: Path) -> Mapping[str, Any]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from maskgen.autoencoders.titok_sizes import published_config, vq_config
 from maskgen.decoding.parts import Parts
 from maskgen.decoding.settings import GenerationSettings
-from maskgen.interop.base import Family, LoadOptions, read_json, write_json
+from maskgen.interop.base import Family, LoadOptions, read_json, write_json, write_tensors
 from maskgen.interop.clip_prompts import prompts_of, read_clip, write_clip_tokenizer
 from maskgen.interop.grids import in_row_order
 from maskgen.interop.maskgen_network import MaskGenConfig, MaskGenTransformer
@@ -184,15 +184,13 @@ def maskgen_sampling(told: Mapping[str, Any]) -> GenerationSettings:
 
 def _export(parts: Parts, folder: Path) -> None:
     """Write the generator as its authors' class loads it, its tokenizer to `tokenizer` and CLIP to `text_encoder` inside."""
-    from safetensors.torch import save_file
-
     model, image = cast(MaskGenNetwork, parts.model), cast(TextAwareTokenizer, parts.tokenizers["image"])
     prompts: Any = model.prompts
     (folder / "tokenizer").mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.transformer.state_dict().items()}
-    save_file(weights, folder / MODEL_FILE)
+    write_tensors(folder / MODEL_FILE, weights)
     write_json(folder / "config.json", model.published)
-    save_file(tensors_of(image.network), folder / "tokenizer" / MODEL_FILE)
+    write_tensors(folder / "tokenizer" / MODEL_FILE, tensors_of(image.network))
     write_json(folder / "tokenizer" / "config.json", published_config(image.network.config))
     prompts.encoder.save_pretrained(folder / TEXT_ENCODER, safe_serialization=True)
     write_clip_tokenizer(parts.tokenizers["text"], prompts, folder / TEXT_ENCODER)

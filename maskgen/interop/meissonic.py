@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from maskgen.decoding.parts import Parts
 from maskgen.interop.amused import published_settings
-from maskgen.interop.base import Family, LoadOptions, peek_json, read_json, write_json
+from maskgen.interop.base import Family, LoadOptions, peek_json, read_json, write_json, write_tensors
 from maskgen.interop.clip_prompts import ClipPrompts, prompts_of, read_clip, write_clip_tokenizer
 from maskgen.interop.grids import grid_of, grid_rows, in_row_order
 from maskgen.interop.meissonic_network import MeissonicConfig, MeissonicTransformer
@@ -206,8 +206,6 @@ def load_meissonic(folder: Path, options: LoadOptions) -> Parts:
 
 def export_meissonic(parts: Parts, folder: Path) -> None:
     """Write the model in the layout of its hub folder, for the authors' classes."""
-    from safetensors.torch import save_file
-
     network, image = parts.model, cast(DiffusersVQTokenizer, parts.tokenizers["image"])
     assert isinstance(network, MeissonicNetwork), "load_meissonic made it"
     config, place = network.transformer.config, folder / "transformer"
@@ -215,7 +213,7 @@ def export_meissonic(parts: Parts, folder: Path) -> None:
     fixed = {"in_channels": 64, "patch_size": 1, "guidance_embeds": False}
     write_json(place / "config.json", {"_class_name": CLASS, **sizes, "axes_dims_rope": list(config.axes_dims_rope), **fixed})
     tensors = {name: tensor.contiguous().cpu() for name, tensor in network.transformer.state_dict().items()}
-    save_file(tensors, place / "diffusion_pytorch_model.safetensors", {"format": "pt"})
+    write_tensors(place / "diffusion_pytorch_model.safetensors", tensors)
     network.prompts.encoder.save_pretrained(folder / "text_encoder", safe_serialization=True)
     image.model.save_pretrained(folder / "vqvae", safe_serialization=True)
     schedule = parts.settings["image"].schedule or "cosine"

@@ -8,9 +8,10 @@ import torch
 
 from maskgen.decoding.parts import Parts
 from maskgen.decoding.settings import GenerationSettings
-from maskgen.interop.base import Family, LoadOptions, peek_json, read_json, write_json
+from maskgen.interop.base import Family, LoadOptions, peek_json, read_json, write_json, write_tensors
 from maskgen.interop.omnivoice_network import AUDIO, PROMPT, OmniVoiceNetwork
 from maskgen.interop.weights import load_exactly, weight_files
+from maskgen.io.files import write_atomic
 from maskgen.networks.backbone import read_vocabulary
 from maskgen.tokenizers.text import VOCABULARY_FILE
 from maskgen.tokenizers.transformers_codec import TransformersCodecTokenizer
@@ -78,16 +79,14 @@ def load_omnivoice(folder: Path, options: LoadOptions) -> Parts:
 
 def export_omnivoice(parts: Parts, folder: Path) -> None:
     """Write the model as a folder that the authors' code loads."""
-    from safetensors.torch import save_file
-
     network, audio = cast(OmniVoiceNetwork, parts.model), cast(TransformersCodecTokenizer, parts.tokenizers[AUDIO])
     text, model = cast(TransformersTextTokenizer, parts.tokenizers[PROMPT]), cast(Any, audio.network)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
-    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    write_tensors(folder / "model.safetensors", tensors)
     write_json(folder / "config.json", network.published)
     write_json(folder / "tokenizer_config.json", {"tokenizer_class": "Qwen2TokenizerFast"})
-    (folder / VOCABULARY_FILE).write_text(text.vocabulary, encoding="utf-8")
+    write_atomic(folder / VOCABULARY_FILE, text.vocabulary.encode())
     model.save_pretrained(folder / CODEC_FOLDER, safe_serialization=True)
     sound = {"feature_extractor_type": "DacFeatureExtractor", "feature_size": 1, "padding_value": 0.0}
     sound |= {"hop_length": audio.samples_per_frame, "sampling_rate": audio.sample_rate_hz}

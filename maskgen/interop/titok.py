@@ -10,7 +10,7 @@ import torch
 from maskgen.autoencoders.titok_sizes import published_config
 from maskgen.decoding.parts import Parts
 from maskgen.decoding.settings import GenerationSettings
-from maskgen.interop.base import Family, LoadOptions, read_json, write_json
+from maskgen.interop.base import Family, LoadOptions, read_json, write_json, write_tensors
 from maskgen.interop.imagenet import imagenet_names
 from maskgen.interop.titok_folders import contents, tensor_shapes, tokenizer_of
 from maskgen.interop.titok_network import IMAGE, LABEL, TiTokNetwork
@@ -141,14 +141,12 @@ def published_sampling(told: Mapping[str, Any]) -> GenerationSettings:
 
 def _export(parts: Parts, folder: Path) -> None:
     """Write the generator as its authors' classes load it, and its tokenizer, likewise, to the folder `tokenizer` inside."""
-    from safetensors.torch import save_file
-
     model, image = cast(TiTokNetwork, parts.model), cast(TiTokTokenizer, parts.tokenizers[IMAGE])
     (folder / "tokenizer").mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.generator.state_dict().items()}
-    save_file(weights, folder / MODEL_FILE)
+    write_tensors(folder / MODEL_FILE, weights)
     write_json(folder / "config.json", model.published)
-    save_file(tensors_of(image.network), folder / "tokenizer" / MODEL_FILE)
+    write_tensors(folder / "tokenizer" / MODEL_FILE, tensors_of(image.network))
     write_json(folder / "tokenizer" / "config.json", published_config(image.network.config))
 
 

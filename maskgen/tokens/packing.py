@@ -198,8 +198,9 @@ def until_end(codes: Codes, end: int | None, given: int = 0) -> Codes:
 
 
 def given_cells(codes: Codes, end: int | None) -> int:
-    """Number of cells of a partly known text up to the last one that holds a given code; a given end code doesn't count."""
+    """Number of cells of a partly known text up to the last one that holds a given code; a given end code ends what is given."""
     if end is None or codes.ndim != 2:
         return 0
-    given = ((codes[0] != UNKNOWN) & (codes[0] != end)).nonzero()[:, 0]
+    ended = (codes[0] == end).cumsum(dim=0) > 0
+    given = ((codes[0] != UNKNOWN) & ~ended).nonzero()[:, 0]
     return int(given[-1]) + 1 if len(given) else 0

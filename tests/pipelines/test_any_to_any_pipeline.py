@@ -168,7 +168,7 @@ def test_specialists_draw_and_speak_in_its_place(bundle: Path, tmp_path: Path, t
 def test_specialists_follow_the_machine_and_their_own_settings(bundle: Path, tmp_path: Path, tiny_bundle: Path) -> None:
     folder = shutil.copytree(bundle, tmp_path / "with")
     (folder / "specialists.json").write_text(json.dumps({"image": os.path.relpath(tiny_bundle, folder)}))
-    args = argparse.Namespace(model=str(folder), device="cpu", dtype="bfloat16", int8=False, compile=False)
+    args = argparse.Namespace(model=str(folder), device="cpu", dtype="bfloat16", variant=None, int8=False, compile=False)
     model = pipeline_of(args, "AnyToAnyPipeline", specialists=True)
     assert {one.dtype for one in (model, model.specialists["image"])} == {torch.bfloat16}
     assert model.decoder_of("image") is model.specialists["image"]
@@ -293,7 +293,7 @@ def test_the_verbs(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (["text"], "exactly one"),
+        (["text"], "give a text with holes or a message, --image, --audio or --length, got none"),
         (["text", "no hole"], "has no hole"),
         (["text", "[2]", "--audio", "clip.wav"], "got prompt and audio"),
         (["image", "a heart", "a cat", "--audio", "clip.wav"], "do not go together"),
