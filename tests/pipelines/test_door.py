@@ -249,6 +249,7 @@ def test_the_door_is_typed_listed_and_needs_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).returncode == 0
 
 
+@pytest.mark.slow  # mypy without its cache
 def test_names_of_the_door_have_types(tmp_path: Path) -> None:
     """mypy sees classes, not Any: a wrong argument of a call is an error."""
     script = tmp_path / "user.py"

@@ -80,6 +80,7 @@ def test_wrong_and_right_codes_are_scored_too(shards: str) -> None:
     assert all(len(values) for values in correct.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("noise", "mask_rows"), [(HybridNoise(p_uniform=0.3), 0.0), (UniformNoise(), 0.25)], ids=["hybrid", "uniform"])
 def test_a_planted_task_is_learned_and_wrong_codes_are_mended(shards: str, noise: Any, mask_rows: float) -> None:
     steps = 150
