@@ -22,26 +22,17 @@ def add_export(verbs: Any) -> None:
     )
     tokenizer.add_argument("--levels", type=int, help="number of residual levels to keep, coarsest first (default: all)")
     tokenizer.set_defaults(verb=export_image_tokenizer)
-    codec = kinds.add_parser("audio-tokenizer", help="audio tokenizer bundle from a checkpoint of an audio codec")
-    codec.add_argument("checkpoint", type=Path)
-    codec.add_argument("--out", type=Path, required=True)
-    codec.set_defaults(verb=export_audio_tokenizer)
-    durations = kinds.add_parser("durations", help="duration predictor from a checkpoint")
-    durations.add_argument("checkpoint", type=Path)
-    durations.add_argument("--out", type=Path, required=True)
-    durations.set_defaults(verb=export_durations)
-    critic = kinds.add_parser("critic", help="token critic from a checkpoint; write it to the folder critic of its model")
-    critic.add_argument("checkpoint", type=Path)
-    critic.add_argument("--out", type=Path, required=True)
-    critic.set_defaults(verb=export_token_critic)
-    shortcut = kinds.add_parser("shortcut", help="shortcut block from a checkpoint; write it to the folder shortcut of its model")
-    shortcut.add_argument("checkpoint", type=Path)
-    shortcut.add_argument("--out", type=Path, required=True)
-    shortcut.set_defaults(verb=export_shortcut)
-    features = kinds.add_parser("image-features", help="network of a perceptual loss from a checkpoint")
-    features.add_argument("checkpoint", type=Path)
-    features.add_argument("--out", type=Path, required=True)
-    features.set_defaults(verb=export_image_features)
+    for name, verb, said in (
+        ("audio-tokenizer", export_audio_tokenizer, "audio tokenizer bundle from a checkpoint of an audio codec"),
+        ("durations", export_durations, "duration predictor from a checkpoint"),
+        ("critic", export_token_critic, "token critic from a checkpoint; write it to the folder critic of its model"),
+        ("shortcut", export_shortcut, "shortcut block from a checkpoint; write it to the folder shortcut of its model"),
+        ("image-features", export_image_features, "network of a perceptual loss from a checkpoint"),
+    ):
+        kind = kinds.add_parser(name, help=said)
+        kind.add_argument("checkpoint", type=Path)
+        kind.add_argument("--out", type=Path, required=True)
+        kind.set_defaults(verb=verb)
     model = kinds.add_parser("model", help="model bundle from a checkpoint of a generator and its tokenizers")
     model.add_argument("checkpoint", type=Path)
     model.add_argument("--out", type=Path, required=True)

@@ -152,6 +152,7 @@ class LLaDABlock(nn.Module):
         turn: tuple[Tensor, Tensor],
         seen: Bool[Tensor, "batch 1 places places"] | None,
     ) -> Float[Tensor, "batch places dim"]:
+        """Hidden states after attention and feed-forward; `turn` is the rotation of each place, `seen` which places each may see."""
         read = self.attn_norm(x)
         query, key, value = (
             rearrange(part(read), "b n (h d) -> b h n d", d=self.head_dim) for part in (self.q_proj, self.k_proj, self.v_proj)

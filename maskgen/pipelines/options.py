@@ -101,6 +101,20 @@ class ImageOptions(CallOptions, total=False):
     return_dict: bool
 
 
+class DrawingOptions(ImageOptions, total=False):
+    """`ImageOptions` and the micro-conditions of models that were trained with them, such as aMUSEd and Meissonic.
+
+    Args:
+        original_size: (width, height) of the picture that the model imitates; the size of the output unless given.
+        crop: Top left corner of the crop that the picture was; (0, 0), the default, asks for whole objects.
+        aesthetic_score: Score from 0 to 10 that LAION's classifier would give; 6 unless given.
+    """
+
+    original_size: Sequence[int] | None
+    crop: Sequence[int] | None
+    aesthetic_score: float | None
+
+
 def check_names(call: Callable[..., Any], options: Mapping[str, Any], kind: type) -> None:
     """Refuse arguments that a call does not take.
 

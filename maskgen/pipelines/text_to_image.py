@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any, ClassVar, Unpack
 
 from maskgen.pipelines.base import Pipeline
-from maskgen.pipelines.options import ImageOptions, as_prompts, check_names, num_outputs, seeds_of, settings_from
+from maskgen.pipelines.options import DrawingOptions, as_prompts, check_names, num_outputs, seeds_of, settings_from
 from maskgen.pipelines.outputs import GenerationOutput, as_type
 from maskgen.pipelines.storing import names_of
 from maskgen.processors.image import ImageProcessor, ImageRequest
@@ -55,10 +55,7 @@ class TextToImagePipeline(Pipeline):
         width: int | None = None,
         height: int | None = None,
         unconditional: bool = False,
-        original_size: Sequence[int] | None = None,
-        crop: Sequence[int] | None = None,
-        aesthetic_score: float | None = None,
-        **options: Unpack[ImageOptions],
+        **options: Unpack[DrawingOptions],
     ) -> Any:
         """Generate images from captions; with `image`, edit one: every edit is the same decode with other known cells.
 
@@ -66,21 +63,15 @@ class TextToImagePipeline(Pipeline):
             prompt: One caption or several; may be left out where `image` or `label` is given, or the model has no text.
             label: Class of a class-conditional model: its name or number, or a list of one an output. A mapping of attribute to name or
                 number where the model has several. None draws any class.
-            image: Image to edit: a PIL image, a path, a NumPy array or a tensor. Other sizes than the model's are letterboxed, never
-                stretched.
+            image: Image to edit: a PIL image, a path, an array or a tensor. Other sizes than the model's are letterboxed.
             mask_image: White where the image is regenerated; as large as `image`. Pixels outside come back exactly.
             strength: Share of random cells that are regenerated, in [0, 1]; 0 returns the image, 1 makes a new one.
             outpaint: Pixels to add (left, top, right, bottom), multiples of the cell.
             negative_prompt: What guidance leads away from, one text or one a prompt.
             width: Pixels of a new image, a multiple of the cell; the model's own if None.
             height: As `width`.
-            unconditional: Draw without any condition, which a model learned if its training dropped conditions (`drop_condition`). A model
-                without text does so where no label is given.
-            original_size: Micro-condition: (width, height) of the picture that the model imitates; the size of the output if None. For
-                models that were trained with micro-conditions (aMUSEd, Meissonic), as are the next two.
-            crop: Micro-condition: top left corner of the crop that the picture was; (0, 0) asks for whole objects.
-            aesthetic_score: Micro-condition: score from 0 to 10 that LAION's classifier would give; 6 if None.
-            options: Seeds, sampling, callbacks and the form of the output; see `ImageOptions`.
+            unconditional: Draw without any condition, as a model without text does where no label is given.
+            options: Seeds, sampling, callbacks, the form of the output, and micro-conditions; see `DrawingOptions`.
 
         Returns:
             GenerationOutput with `images`, prompt after prompt; or a tuple (images,) with `return_dict=False`.
@@ -91,16 +82,15 @@ class TextToImagePipeline(Pipeline):
 
         Source: MaskGIT, arXiv:2202.04200; Muse, arXiv:2301.00704.
         """
-        check_names(TextToImagePipeline.__call__, options, ImageOptions)
+        check_names(TextToImagePipeline.__call__, options, DrawingOptions)
         labels = [label_codes(self.tokenizers, one) for one in (label if isinstance(label, (list, tuple)) else [label])]
         free = self._free(prompt, label, image, unconditional)
         if prompt is None and image is None and not free:
             raise ValueError("the prompt is empty; say what the image shows, or give image, an image to edit")
-        prompts, count = as_prompts("" if prompt is None else prompt), num_outputs(options)
-        prompts, labels = _paired(prompts, labels)
+        prompts, labels = _paired(as_prompts("" if prompt is None else prompt), labels)
         request = ImageRequest(
             prompts=prompts,
-            seeds=seeds_of(options, [1] * len(prompts), count),
+            seeds=seeds_of(options, [1] * len(prompts), num_outputs(options)),
             image=image,
             mask_image=mask_image,
             strength=strength,
@@ -109,8 +99,12 @@ class TextToImagePipeline(Pipeline):
             size=self._size(width, height),
             labels=None if label is None else labels,
             unconditional=free,
-            micro=self._micro(self._size(width, height), original_size, crop, aesthetic_score),
+            micro=self._micro(self._size(width, height), options),
         )
+        return self._drawn(request, options)
+
+    def _drawn(self, request: ImageRequest, options: DrawingOptions) -> Any:
+        """The output of a request, in the form that the options ask for."""
         settings = settings_from(self.settings_of("image"), options, len(self.space.of("image")))
         with self._watched(options) as callback:
             plan = self.processor.prepare(request)
@@ -136,19 +130,20 @@ class TextToImagePipeline(Pipeline):
             logger.warning("drawn without a condition, which a model has learned only if its training had drop_condition above 0")
         return needless or label is not None
 
-    def _micro(self, size: tuple[int, int] | None, original_size: Any, crop: Any, aesthetic_score: Any) -> Codes | None:
+    def _micro(self, size: tuple[int, int] | None, options: DrawingOptions) -> Codes | None:
         """Micro-conditions of a call as known cells; None where none is given.
 
         Raises:
             ValueError: If the model knows none.
         """
-        given = {"original_size": original_size, "crop": crop, "aesthetic_score": aesthetic_score}
+        original_size, crop, score = options.get("original_size"), options.get("crop"), options.get("aesthetic_score")
+        given = {"original_size": original_size, "crop": crop, "aesthetic_score": score}
         if not (names := [name for name, value in given.items() if value is not None]):
             return None
         if MICRO not in names_of(self.space):
             raise ValueError(f"this model was not trained with micro-conditions; leave {' and '.join(names)} out")
         own = size or image_size(self.tokenizers["image"], self.grids.get("image")) or (0, 0)
-        return micro_codes(own, original_size, crop, aesthetic_score)
+        return micro_codes(own, original_size, crop, score)
 
     def _size(self, width: Any, height: Any) -> tuple[int, int] | None:
         """Size of a new image; what is not given is the model's own."""

@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from PIL import Image
@@ -14,11 +14,9 @@ from torch import Tensor
 
 from maskgen.io.bundle import WEIGHTS_FILE, fingerprint_of, load_bundle, save_bundle
 from maskgen.io.fitting import fitted, refusing
-from maskgen.io.images import read_picture, to_pictures, to_pixels, write_picture
-from maskgen.tokenizers.base import Tokenizer
-from maskgen.tokenizers.image_batches import check_grids, check_sides, in_batches
+from maskgen.io.images import to_pictures, to_pixels
+from maskgen.tokenizers.grid_images import GridImageTokenizer
 from maskgen.tokens.batch import Codes
-from maskgen.tokens.space import Kind
 
 _BUNDLE_KIND = "diffusers_vq_tokenizer"
 logger = logging.getLogger(__name__)
@@ -56,7 +54,7 @@ def _vq_model() -> Any:
     return VQModel
 
 
-class DiffusersVQTokenizer(Tokenizer):
+class DiffusersVQTokenizer(GridImageTokenizer):
     """Image tokenizer based on a VQModel of diffusers, in float32.
 
     Args:
@@ -68,7 +66,6 @@ class DiffusersVQTokenizer(Tokenizer):
         ValueError: If the model isn't for RGB images, or the range is invalid.
     """
 
-    kind: ClassVar[Kind] = "image"
     num_levels = 1
 
     def __init__(self, model: Any, batch_size: int = 8, value_range: Sequence[int | float] = SIGNED) -> None:
@@ -158,7 +155,7 @@ class DiffusersVQTokenizer(Tokenizer):
         return int(2 ** (len(self.model.config.block_out_channels) - 1))
 
     @property
-    def _at_once(self) -> int:
+    def images_per_call(self) -> int:
         """Images per model call: one on a CPU, because batching changes rounding on some processors."""
         return 1 if next(self.model.parameters()).device.type == "cpu" else self.batch_size
 
@@ -190,32 +187,6 @@ class DiffusersVQTokenizer(Tokenizer):
         """Write a bundle and return its fingerprint."""
         self._fingerprint = save_bundle(folder, _BUNDLE_KIND, self._config(), self._tensors())
         return self._fingerprint
-
-    def read(self, path: Path | str) -> Image.Image:
-        """Read an image file; see `read_picture`."""
-        return read_picture(path)
-
-    def write(self, media: Image.Image, path: Path | str) -> None:
-        """Write an image file; see `write_picture`."""
-        write_picture(media, path)
-
-    def encode(self, media: Sequence[Image.Image]) -> list[Codes]:
-        """Encode each image as codes of shape [1, rows, columns].
-
-        Raises:
-            ValueError: If a side isn't a multiple of `pixels_per_cell`.
-        """
-        check_sides(media, self.pixels_per_cell)
-        return in_batches(media, lambda picture: picture.size, self._at_once, self._encode_batch)
-
-    def decode(self, codes: Sequence[Codes]) -> list[Image.Image]:
-        """Decode code grids [1, rows, columns] to images.
-
-        Raises:
-            ValueError: If a grid has another shape, unknown cells or codes out of range.
-        """
-        check_grids(codes, self.num_levels, self.codebook_size)
-        return in_batches(codes, lambda grid: tuple(grid.shape), self._at_once, self._decode_batch)
 
     @torch.no_grad()
     def _encode_batch(self, pictures: list[Image.Image]) -> list[Codes]:

@@ -4,9 +4,9 @@ import copy
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from PIL import Image
@@ -17,12 +17,11 @@ from maskgen.autoencoders.quantizers import BinaryQuantizer, FiniteScalarQuantiz
 from maskgen.io.bundle import load_bundle, save_bundle
 from maskgen.io.checkpoint import read_checkpoint, weights
 from maskgen.io.fitting import fitted
-from maskgen.io.images import read_picture, to_pictures, to_pixels, write_picture
+from maskgen.io.images import to_pictures, to_pixels
 from maskgen.io.schema import Items, Record, Text, Whole, record_of
-from maskgen.tokenizers.base import Tokenizer
-from maskgen.tokenizers.image_batches import check_grids, check_sides, in_batches
+from maskgen.tokenizers.grid_images import GridImageTokenizer
 from maskgen.tokens.batch import UNKNOWN, Codes
-from maskgen.tokens.space import MOST_CODES, MOST_LEVELS, Kind
+from maskgen.tokens.space import MOST_CODES, MOST_LEVELS
 
 _BUNDLE_KIND = "image_tokenizer"
 QUANTIZERS: dict[str, type[Quantizer]] = {
@@ -77,7 +76,7 @@ def image_codes_fingerprint(config: Mapping[str, Any], tensors: Mapping[str, Ten
     return digest.hexdigest()
 
 
-class ImageTokenizer(Tokenizer):
+class ImageTokenizer(GridImageTokenizer):
     """Image tokenizer based on maskgen's learned image autoencoder.
 
     Args:
@@ -85,8 +84,6 @@ class ImageTokenizer(Tokenizer):
         size: (width, height) of the training images. Other multiples of `pixels_per_cell` work too.
         batch_size: Images encoded or decoded at once.
     """
-
-    kind: ClassVar[Kind] = "image"
 
     def __init__(self, network: ImageAutoencoder, size: tuple[int, int], batch_size: int = 64) -> None:
         self.network = channels_last(network.eval().requires_grad_(False))
@@ -160,6 +157,11 @@ class ImageTokenizer(Tokenizer):
         self.network.to(device)
 
     @property
+    def images_per_call(self) -> int:
+        """Most images per call of the network."""
+        return self.batch_size
+
+    @property
     def pixels_per_cell(self) -> int:
         """Side length of a cell in pixels."""
         pixels: int = self.network.config.pixels_per_cell
@@ -194,32 +196,6 @@ class ImageTokenizer(Tokenizer):
         tensors = {name: t.half() if half and t.is_floating_point() else t for name, t in self.network.state_dict().items()}
         save_bundle(folder, _BUNDLE_KIND, self._config(), tensors)
         return image_codes_fingerprint(self._config(), tensors)
-
-    def read(self, path: Path | str) -> Image.Image:
-        """Read an image file; see `read_picture`."""
-        return read_picture(path)
-
-    def write(self, media: Image.Image, path: Path | str) -> None:
-        """Write an image file; see `write_picture`."""
-        write_picture(media, path)
-
-    def encode(self, media: Sequence[Image.Image]) -> list[Codes]:
-        """Encode each image as codes of shape [level, rows, columns].
-
-        Raises:
-            ValueError: If a side isn't a multiple of `pixels_per_cell`.
-        """
-        check_sides(media, self.pixels_per_cell)
-        return in_batches(media, lambda picture: picture.size, self.batch_size, self._encode_batch)
-
-    def decode(self, codes: Sequence[Codes]) -> list[Image.Image]:
-        """Decode code grids [level, rows, columns] to images. Fewer levels than `num_levels` give a coarser image.
-
-        Raises:
-            ValueError: If a grid has another shape, unknown cells or codes out of range.
-        """
-        check_grids(codes, self.num_levels, self.codebook_size)
-        return in_batches(codes, lambda grid: tuple(grid.shape), self.batch_size, self._decode_batch)
 
     @torch.no_grad()
     def preview(self, codes: Codes) -> Image.Image:

@@ -1,10 +1,9 @@
 """Image tokenizer based on the VQ-GAN of LlamaGen, as used by Halton-MaskGIT and UniDisc."""
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from PIL import Image
@@ -13,12 +12,10 @@ from torch import Tensor
 from maskgen.autoencoders.llamagen import LlamaGenConfig, LlamaGenVQ
 from maskgen.io.bundle import WEIGHTS_FILE, fingerprint_of, load_bundle, save_bundle
 from maskgen.io.fitting import fitted
-from maskgen.io.images import read_picture, to_pictures, to_pixels, write_picture
+from maskgen.io.images import to_pictures, to_pixels
 from maskgen.io.schema import Items, Whole, record_of
-from maskgen.tokenizers.base import Tokenizer
-from maskgen.tokenizers.image_batches import check_grids, check_sides, in_batches
+from maskgen.tokenizers.grid_images import GridImageTokenizer
 from maskgen.tokens.batch import Codes
-from maskgen.tokens.space import Kind
 
 _BUNDLE_KIND = "llamagen_vq_tokenizer"
 LLAMAGEN_SCHEMA = record_of(
@@ -32,7 +29,7 @@ LLAMAGEN_SCHEMA = record_of(
 )
 
 
-class LlamaGenVQTokenizer(Tokenizer):
+class LlamaGenVQTokenizer(GridImageTokenizer):
     """Image tokenizer based on the VQ-GAN of LlamaGen, in float32. Every cell has one code.
 
     Args:
@@ -40,7 +37,6 @@ class LlamaGenVQTokenizer(Tokenizer):
         batch_size: Images encoded or decoded at once on a GPU; one at a time on a CPU, where a batch rounds differently.
     """
 
-    kind: ClassVar[Kind] = "image"
     num_levels = 1
 
     def __init__(self, network: LlamaGenVQ, batch_size: int = 8) -> None:
@@ -96,39 +92,13 @@ class LlamaGenVQTokenizer(Tokenizer):
         """The weights as contiguous tensors for safetensors."""
         return {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()}
 
-    def read(self, path: Path | str) -> Image.Image:
-        """Read an image file; see `read_picture`."""
-        return read_picture(path)
-
-    def write(self, media: Image.Image, path: Path | str) -> None:
-        """Write an image file; see `write_picture`."""
-        write_picture(media, path)
-
-    def encode(self, media: Sequence[Image.Image]) -> list[Codes]:
-        """Encode each image as codes of shape [1, rows, columns].
-
-        Raises:
-            ValueError: If a side isn't a multiple of `pixels_per_cell`.
-        """
-        check_sides(media, self.pixels_per_cell)
-        return in_batches(media, lambda picture: picture.size, self._at_once, self._encode_batch)
-
-    def decode(self, codes: Sequence[Codes]) -> list[Image.Image]:
-        """Decode code grids [1, rows, columns] to images.
-
-        Raises:
-            ValueError: If a grid has another shape, unknown cells or codes out of range.
-        """
-        check_grids(codes, self.num_levels, self.codebook_size)
-        return in_batches(codes, lambda grid: tuple(grid.shape), self._at_once, self._decode_batch)
-
     @property
     def _device(self) -> torch.device:
         device: torch.device = self.network.quant_conv.weight.device
         return device
 
     @property
-    def _at_once(self) -> int:
+    def images_per_call(self) -> int:
         """Images per call of the network."""
         return 1 if self._device.type == "cpu" else self.batch_size
 

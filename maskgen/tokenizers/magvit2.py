@@ -4,9 +4,9 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from PIL import Image
@@ -18,12 +18,10 @@ from maskgen.autoencoders.magvit2 import Magvit2, Magvit2Config
 from maskgen.io.bundle import WEIGHTS_FILE, fingerprint_of, load_bundle, save_bundle
 from maskgen.io.files import write_atomic
 from maskgen.io.fitting import fitted
-from maskgen.io.images import read_picture, to_pictures, to_pixels, write_picture
+from maskgen.io.images import to_pictures, to_pixels
 from maskgen.io.schema import Items, Whole, record_of
-from maskgen.tokenizers.base import Tokenizer
-from maskgen.tokenizers.image_batches import check_grids, check_sides, in_batches
+from maskgen.tokenizers.grid_images import GridImageTokenizer
 from maskgen.tokens.batch import Codes
-from maskgen.tokens.space import Kind
 
 _BUNDLE_KIND = "magvit2_tokenizer"
 _SIZES = Items(Whole(1, 64), least=1, most=16)
@@ -37,15 +35,13 @@ SCHEMA = record_of(
 CLASS_NAME, WEIGHT_FILES = "MAGVITv2", ("pytorch_model.safetensors", "model.safetensors", "diffusion_pytorch_model.safetensors")
 
 
-class Magvit2Tokenizer(Tokenizer):
+class Magvit2Tokenizer(GridImageTokenizer):
     """Image tokenizer around MAGVIT-v2's autoencoder, 16 pixels a cell at its published size.
 
     Args:
         network: The autoencoder. Keep its weights in float32: rounded latents change codes.
         batch_size: Images encoded or decoded at once on a GPU; on a CPU it is always one.
     """
-
-    kind: ClassVar[Kind] = "image"
 
     def __init__(self, network: Magvit2, batch_size: int = 16) -> None:
         self.network, self.batch_size = network.eval().requires_grad_(False), batch_size
@@ -98,7 +94,7 @@ class Magvit2Tokenizer(Tokenizer):
         return self.network.config.pixels_per_cell
 
     @property
-    def _at_once(self) -> int:
+    def images_per_call(self) -> int:
         """Images per call: one on a CPU, because batching changes rounding on some processors."""
         return 1 if next(self.network.parameters()).device.type == "cpu" else self.batch_size
 
@@ -131,32 +127,6 @@ class Magvit2Tokenizer(Tokenizer):
         write_atomic(place / WEIGHT_FILES[0], save(self._tensors(), {"format": "pt"}))
         config = {"_class_name": CLASS_NAME, "num_groups": self.network.config.groups}
         write_atomic(place / "config.json", f"{json.dumps(config, indent=2)}\n".encode())
-
-    def read(self, path: Path | str) -> Image.Image:
-        """Read an image file; see `read_picture`."""
-        return read_picture(path)
-
-    def write(self, media: Image.Image, path: Path | str) -> None:
-        """Write an image file; see `write_picture`."""
-        write_picture(media, path)
-
-    def encode(self, media: Sequence[Image.Image]) -> list[Codes]:
-        """Encode each image as codes of shape [1, rows, columns].
-
-        Raises:
-            ValueError: If a side isn't a multiple of `pixels_per_cell`.
-        """
-        check_sides(media, self.pixels_per_cell)
-        return in_batches(media, lambda picture: picture.size, self._at_once, self._encode_batch)
-
-    def decode(self, codes: Sequence[Codes]) -> list[Image.Image]:
-        """Decode code grids [1, rows, columns] to images.
-
-        Raises:
-            ValueError: If a grid has another shape, unknown cells or codes out of range.
-        """
-        check_grids(codes, self.num_levels, self.codebook_size)
-        return in_batches(codes, lambda grid: tuple(grid.shape), self._at_once, self._decode_batch)
 
     @torch.no_grad()
     def _encode_batch(self, pictures: list[Image.Image]) -> list[Codes]:
