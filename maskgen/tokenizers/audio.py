@@ -38,6 +38,8 @@ AUDIO_SCHEMA = Record(
             samples_per_frame=Whole(2, 65_536),
             window=Whole(4, 65_536),
             mel_bands=Whole(1, 1024),
+            encoder_layers=Whole(0, 1024),
+            decoder_layers=Whole(0, 1024),
         ),
         **QUANTIZER_SCHEMA,
     }

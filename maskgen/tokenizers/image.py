@@ -34,6 +34,8 @@ _STAGES = {
     "patch": Whole(1, 256),
     "encoder_channels": Items(Whole(1, 65_536), least=1, most=16),
     "decoder_channels": Items(Whole(1, 65_536), least=1, most=16),
+    "encoder_blocks": Whole(0, 1024),
+    "decoder_blocks": Whole(0, 1024),
 }
 QUANTIZER_SCHEMA = {
     "quantizer": Text(),

@@ -198,9 +198,11 @@ def until_end(codes: Codes, end: int | None, given: int = 0) -> Codes:
 
 
 def given_cells(codes: Codes, end: int | None) -> int:
-    """Number of cells of a partly known text up to the last one that holds a given code; a given end code ends what is given."""
-    if end is None or codes.ndim != 2:
+    """Number of cells of a text with unknown codes up to the last one that holds a given code; a given end code doesn't count.
+
+    A text that is wholly known has none to protect: it ends at its first end code.
+    """
+    if end is None or codes.ndim != 2 or not bool((codes[0] == UNKNOWN).any()):
         return 0
-    ended = (codes[0] == end).cumsum(dim=0) > 0
-    given = ((codes[0] != UNKNOWN) & ~ended).nonzero()[:, 0]
+    given = ((codes[0] != UNKNOWN) & (codes[0] != end)).nonzero()[:, 0]
     return int(given[-1]) + 1 if len(given) else 0
