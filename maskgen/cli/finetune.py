@@ -52,7 +52,7 @@ def add_finetune(verbs: Any) -> None:
 def run_finetune(args: argparse.Namespace) -> None:
     """Fine-tune a model on a folder, print the losses and what to try next."""
     check_numbers(args)
-    from maskgen.io.hub import local_folder
+    from maskgen.interop.fetching import fetched
     from maskgen.networks.lora import LoraSettings
     from maskgen.training.finetune_folder import FolderSettings, finetune, media_of, work_folder
     from maskgen.training.finetune_run import FinetuneSettings
@@ -60,7 +60,7 @@ def run_finetune(args: argparse.Namespace) -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)  # three trainers, each with the same lines about devices and services
     media = media_of(args.folder)
-    local_folder(args.model)
+    fetched(args.model)
     settings = FinetuneSettings(
         steps=args.steps,
         batch_size=args.batch_size,

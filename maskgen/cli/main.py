@@ -13,6 +13,7 @@ from maskgen.cli.evaluate_image import add_evaluate
 from maskgen.cli.export import add_export
 from maskgen.cli.finetune import add_finetune
 from maskgen.cli.generate import add_generate
+from maskgen.cli.models import add_models
 from maskgen.cli.new import add_new
 from maskgen.cli.score import add_score
 from maskgen.cli.tune import add_tune
@@ -94,5 +95,6 @@ def build_parser() -> argparse.ArgumentParser:
     add_tune(verbs)
     add_compare(verbs)
     add_export(verbs)
+    add_models(verbs)
     add_new(verbs)
     return parser

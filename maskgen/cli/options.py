@@ -15,6 +15,8 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--variant", help="which of several published models in a folder or repository, by a part of its file's name: 384_large"
     )
+    parser.add_argument("--revision", help="branch, tag or commit of a hub id (default: its main branch)")
+    parser.add_argument("--local-files-only", action="store_true", help="take a hub id from the cache alone and ask no server")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default: %(default)s)")
     parser.add_argument(
         "--dtype",
@@ -58,7 +60,8 @@ def pipeline_of(args: argparse.Namespace, kind: str = "Pipeline", specialists: b
     import maskgen
 
     kind_of = getattr(maskgen, kind)
-    pipeline = kind_of.from_pretrained(args.model or default, args.device, args.dtype, variant=args.variant, specialists=specialists)
+    hub = {"revision": args.revision, "variant": args.variant, "local_files_only": args.local_files_only}
+    pipeline = kind_of.from_pretrained(args.model or default, args.device, args.dtype, specialists=specialists, **hub)
     for one in (pipeline, *pipeline.specialists.values()):
         _accelerate(one, args)
     return pipeline

@@ -20,13 +20,14 @@ from maskgen.tokens.packing import pack
 from maskgen.tokens.space import MASK, Modality, Segment, TokenSpace
 
 
-def read_uvit(source: Path | str, subfolder: str = "", revision: str | None = None) -> Any:
+def read_uvit(source: Path | str, subfolder: str = "", revision: str | None = None, local_files_only: bool = False) -> Any:
     """Read a UVit2DModel in the format of diffusers, for inference; only safetensors are read, and no code.
 
     Args:
         source: Folder with `config.json` and weights (never asks the network), or a hub id such as "amused/amused-256" (online).
         subfolder: Folder of the network inside a whole pipeline, mostly "transformer".
         revision: Branch, tag or commit of a hub id.
+        local_files_only: Take a hub id from the cache alone and ask no server.
 
     Raises:
         ImportError: If diffusers is missing.
@@ -36,7 +37,7 @@ def read_uvit(source: Path | str, subfolder: str = "", revision: str | None = No
         from diffusers import UVit2DModel
     except ImportError as error:
         raise ImportError("aMUSEd's network needs diffusers: pip install maskgen[diffusers]") from error
-    place = {"subfolder": subfolder, "revision": revision, "local_files_only": Path(source).is_dir()}
+    place = {"subfolder": subfolder, "revision": revision, "local_files_only": local_files_only or Path(source).is_dir()}
     try:
         read: Any = UVit2DModel.from_pretrained  # without types
         model, info = read(str(source), use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True, **place)

@@ -22,12 +22,14 @@ class LoadOptions:
         device: Where the network goes; its weights are read straight to it.
         variant: Part of the name of the file that is meant, where a folder holds several models, such as "384_large".
         from_hub: Whether the model was named by a hub id, so that a part that is published in another repository may be downloaded.
+        local_files_only: Whether such a part must be in the cache already.
     """
 
     dtype: torch.dtype = torch.float32
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     variant: str = ""
     from_hub: bool = False
+    local_files_only: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,9 @@ class Family:
         source: Paper.
         hub_files: Patterns of the PyTorch files of a variant in the hub's repositories, for families that publish no safetensors. Raises
             ValueError if there is no such variant.
+        variants: Models of a repository that holds several, to their number of parameters in millions; empty if it holds one.
+        tokenizer_millions: Hub ids to those of the parameters that stay in float32 in every precision: the tokenizers'.
+        download_gb: Hub ids, or variants, to the size of the files that are read, in GB, where it is known before the hub is asked.
     """
 
     name: str
@@ -60,6 +65,9 @@ class Family:
     non_commercial: bool = False
     export: Callable[[Parts, Path], None] | None = None
     hub_files: Callable[[str], tuple[str, ...]] | None = None
+    variants: Mapping[str, float] = field(default_factory=dict)
+    tokenizer_millions: Mapping[str, float] = field(default_factory=dict)
+    download_gb: Mapping[str, float] = field(default_factory=dict)
 
 
 def read_json(path: Path) -> Mapping[str, Any]:

@@ -22,8 +22,11 @@ from maskgen.tokenizers.llamagen_vq import LlamaGenVQTokenizer
 TRANSFORMERS, CODEC_FILE = "ImageNet_*.pth", "vq_ds16_c2i.pt"
 """Files of a transformer, and the file of the image tokenizer, which its authors published in a repository of its own."""
 HUB_ID, CODEC_SOURCE = "llvictorll/Halton-MaskGIT", "FoundationVision/LlamaGen"
-VARIANTS = ("256_tiny", "256_small", "256_base", "384_small", "384_base", "384_large")
-"""Published transformers; the parameters of the family are those of the last one."""
+CODEC_MILLIONS = 71.88
+VARIANTS = {"256_tiny": 23.03, "256_small": 69.39, "256_base": 142.22, "384_small": 69.56, "384_base": 142.47, "384_large": 479.99}
+"""Published transformers, to their parameters in millions; those of the family are those of the last one and of the image tokenizer."""
+STORED_BYTES = 12
+"""Bytes a parameter in their files: float32, with two moments of the optimizer."""
 UNUSED_BUFFER, UNUSED_SIZE = "quantize.codebook_used", 65536
 """A count of used codes in the tokenizer's training, without meaning afterwards."""
 SIZES = {(384, 6): "tiny", (512, 12): "small", (768, 12): "base", (1024, 24): "large", (1152, 28): "xlarge"}
@@ -50,7 +53,7 @@ def _load(folder: Path, options: LoadOptions) -> Parts:
         ValueError: If one of them is missing or damaged, or there are several transformers.
     """
     model = read_halton(_transformer_file(folder, options.variant), options)
-    image = read_llamagen(_codec_file(folder, options.from_hub), model.config)
+    image = read_llamagen(_codec_file(folder, options), model.config)
     config = model.config
     label = AttributeTokenizer(LABEL, imagenet_names(config.num_classes), config.num_classes)
     return Parts(
@@ -168,7 +171,7 @@ def _transformer_file(folder: Path, variant: str) -> Path:
     return found[0]
 
 
-def _codec_file(folder: Path, from_hub: bool) -> Path:
+def _codec_file(folder: Path, options: LoadOptions) -> Path:
     """The file of the image tokenizer.
 
     Raises:
@@ -178,8 +181,9 @@ def _codec_file(folder: Path, from_hub: bool) -> Path:
     places = [folder / CODEC_FILE, folder.parent / CODEC_FILE]
     if found := next((path for path in places if path.is_file()), None):
         return found
-    if from_hub:
-        return hub_file(CODEC_SOURCE, CODEC_FILE)
+    if options.from_hub:
+        about = "the image tokenizer of Halton-MaskGIT"
+        return hub_file(CODEC_SOURCE, CODEC_FILE, local_files_only=options.local_files_only, about=about)
     raise ValueError(
         f"{folder} lacks the image tokenizer {CODEC_FILE}; get it from {CODEC_SOURCE} on the hub, and put it there or one above"
     )
@@ -188,6 +192,9 @@ def _codec_file(folder: Path, from_hub: bool) -> Path:
 FAMILY = Family(
     name="Halton-MaskGIT",
     hub_ids={HUB_ID: 551.9},
+    variants={name: millions + CODEC_MILLIONS for name, millions in VARIANTS.items()},
+    tokenizer_millions={HUB_ID: CODEC_MILLIONS},
+    download_gb={name: (millions * STORED_BYTES + CODEC_MILLIONS * 4) / 1000 for name, millions in VARIANTS.items()},
     makes=("class to image", "inpaint"),
     code_licence="MIT",
     weights_licence="MIT",

@@ -121,6 +121,7 @@ def _export(parts: Parts, folder: Path) -> None:
 FAMILY = Family(
     name="LLaDA",
     hub_ids={"GSAI-ML/LLaDA-8B-Instruct": 8015.58, "GSAI-ML/LLaDA-8B-Base": 8015.58, "GSAI-ML/LLaDA-1.5": 8015.58},
+    download_gb={"GSAI-ML/LLaDA-8B-Instruct": 16.03, "GSAI-ML/LLaDA-8B-Base": 16.03},
     makes=("text",),
     code_licence="MIT",
     weights_licence="MIT",

@@ -173,6 +173,7 @@ def _export(parts: Parts, folder: Path) -> None:
 FAMILY = Family(
     name="Lumina-DiMOO",
     hub_ids={"Alpha-VLLM/Lumina-DiMOO": 8081.81 + 146.24},
+    tokenizer_millions={"Alpha-VLLM/Lumina-DiMOO": 146.24},
     makes=("text to image", "inpaint", "caption", "text"),
     code_licence="Apache-2.0",
     weights_licence="see the model's card",

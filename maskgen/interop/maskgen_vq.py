@@ -109,7 +109,7 @@ def _load(folder: Path, options: LoadOptions) -> Parts:
     with torch.device("meta"):
         transformer = MaskGenTransformer(maskgen_sizes(folder, published))
     load_exactly(transformer, [folder / MODEL_FILE], source=str(folder), dtype=options.dtype, device=options.device)
-    place, clip = tokenizer_of(folder), text_encoder_of(folder)
+    place, clip = tokenizer_of(folder, options.local_files_only), text_encoder_of(folder, options.local_files_only)
     codec = read_titok(place)
     prompts, text = read_clip(clip.parent, clip.name, clip.name, dtype=options.dtype)
     prompts.pad = PAD
@@ -202,6 +202,7 @@ FAMILY = Family(
         "turkeyju/generator_maskgen_vq_l": 613.7 - 9.4 + 391.1 + 123.7,
         "turkeyju/generator_maskgen_vq_xl": 1188.4 - 11.8 + 391.1 + 123.7,
     },
+    tokenizer_millions={"turkeyju/generator_maskgen_vq_l": 391.1, "turkeyju/generator_maskgen_vq_xl": 391.1},
     makes=("text to image",),
     code_licence="Apache-2.0",
     weights_licence="Apache-2.0",

@@ -233,6 +233,8 @@ def export_meissonic(parts: Parts, folder: Path) -> None:
 FAMILY = Family(
     name="Meissonic",
     hub_ids={"MeissonFlow/Meissonic": 1006.95 + 354.03 + 146.24, "Collov-Labs/Monetico": 998.56 + 354.03 + 146.24},
+    tokenizer_millions={"MeissonFlow/Meissonic": 146.24, "Collov-Labs/Monetico": 146.24},
+    download_gb={"MeissonFlow/Meissonic": 6.03},
     makes=("text to image", "inpaint"),
     code_licence="Apache-2.0",
     weights_licence="Apache-2.0",

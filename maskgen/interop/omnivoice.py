@@ -118,7 +118,8 @@ def _text_tokenizer(folder: Path, size: int) -> TransformersTextTokenizer:
 
 FAMILY = Family(
     name="OmniVoice",
-    hub_ids={"k2-fsa/OmniVoice": 612.58},
+    hub_ids={"k2-fsa/OmniVoice": 612.58 + 161.36},
+    tokenizer_millions={"k2-fsa/OmniVoice": 161.36},
     makes=("text to speech", "voice clone"),
     code_licence="Apache-2.0",
     weights_licence="Apache-2.0",

@@ -59,7 +59,7 @@ def _load(folder: Path, options: LoadOptions) -> Parts:
     with torch.device("meta"):
         model = TiTokNetwork(generator_sizes(folder, published), published)
     load_exactly(model.generator, [folder / MODEL_FILE], source=str(folder), dtype=options.dtype, device=options.device)
-    place = tokenizer_of(folder)
+    place = tokenizer_of(folder, options.local_files_only)
     image = TiTokTokenizer.from_pretrained(place)
     wanted = model.sizes.num_tokens, model.sizes.codebook_size
     if (*image.grid, image.codebook_size) != wanted:
@@ -157,6 +157,12 @@ FAMILY = Family(
         "yucornetto/generator_titok_b64_imagenet": 177.2 + 204.8,
         "yucornetto/generator_titok_s128_imagenet": 295.0 + 83.7,
     },
+    tokenizer_millions={
+        "yucornetto/generator_titok_l32_imagenet": 641.1,
+        "yucornetto/generator_titok_b64_imagenet": 204.8,
+        "yucornetto/generator_titok_s128_imagenet": 83.7,
+    },
+    download_gb={"yucornetto/generator_titok_l32_imagenet": 3.27},
     makes=("class to image",),
     code_licence="Apache-2.0",
     weights_licence="Apache-2.0",

@@ -42,11 +42,15 @@ def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
         return {}
 
 
-def tokenizer_of(folder: Path) -> Path:
+def tokenizer_of(folder: Path, local_files_only: bool = False) -> Path:
     """The folder of a generator's tokenizer, which was published as a repository of its own.
 
     It is looked for in `tokenizer` inside the folder, then beside it, under its published name. For a generator that lies in the hub's
     cache it is downloaded.
+
+    Args:
+        folder: Folder of the generator.
+        local_files_only: Whether it must be in the cache already.
 
     Raises:
         ValueError: If it is nowhere.
@@ -54,7 +58,7 @@ def tokenizer_of(folder: Path) -> Path:
     hub_id = published_tokenizer(folder)
     owner, name = hub_id.split("/")
     if folder.parent.name == "snapshots" and folder.parents[1].name.startswith(CACHE) and not is_titok(folder / "tokenizer"):
-        return local_folder(hub_id)
+        return local_folder(hub_id, local_files_only=local_files_only, about=f"the tokenizer of {folder.parents[1].name}")
     experiment = read_json(folder / "config.json").get("experiment")
     file = str(experiment.get("tokenizer_checkpoint", "")) if isinstance(experiment, Mapping) else ""
     beside = [folder.parent / one for one in (name, Path(file).stem, "tokenizer") if one]
@@ -67,10 +71,14 @@ def tokenizer_of(folder: Path) -> Path:
     )
 
 
-def text_encoder_of(folder: Path) -> Path:
+def text_encoder_of(folder: Path, local_files_only: bool = False) -> Path:
     """The folder of the CLIP whose text encoder MaskGen reads; its own repository has none.
 
     It is looked for in `text_encoder` inside the folder, then beside it. For a generator that lies in the hub's cache it is downloaded.
+
+    Args:
+        folder: Folder of the generator.
+        local_files_only: Whether it must be in the cache already.
 
     Raises:
         ValueError: If it is nowhere.
@@ -79,7 +87,7 @@ def text_encoder_of(folder: Path) -> Path:
         if (place / "config.json").is_file():
             return place
     if folder.parent.name == "snapshots" and folder.parents[1].name.startswith(CACHE):
-        return local_folder(CLIP)
+        return local_folder(CLIP, local_files_only=local_files_only, about="the text encoder of MaskGen")
     raise ValueError(
         f"{folder} is a generator without its text encoder, which its authors load from open_clip (ViT-L-14-336, openai); copy the same "
         f"model of transformers ({CLIP}, weights as safetensors) to {folder / 'text_encoder'}"

@@ -9,10 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from maskgen.interop.base import read_json
+from maskgen.io.weight_names import PICKLES, WEIGHT_VARIANTS
 
-PICKLES = (".bin", ".pt", ".pth", ".ckpt")
-VARIANTS = ("fp16", "bf16", "non_ema", "int8", "fp8")
-"""Parts of file names that mark a second copy of the same weights, such as `model.fp16.safetensors`."""
 MOST_NAMED = 3
 """Tensors that an error names of each kind."""
 
@@ -49,7 +47,7 @@ def weight_files(folder: Path, stem: str | None = None) -> list[Path]:
 
 def _without_variants(paths: Sequence[Path]) -> list[Path]:
     """The files that are no second copy in another precision."""
-    return [path for path in paths if not set(path.name.split(".")[1:]) & set(VARIANTS)]
+    return [path for path in paths if not set(path.name.split(".")[1:]) & set(WEIGHT_VARIANTS)]
 
 
 def _shards(index: Path) -> list[Path]:

@@ -1,12 +1,16 @@
 """Resolving model names (folder, shipped or installed model, Hugging Face Hub repository) and uploading folders to the Hub."""
 
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from maskgen.io.shipped import find_path, model_folder, model_names
+from maskgen.io.weight_names import without_copies
 
+logger = logging.getLogger(__name__)
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 """Pattern of a hub id, "owner/name"."""
 FILES = ("*.safetensors", "*.json", "*.yaml", "*.yml", "*.txt", "*.jinja", "*.md", "*.xz", "LICENSE*", "NOTICE*")
@@ -16,25 +20,37 @@ MODEL_FILES = ("bundle.json", "model_index.json", "config.json")
 """A folder with one of these files is a model. It takes precedence over a shipped model of the same name."""
 
 
-def local_folder(name: Path | str, revision: str | None = None, also: Sequence[str] = ()) -> Path:
+def local_folder(
+    name: Path | str,
+    revision: str | None = None,
+    also: Sequence[str] = (),
+    *,
+    local_files_only: bool = False,
+    about: str = "",
+) -> Path:
     """Return the folder of a model, after downloading it if the name is a hub id.
+
+    Before a download one sentence is logged as a warning: the model, the number and size of the files, and `about`.
 
     Args:
         name: A folder, the name of a shipped or installed model, or a hub id "owner/name"; tried in this order.
         revision: Branch, tag or commit of a hub id; None takes its main branch.
         also: Patterns of further files to download.
+        local_files_only: Take a hub id from the cache alone and ask no server.
+        about: What else is known of a hub id: family, licence, memory.
 
     Returns:
-        An existing folder. Downloads are stored in the cache of huggingface_hub and contain only files that match `FILES` or `also`.
+        An existing folder. Downloads are stored in the cache of huggingface_hub and contain only files that match `FILES` or `also`,
+        without second copies of weights (`without_copies`).
 
     Raises:
         ValueError: If there is no such model, a revision is given without a hub id, or the hub has no such repository or revision.
         ImportError: If the model is a distribution that isn't installed.
         OSError: If the hub cannot be reached and the model is not in the cache.
     """
-    folder = _present(name)
+    folder = present_folder(name)
     if folder is None and HUB_NAME.fullmatch(str(name)):
-        return _download(str(name), revision, also)
+        return _download(str(name), revision, also, local_files_only, about)
     if folder is None:
         raise ValueError(
             f"there is no model {str(name)!r}: no such folder, the models here are {', '.join(model_names()) or 'none'}, "
@@ -78,8 +94,15 @@ def push_folder(
         return str(upload_folder(repo_id=made.repo_id, folder_path=folder, token=token, commit_message=commit_message).oid)
 
 
-def _present(name: Path | str) -> Path | None:
-    """Return the folder of a model that needs no download, or None."""
+def present_folder(name: Path | str) -> Path | None:
+    """Return the folder of a model that needs no download, or None.
+
+    Args:
+        name: A folder, or the name of a shipped or installed model.
+
+    Raises:
+        ImportError: If the model is a distribution that isn't installed.
+    """
     path = Path(name)
     if any((path / file).is_file() for file in MODEL_FILES):
         return path
@@ -90,8 +113,14 @@ def _present(name: Path | str) -> Path | None:
     return found if found.is_dir() else None
 
 
-def hub_file(repo_id: str, name: str) -> Path:
+def hub_file(repo_id: str, name: str, *, local_files_only: bool = False, about: str = "") -> Path:
     """Return one file of a hub repository, after downloading it if it isn't in the cache.
+
+    Args:
+        repo_id: "owner/name".
+        name: Path of the file in the repository.
+        local_files_only: Take it from the cache alone and ask no server.
+        about: What the file is for, for the sentence before the download.
 
     Raises:
         ValueError: If there is no such repository that you may see.
@@ -100,15 +129,68 @@ def hub_file(repo_id: str, name: str) -> Path:
     from huggingface_hub import hf_hub_download
 
     with _sentences(repo_id, None):
-        return Path(hf_hub_download(repo_id, name))
+        if not local_files_only:
+            _announced(repo_id, None, [name], about)
+        return Path(hf_hub_download(repo_id, name, local_files_only=local_files_only))
 
 
-def _download(repo_id: str, revision: str | None, also: Sequence[str]) -> Path:
-    """Download the files of a hub repository that match `FILES` or `also` and return their folder in the cache."""
+def cached_folder(repo_id: str, revision: str | None = None) -> Path | None:
+    """Return the folder of a hub repository in the cache, asking no server; None if it isn't there.
+
+    Args:
+        repo_id: "owner/name".
+        revision: Branch, tag or commit; None takes the main branch.
+    """
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        return Path(snapshot_download(repo_id, revision=revision, local_files_only=True))
+    except (errors.LocalEntryNotFoundError, errors.HFValidationError):
+        return None
+
+
+def _download(repo_id: str, revision: str | None, also: Sequence[str], local_files_only: bool, about: str) -> Path:
+    """Download the wanted files of a hub repository and return their folder in the cache."""
     from huggingface_hub import snapshot_download
 
     with _sentences(repo_id, revision):
-        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=[*FILES, *also]))
+        patterns = [*FILES, *also]
+        copies = [] if local_files_only else _announced(repo_id, revision, patterns, about)
+        folder = snapshot_download(
+            repo_id, revision=revision, allow_patterns=patterns, ignore_patterns=copies or None, local_files_only=local_files_only
+        )
+        return Path(folder)
+
+
+def _announced(repo_id: str, revision: str | None, patterns: Sequence[str], about: str) -> list[str]:
+    """Log what a download brings, unless everything is in the cache, and return the names of second copies, which are left out."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]
+
+    found = _listed(repo_id, revision)
+    if found is None:
+        return []
+    sizes = {one.rfilename: one.size or 0 for one in found.siblings or ()}
+    names = list(filter_repo_objects(sizes, allow_patterns=list(patterns)))
+    wanted = without_copies(names)
+    absent = [name for name in wanted if not isinstance(try_to_load_from_cache(repo_id, name, revision=found.sha), str)]
+    if absent:
+        total_gb = sum(sizes[name] for name in absent) / 1e9
+        size = f"{total_gb:.2f} GB" if total_gb >= 0.01 else f"{total_gb * 1000:.1f} MB"
+        files = f"{len(absent)} file{'s' if len(absent) > 1 else ''}"
+        # A warning, so that Python shows it where no logging was set up: this may be many GB.
+        logger.warning("downloading %s: %s, %s%s", repo_id, files, size, about and f"; {about}")
+    return [name for name in names if name not in set(wanted)]
+
+
+def _listed(repo_id: str, revision: str | None) -> Any:
+    """Files of a repository with their sizes; None if the hub does not tell, and the download then says why."""
+    from huggingface_hub import errors, model_info
+
+    try:
+        return model_info(repo_id, revision=revision, files_metadata=True)
+    except (errors.HfHubHTTPError, errors.OfflineModeIsEnabled, errors.HTTPError):  # type: ignore[attr-defined]
+        return None
 
 
 @contextmanager

@@ -11,11 +11,12 @@ from maskgen.decoding.decoder import Helpers
 from maskgen.decoding.parts import Parts
 from maskgen.decoding.settings import GenerationSettings
 from maskgen.interop.base import LoadOptions
-from maskgen.interop.families import export_family, hub_patterns
+from maskgen.interop.families import export_family
+from maskgen.interop.fetching import fetched
 from maskgen.io.bundle import require_fingerprint
 from maskgen.io.checkpoint import read_checkpoint, weights
 from maskgen.io.fitting import fitted
-from maskgen.io.hub import local_folder, push_folder
+from maskgen.io.hub import push_folder
 from maskgen.networks.auto import Network, network_of
 from maskgen.networks.durations import DurationPredictor
 from maskgen.networks.pretrained import CHECKPOINT_SCHEMA
@@ -82,6 +83,7 @@ class Storing(Moving):
         revision: str | None = None,
         *,
         variant: str | None = None,
+        local_files_only: bool = False,
         specialists: bool = True,
         torch_dtype: torch.dtype | str | None = None,
         use_safetensors: bool = True,
@@ -96,6 +98,7 @@ class Storing(Moving):
             revision: Branch, tag or commit of a hub id.
             variant: Part of the name of the file that is meant, where a folder or repository holds several published models, such as
                 "384_large".
+            local_files_only: Take a hub id from the cache alone and ask no server.
             specialists: Load the models that the folder names for single targets, which then generate them in its place.
             torch_dtype: The name that diffusers gives `dtype`.
             use_safetensors: Must stay True: weights are read from safetensors alone.
@@ -108,18 +111,22 @@ class Storing(Moving):
             ValueError: If the model is missing or damaged, was trained with other tokenizers than it names, or is not for this class; if
                 the device cannot be used.
             ImportError: If a hub id is given and huggingface_hub is missing.
+            OSError: If the hub cannot be reached, or `local_files_only` is True, and the model is not in the cache.
         """
         if not use_safetensors:
             raise ValueError("use_safetensors is False; weights in pickles run code when they are read and are never loaded")
         place, precision = as_device(device or "cpu"), as_dtype(torch_dtype if dtype is None else dtype, device or "cpu")
         wanted = cls.default_model if name is None else name
-        folder = local_folder(wanted, revision, hub_patterns(wanted, variant or ""))
-        options = LoadOptions(dtype=precision, device=place, variant=variant or "", from_hub=not Path(wanted).exists())
+        folder = fetched(wanted, revision, variant or "", local_files_only=local_files_only)
+        hub = {"from_hub": not Path(wanted).exists(), "local_files_only": local_files_only}
+        options = LoadOptions(dtype=precision, device=place, variant=variant or "", **hub)
         parts = load_parts(folder, options)
         kind = cls.kind_for(parts.space, parts.settings, parts.durations is not None, str(folder))
         others = {}
         for target, place_or_name in parts.specialists.items() if specialists else ():
-            others[target] = Storing._kinds[0].from_pretrained(place_or_name, device, precision, specialists=False)
+            others[target] = Storing._kinds[0].from_pretrained(
+                place_or_name, device, precision, local_files_only=local_files_only, specialists=False
+            )
         made = kind(
             parts.model, parts.space, parts.tokenizers, parts.settings, parts.grids, parts.helpers, parts.durations, specialists=others
         )

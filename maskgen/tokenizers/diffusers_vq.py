@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,12 @@ class DiffusersVQTokenizer(GridImageTokenizer):
 
     @classmethod
     def from_pretrained(
-        cls, source: Path | str, subfolder: str = "", revision: str | None = None, value_range: Sequence[int | float] | None = None
+        cls,
+        source: Path | str,
+        subfolder: str = "",
+        revision: str | None = None,
+        value_range: Sequence[int | float] | None = None,
+        local_files_only: bool = False,
     ) -> "DiffusersVQTokenizer":
         """Load a model in the format of diffusers. Weights are read from safetensors only, and no code is run.
 
@@ -93,6 +98,7 @@ class DiffusersVQTokenizer(GridImageTokenizer):
             value_range: Pixel values of black and white, for example (0, 1). None reads the range from the `model_index.json` of the
                 model's pipeline, or from two config options that only aMUSEd's models set. If neither is present, it is (-1, 1),
                 with a warning.
+            local_files_only: Take a hub id from the cache alone and ask no server.
 
         Raises:
             ImportError: If diffusers is not installed.
@@ -103,7 +109,7 @@ class DiffusersVQTokenizer(GridImageTokenizer):
         if not local and (isinstance(source, Path) or source.count("/") != 1 or source.startswith((".", "/", "~"))):
             raise ValueError(f"{source} is no folder; give a folder with a diffusers VQModel, or a hub id like owner/name")
         wanted = None if value_range is None else _checked_range(value_range)
-        place = {"subfolder": subfolder, "revision": revision, "local_files_only": local}
+        place = {"subfolder": subfolder, "revision": revision, "local_files_only": local or local_files_only}
         try:
             found = model_class.load_config(str(source), **place).get("_class_name")
             if found != "VQModel":
@@ -119,7 +125,7 @@ class DiffusersVQTokenizer(GridImageTokenizer):
         # diffusers only warns here and leaves those weights random.
         if lacking := [*info["missing_keys"], *info["mismatched_keys"]]:
             raise ValueError(f"the weights in {source} lack {len(lacking)} tensors, the first is {lacking[0]}; copy the model again")
-        return cls(model, value_range=wanted or _found_range(source, subfolder, revision, model.config))
+        return cls(model, value_range=wanted or _found_range(source, place, model.config))
 
     @classmethod
     def from_bundle(cls, folder: Path | str) -> "DiffusersVQTokenizer":
@@ -217,9 +223,9 @@ def _checked_range(value_range: Any) -> ValueRange:
     return float(value_range[0]), float(value_range[1])
 
 
-def _found_range(source: Path | str, subfolder: str, revision: str | None, config: Any) -> ValueRange:
+def _found_range(source: Path | str, place: Mapping[str, Any], config: Any) -> ValueRange:
     """Return the range that a VQModel's pipeline implies, or else the one that the model's own config implies."""
-    if found := _range_of_pipeline(_pipeline_record(source, subfolder, revision)):
+    if found := _range_of_pipeline(_pipeline_record(source, place)):
         return found
     if config.lookup_from_codebook and not config.mid_block_add_attention:  # options added to diffusers for aMUSEd
         return UNSIGNED
@@ -227,7 +233,7 @@ def _found_range(source: Path | str, subfolder: str, revision: str | None, confi
     return SIGNED
 
 
-def _pipeline_record(source: Path | str, subfolder: str, revision: str | None) -> Any:
+def _pipeline_record(source: Path | str, place: Mapping[str, Any]) -> Any:
     """Read the `model_index.json` of the pipeline that a VQModel belongs to; None if there is none.
 
     Raises:
@@ -237,20 +243,20 @@ def _pipeline_record(source: Path | str, subfolder: str, revision: str | None) -
         folder = Path(source).resolve()
         path = next((place / _PIPELINE_FILE for place in (folder, folder.parent) if (place / _PIPELINE_FILE).is_file()), None)
     else:
-        path = _hub_file(str(source), revision) if subfolder else None
+        path = _hub_file(str(source), place["revision"], place["local_files_only"]) if place["subfolder"] else None
     try:
         return None if path is None else json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: it is no JSON; copy the pipeline again, or give value_range and the folder alone") from error
 
 
-def _hub_file(name: str, revision: str | None) -> Path | None:
+def _hub_file(name: str, revision: str | None, local_files_only: bool) -> Path | None:
     """Download the `model_index.json` of a hub id; None if the repository has none."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
     try:
-        return Path(hf_hub_download(name, _PIPELINE_FILE, revision=revision))
+        return Path(hf_hub_download(name, _PIPELINE_FILE, revision=revision, local_files_only=local_files_only))
     except EntryNotFoundError:
         return None
 

@@ -171,11 +171,7 @@ def _plain(value: Any, general: Mapping[str, Any]) -> Any:
 
 
 def _transformers() -> Any:
-    """Import transformers.
-
-    Raises:
-        ImportError: If transformers is not installed.
-    """
+    """Import transformers, or raise an ImportError that names the extra."""
     try:
         import transformers
     except ImportError as error:
@@ -223,7 +219,12 @@ class TransformersCodecTokenizer(CodecTokenizer):
 
     @classmethod
     def from_pretrained(
-        cls, source: Path | str, num_levels: int | None = None, bandwidth_kbps: float | None = None, revision: str | None = None
+        cls,
+        source: Path | str,
+        num_levels: int | None = None,
+        bandwidth_kbps: float | None = None,
+        revision: str | None = None,
+        local_files_only: bool = False,
     ) -> "TransformersCodecTokenizer":
         """Load a model in the format of transformers. Weights are read from safetensors only, and no code is run.
 
@@ -232,6 +233,7 @@ class TransformersCodecTokenizer(CodecTokenizer):
             num_levels: Number of levels to use; None uses all.
             bandwidth_kbps: Bandwidth that determines the number of levels, for EnCodec only.
             revision: Branch, tag or commit of a hub id.
+            local_files_only: Take a hub id from the cache alone and ask no server.
 
         Raises:
             ImportError: If transformers is not installed.
@@ -243,7 +245,7 @@ class TransformersCodecTokenizer(CodecTokenizer):
         local = Path(source).is_dir()
         if not local and (isinstance(source, Path) or source.count("/") != 1 or source.startswith((".", "/", "~"))):
             raise ValueError(f"{source} is no folder; give a folder with a codec of transformers, or a hub id like owner/name")
-        place = {"revision": revision or "main", "local_files_only": local}
+        place = {"revision": revision or "main", "local_files_only": local or local_files_only}
         try:
             kind = package.PreTrainedConfig.get_config_dict(str(source), **place)[0].get("model_type")
             if kind not in CODEC_FAMILIES:

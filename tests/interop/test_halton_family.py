@@ -1,5 +1,6 @@
 """Halton-MaskGIT from a folder laid out as its authors' files: loading, drawing, editing, scoring and writing back."""
 
+import re
 import sys
 import types
 from collections.abc import Mapping
@@ -190,7 +191,7 @@ def test_missing_files_and_several_transformers_are_said_in_a_sentence(folder: P
 
 
 def test_a_hub_id_downloads_the_variant_alone_and_the_tokenizer_from_its_own_repository(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     import huggingface_hub
 
@@ -198,14 +199,22 @@ def test_a_hub_id_downloads_the_variant_alone_and_the_tokenizer_from_its_own_rep
     alone = altered(folder, tmp_path / "alone")
     (alone / "ImageNet_32_tiny.pth").rename(alone / "ImageNet_256_tiny.pth")
 
-    def snapshot(name: str, *, revision: Any, allow_patterns: list[str]) -> str:
+    def snapshot(name: str, *, allow_patterns: list[str], **_: Any) -> str:
         asked.append((name, [one for one in allow_patterns if one.endswith("pth")]))
         return str(alone)
 
-    def one_file(name: str, file: str) -> str:
+    def one_file(name: str, file: str, **_: Any) -> str:
         asked.append((name, file))
         return str(folder / file)
 
+    def listing(name: str, **_: Any) -> Any:
+        sizes = {"vq_ds16_c2i.pt": 3 * 10**8, "ImageNet_256_tiny.pth": 276 * 10**6, "ImageNet_384_large.pth": 9 * 10**9}
+        return types.SimpleNamespace(
+            sha="0" * 40, siblings=[types.SimpleNamespace(rfilename=one, size=size) for one, size in sizes.items()]
+        )
+
+    monkeypatch.setattr(huggingface_hub, "model_info", listing)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_, **__: None)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", one_file)
     with pytest.raises(ValueError, match=r"several models; choose one with variant: 256_tiny, .*384_large"):
@@ -214,6 +223,10 @@ def test_a_hub_id_downloads_the_variant_alone_and_the_tokenizer_from_its_own_rep
     loaded = Pipeline.from_pretrained("llvictorll/Halton-MaskGIT", variant="256_tiny")
     assert loaded.family == "Halton-MaskGIT"
     assert asked == [("llvictorll/Halton-MaskGIT", ["ImageNet_256_tiny.pth"]), ("FoundationVision/LlamaGen", "vq_ds16_c2i.pt")]
+    first, second = (record.message for record in caplog.records)
+    said = r"1 file, 0\.28 GB; Halton-MaskGIT, weights licensed MIT; on a CPU in float32 they take 0\.4 GB of memory, this machine has \d"
+    assert re.search(said, first)
+    assert second == "downloading FoundationVision/LlamaGen: 1 file, 0.30 GB; the image tokenizer of Halton-MaskGIT"
 
 
 def test_the_command_line_draws_a_class(folder: Path, tmp_path: Path) -> None:

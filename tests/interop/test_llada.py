@@ -102,7 +102,8 @@ def test_packed_weights_answer_alike(folder: Path, pipeline: maskgen.TextGenerat
 
 
 def test_a_large_model_is_not_held_twice_by_the_command_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = argparse.Namespace(model=str(folder), device="cpu", dtype=None, variant=None, int8=False, compile=False)
+    hub = {"variant": None, "revision": None, "local_files_only": False}
+    arguments = argparse.Namespace(model=str(folder), device="cpu", dtype=None, **hub, int8=False, compile=False)
     assert is_packed(options.pipeline_of(arguments, "TextGenerationPipeline").model)
     monkeypatch.setattr(options, "MOST_PACKED", 1000)
     assert not is_packed(options.pipeline_of(arguments, "TextGenerationPipeline").model)

@@ -13,11 +13,30 @@ import pytest
 from huggingface_hub import errors
 
 from maskgen.io import hub
-from maskgen.io.hub import local_folder, push_folder
+from maskgen.io.hub import cached_folder, hub_file, local_folder, push_folder
 from maskgen.io.shipped import shipped
+from maskgen.io.weight_names import without_copies
 
 RESPONSE: Any = SimpleNamespace(headers={}, request=None, status_code=404)
 FORBIDDEN: Any = SimpleNamespace(headers={}, request=None, status_code=403)
+
+
+@pytest.fixture(autouse=True)
+def no_listing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub tells nothing of a repository unless a test says what."""
+    monkeypatch.setattr(huggingface_hub, "model_info", raising(errors.OfflineModeIsEnabled("offline")))
+
+
+def listed(monkeypatch: pytest.MonkeyPatch, sizes: dict[str, int]) -> list[Any]:
+    """Let the hub list a repository; returns what it is asked."""
+    asked: list[Any] = []
+
+    def info(repo_id: str, **options: Any) -> Any:
+        asked.append((repo_id, options))
+        return SimpleNamespace(sha="0" * 40, siblings=[SimpleNamespace(rfilename=name, size=size) for name, size in sizes.items()])
+
+    monkeypatch.setattr(huggingface_hub, "model_info", info)
+    return asked
 
 
 def raising(error: Exception) -> Callable[..., Any]:
@@ -59,6 +78,73 @@ def test_a_hub_id_is_downloaded_without_pickles_and_code(tmp_path: Path, monkeyp
     wanted = ["bundle.json", "weights.safetensors", "tokenizers/text/tokenizer.json", "tokenizers/phones/lexicon.xz", "README.md", "a.yaml"]
     refused = ["pytorch_model.bin", "model.pt", "model.pth", "x.ckpt", "x.pkl", "modeling.py", "x.msgpack", "x.h5", "x.so", "x.sh"]
     assert list(huggingface_hub.utils.filter_repo_objects(wanted + refused, allow_patterns=options["allow_patterns"])) == wanted
+
+
+def test_before_a_download_one_sentence_says_what_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked, calls = (
+        listed(monkeypatch, {"model.safetensors": 2_500_000_000, "config.json": 2000, "modeling.py": 9, "pytorch_model.bin": 7}),
+        [],
+    )
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **options: calls.append((name, options)) or str(tmp_path))
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda name, file, revision: None)
+    assert local_folder("owner/name", "v1", ("*.bin",), about="a family, licence X") == tmp_path
+    assert [record.message for record in caplog.records] == ["downloading owner/name: 2 files, 2.50 GB; a family, licence X"]
+    assert asked == [("owner/name", {"revision": "v1", "files_metadata": True})]
+    [(_, options)] = calls
+    assert (options["revision"], options["local_files_only"]) == ("v1", False)
+    assert options["ignore_patterns"] == ["pytorch_model.bin"]
+    cached = {"config.json": str(tmp_path / "config.json")}
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda name, file, revision: cached.get(file))
+    local_folder("owner/name")
+    assert caplog.records[-1].message == "downloading owner/name: 1 file, 2.50 GB"
+    cached["model.safetensors"] = str(tmp_path / "model.safetensors")
+    local_folder("owner/name")
+    assert len(caplog.records) == 2, "nothing is said of a model that is in the cache"
+
+
+def test_one_file_of_a_repository_is_announced_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    listed(monkeypatch, {"codec.pt": 3_000_000, "other.pt": 5})
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda name, file, local_files_only: str(tmp_path / file))
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda name, file, revision: None)
+    assert hub_file("owner/name", "codec.pt", about="the codec") == tmp_path / "codec.pt"
+    assert [record.message for record in caplog.records] == ["downloading owner/name: 1 file, 3.0 MB; the codec"]
+
+
+def test_local_files_only_asks_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(huggingface_hub, "model_info", raising(AssertionError("no server is to be asked")))
+    calls: list[Any] = []
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **options: calls.append(options) or str(tmp_path))
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda name, file, **options: calls.append(options) or str(tmp_path / file))
+    assert local_folder("owner/name", "v2", local_files_only=True) == tmp_path
+    hub_file("owner/name", "codec.pt", local_files_only=True)
+    assert [one["local_files_only"] for one in calls] == [True, True]
+    assert calls[0]["revision"] == "v2"
+    assert not caplog.records
+    assert cached_folder("owner/name", "v3") == tmp_path
+    assert calls[-1] == {"revision": "v3", "local_files_only": True}
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", raising(errors.LocalEntryNotFoundError("none")))
+    assert cached_folder("owner/name") is None
+    with pytest.raises(OSError, match="owner/name is not in the cache"):
+        local_folder("owner/name", local_files_only=True)
+
+
+@pytest.mark.parametrize(
+    ("names", "left_out"),
+    [
+        (["transformer/model.safetensors", "transformer/model.fp16.safetensors", "vqvae/model.fp16.safetensors"], [1]),
+        (["model.safetensors", "pytorch_model.bin", "model.bin", "codec.bin", "other/model.bin"], [1, 2]),
+        (["m-00001-of-00002.safetensors", "m.fp16-00001-of-00001.safetensors", "m.safetensors.index.json"], [1]),
+        (["m.safetensors.index.json", "m.safetensors.index.fp16.json", "m.non_ema.safetensors", "m.safetensors"], [1, 2]),
+        (["model-00001-of-00002.safetensors", "pytorch_model-00001-of-00003.bin", "pytorch_model.bin.index.json"], [1, 2]),
+        (["ImageNet_384_large.pth", "model.bf16.safetensors", "config.json", "fp16.json"], []),
+    ],
+)
+def test_second_copies_of_weights_are_left_out_and_only_copies_stay(names: list[str], left_out: list[int]) -> None:
+    assert without_copies(names) == [name for number, name in enumerate(names) if number not in left_out]
 
 
 def test_a_revision_of_a_local_folder_is_refused(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from maskgen.data.loading.grids import checked_grids
 from maskgen.data.loading.token_spaces import merged_space, named
-from maskgen.io.hub import local_folder
+from maskgen.interop.fetching import fetched
 from maskgen.masking.masks import check_shares, checked_weights
 from maskgen.masking.schedule import Cosine, MaskSchedule
 from maskgen.networks.lora import LoraSettings, adapt_published
@@ -75,7 +75,7 @@ class PublishedTokenModule(MaskedLossModule[PublishedNetwork]):
         super().__init__()
         check_shares(drop_condition)
         space, self.fingerprints = merged_space(shards)
-        parts = load_parts(local_folder(start))
+        parts = load_parts(fetched(start))
         if not isinstance(parts.model, PublishedNetwork):
             raise ValueError(f"{start} is a model of maskgen's own; train it with MaskedTokenModule and start")
         if not parts.space.begins_with(space):
