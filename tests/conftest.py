@@ -1,6 +1,6 @@
 """One tiny bundle a session: random weights, real files."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -84,6 +84,22 @@ def tiny_bundle(
 @pytest.fixture(scope="session")
 def tiny_pipeline(tiny_bundle: Path) -> TextToImagePipeline:
     return TextToImagePipeline.from_pretrained(tiny_bundle)
+
+
+@pytest.fixture(scope="session")
+def tiny_family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a tiny model of a published family, by its name; written once a session, read only."""
+    made: dict[str, Path] = {}
+
+    def folder_of(name: str) -> Path:
+        from tests.interop.folders import FOLDERS
+
+        if name not in made:
+            made[name] = tmp_path_factory.mktemp("family") / name
+            FOLDERS[name](made[name])
+        return made[name]
+
+    return folder_of
 
 
 @pytest.fixture(scope="module")

@@ -117,9 +117,10 @@ class Judging(ABC):
             target: Modality that takes the place of the target in a model with `blind_condition`; not read by others.
 
         Returns:
-            Modality to features in float32 on the CPU: [dim], or [*grid, dim] with pool "none".
+            Modality to features in float32 on the CPU: [dim], or [*grid, dim] with pool "none". A published network leaves out modalities
+            that it computes no states of, such as a prompt that another encoder reads.
 
         Raises:
-            ValueError: If a modality is unknown, or layer or pool does not exist.
+            ValueError: If a modality is unknown, or layer or pool does not exist, or nothing in a row has states.
         """
         return embed_rows(self.model, self.space, [self.encoded(row) for row in rows], layer, pool, target)

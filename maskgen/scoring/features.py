@@ -70,7 +70,8 @@ def embed_rows(
     In float32 on a CPU each row is a separate model call, so its features are bit-identical in any batch.
 
     Raises:
-        ValueError: If a row is empty or has unknown modalities, layer or pool doesn't exist, or `target` is missing where it is required.
+        ValueError: If a row is empty, has unknown modalities or none that a published network computes states of; if layer or pool doesn't
+            exist, or `target` is missing where it is required.
     """
     if pool not in ("mean", "none"):
         raise ValueError(f'pool must be "mean" or "none", got {pool!r}')
@@ -88,6 +89,8 @@ def embed_rows(
         context = batch.modality != space.index(target) if model.config.blind_condition and target is not None else None
         hidden = hidden_states(model, batch, layer, context).float()
         found += [_features(hidden[row], batch.rows(slice(row, row + 1)), space, sample, pool) for row, sample in enumerate(part)]
+    if isinstance(model, PublishedNetwork):
+        return [_computed(features, number) for number, features in enumerate(found)]
     return found
 
 
@@ -99,4 +102,18 @@ def _features(
     for name, codes in sample.items():
         cells = hidden[row.cells(space.index(name))[0]].cpu()
         found[name] = cells.mean(dim=0) if pool == "mean" else cells.reshape(*codes.shape[1:], -1)
+    return found
+
+
+def _computed(features: dict[str, Tensor], number: int) -> dict[str, Tensor]:
+    """Features without those of modalities for which a published network computes no states: they are 0 and would say nothing.
+
+    Raises:
+        ValueError: If none is left.
+    """
+    found = {name: one for name, one in features.items() if one.any()}
+    if not found:
+        raise ValueError(
+            f"the network computes no states of {', '.join(features)}, the only media of row {number}; give one that it generates too"
+        )
     return found

@@ -104,7 +104,7 @@ def write_llada(folder: Path, dtype: torch.dtype = torch.float32) -> dict[str, T
 
 
 def write_mmada(folder: Path) -> None:
-    """An MMaDA: 300 ids of text, 128 of images, and the tokenizer of the golden file in a folder beside it."""
+    """An MMaDA: 300 ids of text, 128 of images, and the tokenizer of the golden file in a folder inside."""
     write_folder(folder, 440, model_type="mmada", architectures=["MMadaModelLM"])
     names = {"<system>": "<|soi|>", "</system>": "<|eoi|>", "<user>": "<|t2i|>", "</user>": "<|mmu|>"}
     text = (folder / "tokenizer.json").read_text()
@@ -112,9 +112,9 @@ def write_mmada(folder: Path) -> None:
         text = text.replace(json.dumps(ours), json.dumps(theirs))
     (folder / "tokenizer.json").write_text(text)
     weights, _, _ = golden("magvitv2")
-    (folder.parent / "magvitv2").mkdir()
-    save_file(weights, folder.parent / "magvitv2" / "pytorch_model.safetensors")
-    (folder.parent / "magvitv2" / "config.json").write_text(json.dumps({"_class_name": "MAGVITv2", "num_groups": 2}))
+    (folder / "magvitv2").mkdir()
+    save_file(weights, folder / "magvitv2" / "pytorch_model.safetensors")
+    (folder / "magvitv2" / "config.json").write_text(json.dumps({"_class_name": "MAGVITv2", "num_groups": 2}))
 
 
 def write_lumina(folder: Path) -> None:
