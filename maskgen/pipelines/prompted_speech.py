@@ -43,15 +43,17 @@ class PromptedSpeechPipeline(TextToSpeechPipeline):
 
         Args:
             prompt: Text in any language; sounds without words in brackets, such as [laughter] and [sigh].
-            seconds: Length of the speech, without any recording. None takes an estimate from the text, at the pace of the recording where
-                `audio_text` says what it says.
+            seconds: Length of the speech, without any recording; of the new part with `span_s`. None takes an estimate from the text, at
+                the pace of the recording where `audio_text` says what it says.
             speed: Pace: 2 is twice as fast as the estimate; goes without `seconds` only.
             speaker: Description of the voice, such as "female, young adult, low pitch, british accent"; None for any.
             language: Code of the language, such as "en"; None leaves it to the model.
-            audio: Recording of at most 30 s that is continued and stands before the speech unchanged.
-            span_s: Must be None: this voice does not edit.
+            audio: Recording of at most 30 s that is continued and stands before the speech unchanged; with `span_s`, that is edited.
+            span_s: First and last second of `audio` that the prompt replaces. Every sample outside comes back unchanged (at the codec's
+                rate); the new part begins and ends at frames of the codec and is cross-faded over 10 ms inside itself. The model was
+                trained to continue speech; that it edits follows from its seeing known cells anywhere.
             audio_prompt: Recording of at most 30 s whose voice the speech takes up, without being part of it.
-            audio_text: What `audio` or `audio_prompt` says; helps much.
+            audio_text: What `audio` or `audio_prompt` says; helps much. With `span_s`, with "..." where the new words go.
             known: Must be None: this voice sees no other media.
             options: Seeds, sampling and callbacks; see `CallOptions`.
 

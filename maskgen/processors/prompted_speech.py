@@ -14,7 +14,7 @@ from maskgen.phonetics.sentences import split_sentences
 from maskgen.processors.base import required
 from maskgen.processors.media import as_audio
 from maskgen.processors.speaking_time import SAMPLE, SAMPLE_S, speaking_seconds, weight
-from maskgen.processors.spoken import PreparedSpeech, SpeechRequest, SpokenProcessor
+from maskgen.processors.spoken import EditedSpan, PreparedSpeech, SpeechRequest, SpokenProcessor
 from maskgen.processors.timing import PACES
 from maskgen.processors.voice_description import HAN, described_voice
 from maskgen.tokenizers.audio_base import SoundTokenizer
@@ -34,6 +34,8 @@ SOUNDS = (
 )
 """What the model utters without words, written in brackets: [laughter]."""
 _SOUND = re.compile(rf"(\[(?:{'|'.join(SOUNDS)})\])")
+HOLE = "..."
+"""Stands in `audio_text` for the words that an edit puts in."""
 _LANGUAGE = re.compile(r"[a-z]{2,3}")
 
 
@@ -44,6 +46,7 @@ class PromptedSpeechProcessor(SpokenProcessor):
         tokenizers: "prompt" and "audio" are used.
 
     Source: OmniVoice (k2-fsa). Differs: special tokens that a text spells out are plain text; a line break is a space and joins no words.
+    The reference has no edits: here the codes around the new part are known cells, and the prompt says all of the edited recording.
     """
 
     def __init__(self, tokenizers: Mapping[str, Tokenizer]) -> None:
@@ -57,13 +60,15 @@ class PromptedSpeechProcessor(SpokenProcessor):
     def prepare(self, request: SpeechRequest) -> PreparedSpeech:
         """Rows of known and blank cells; see `Processor.prepare`."""
         _check(request)
+        if request.span_s is not None:
+            return self._edit(request)
         recording, what = (request.audio, "audio") if request.audio_prompt is None else (request.audio_prompt, "audio_prompt")
         wave = None if recording is None else self.checked(as_audio(recording, what), what)
         said = None if request.audio_text is None else _ended(_plain(request.audio_text))
         text = _plain(request.prompt)
         pace = (SAMPLE, SAMPLE_S) if wave is None or said is None else (said, wave.shape[1] / self.codec.sample_rate_hz)
         pieces, frames = self._pieces(text, request, pace, alone=wave is None)
-        heard, gain = (None, 1.0) if wave is None else self._heard(wave)
+        heard, gain = (None, 1.0) if wave is None else self._heard(wave[:, : self._whole_frames(wave.shape[1])])
         rows = []
         for piece, count in zip(pieces, frames, strict=True):
             blank = torch.full((self.codec.num_levels, count), UNKNOWN)
@@ -81,9 +86,39 @@ class PromptedSpeechProcessor(SpokenProcessor):
 
     def finish(self, plan: PreparedSpeech, media: Sequence[Any]) -> list[Waveform]:
         """A waveform a take: the pieces of the text joined, after the recording that they continue."""
+        if plan.span is not None:
+            return [self.wave(plan.span.pasted(wave.samples * plan.gain, self.codec)) for wave in media]
         count = len(plan.rows)
         takes = [media[start : start + count] for start in range(0, len(media), count)]
         return [self.joined([wave.samples[:, plan.cut :] * plan.gain for wave in take], plan.seconds, plan.before) for take in takes]
+
+    def _edit(self, request: SpeechRequest) -> PreparedSpeech:
+        """A row in which a stretch of a recording is blank, and a prompt of all that the edited recording says.
+
+        Raises:
+            ValueError: If the span does not lie in the recording, or the edited recording would be too long.
+        """
+        wave = self.checked(as_audio(request.audio, "audio"), "audio")
+        start, stop = self.touched(request.span_s, wave.shape[1])
+        codes, gain = self._heard(wave)
+        text, around = _plain(request.prompt), [_plain(part) for part in (request.audio_text or HOLE).split(HOLE)]
+        kept_s = (codes.shape[1] - (stop - start)) / self.frames_per_s
+        pace = (" ".join(around), kept_s) if any(around) and kept_s else (SAMPLE, SAMPLE_S)
+        seconds = speaking_seconds(text, *pace) / request.speed if request.seconds is None else request.seconds
+        new = max(1, round(seconds * self.frames_per_s))
+        if kept_s + new / self.frames_per_s > LONGEST_ROW_S:
+            raise ValueError(
+                f"the edited recording would last {kept_s + seconds:.1f} s, at most {LONGEST_ROW_S:g} s are made; edit a shorter part of it"
+            )
+        blank = torch.full((self.codec.num_levels, new), UNKNOWN)
+        whole = _plain(" ".join([around[0], text, around[1]]))
+        row = {
+            "prompt": self.prompt_codes(whole, None, request, True),
+            "audio": torch.cat([codes[:, :start], blank, codes[:, stop:]], dim=1),
+        }
+        return PreparedSpeech(
+            rows=[{**request.known, **row}], seeds=[0], sentences=[text], span=EditedSpan(wave, start, start + new, stop), gain=gain
+        )
 
     def prompt_codes(self, text: str, said: str | None, request: SpeechRequest, heard: bool) -> Codes:
         """Codes [1, n] of a prompt: language, voice, and what recording and speech say.
@@ -145,12 +180,15 @@ class PromptedSpeechProcessor(SpokenProcessor):
         ends = np.rint(shares * wanted / shares[-1]).astype(int)
         return pieces, [max(1, int(count)) for count in np.diff(ends, prepend=0)]
 
+    def _whole_frames(self, samples: int) -> int:
+        """Samples without those of a last, incomplete frame; all of them where there is no whole frame."""
+        return samples - samples % self.codec.samples_per_frame or samples
+
     def _heard(self, wave: Float[np.ndarray, "channels samples"]) -> tuple[Codes, float]:
-        """Codes of a recording without its last, incomplete frame, and what brings speech at their loudness back to the recording's."""
+        """Codes of a recording, and what brings speech at their loudness back to the recording's."""
         loudness = float(np.sqrt(np.mean(np.square(wave, dtype=np.float64))))
         gain = min(1.0, loudness / LOUDNESS)
-        whole = wave.shape[1] - wave.shape[1] % self.codec.samples_per_frame
-        return self.codec.encode([self.wave((wave[:, : whole or None] / gain).astype(np.float32))])[0], gain
+        return self.codec.encode([self.wave((wave / gain).astype(np.float32))])[0], gain
 
 
 def _check(request: SpeechRequest) -> None:
@@ -162,7 +200,7 @@ def _check(request: SpeechRequest) -> None:
     if not _plain(request.prompt):
         raise ValueError("the text is empty; say what is to be spoken, for example: Hello there.")
     if request.span_s is not None:
-        raise ValueError("this voice continues recordings and does not edit them; leave span_s out")
+        _check_edit(request)
     if request.audio is not None and request.audio_prompt is not None:
         raise ValueError("audio is continued and audio_prompt lends its voice; give one of them")
     if request.audio_text is not None and request.audio is None and request.audio_prompt is None:
@@ -175,6 +213,22 @@ def _check(request: SpeechRequest) -> None:
         raise ValueError(f"seconds must be a positive number, got {request.seconds:g}")
     if request.language is not None and not _LANGUAGE.fullmatch(request.language):
         raise ValueError(f"language must be a code of two or three letters, such as en, got {request.language!r}")
+
+
+def _check_edit(request: SpeechRequest) -> None:
+    """Refuse an edit without a recording, in another's voice, or with a text that does not say where the new words go.
+
+    Raises:
+        ValueError: Says what is wrong.
+    """
+    if request.audio is None:
+        raise ValueError("span_s needs audio, the recording in which it is replaced")
+    if request.audio_prompt is not None or request.speaker is not None:
+        raise ValueError("an edit keeps the voice of its recording and takes no speaker and no audio_prompt")
+    if request.audio_text is not None and request.audio_text.count(HOLE) != 1:
+        raise ValueError(
+            f"audio_text of an edit is what the recording says, with {HOLE} once, where the new words go, for example: I am {HOLE} today."
+        )
 
 
 def _plain(text: str) -> str:

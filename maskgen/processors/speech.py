@@ -5,9 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float
 
 from maskgen.io.audio import Waveform
 from maskgen.networks.durations import DurationPredictor, whole_frames
@@ -24,8 +22,6 @@ from maskgen.tokens.batch import UNKNOWN, Codes
 logger = logging.getLogger(__name__)
 LONGEST_TEXT = 5_000
 """Characters of the longest text that is spoken in one call, about six minutes."""
-FADE_S = 0.01
-"""Cross-fade at each joint of an edit, inside the part that is regenerated."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +84,7 @@ class SpeechProcessor(SpokenProcessor):
     def finish(self, plan: PreparedSpeech, media: Sequence[Any]) -> list[Waveform]:
         """A waveform a take: sentences joined, recordings and edits put together."""
         if plan.span is not None:
-            return [self.wave(self._pasted(plan.span, made.samples)) for made in media]
+            return [self.wave(plan.span.pasted(made.samples, self.codec)) for made in media]
         count = len(plan.rows)
         takes = [media[start : start + count] for start in range(0, len(media), count)]
         return [self.joined([wave.samples[:, plan.cut :] for wave in take], plan.seconds, plan.before) for take in takes]
@@ -105,7 +101,7 @@ class SpeechProcessor(SpokenProcessor):
             raise ValueError("span_s needs audio, the recording in which it is replaced")
         original = self.checked(as_audio(request.audio), "the recording")
         sentences = self._sentences(request.prompt)
-        start, stop = self._span(request.span_s, original.shape[1])
+        start, stop = self.touched(request.span_s, original.shape[1])
         codes = self.codec.encode([self.wave(original)])[0]
         phones = torch.cat(self.timing.timed(sentences, 0, request.seconds, request.speed, edges=False), dim=1)
         new = int(phones[1].sum())
@@ -158,31 +154,3 @@ class SpeechProcessor(SpokenProcessor):
             return Lead(codes, None)
         ids = torch.cat([self.phones.encode([sentence])[0][0] for sentence in self.phones.sentences(text)])
         return Lead(codes, torch.stack([ids, whole_frames(self.durations.frames(ids, 0), codes.shape[1])]))
-
-    def _span(self, span_s: Any, samples: int) -> tuple[int, int]:
-        """First frame that is regenerated and the first after it: every frame that the span touches.
-
-        Raises:
-            TypeError: If the span is no pair of numbers.
-            ValueError: If the span does not lie in the recording.
-        """
-        if not isinstance(span_s, (tuple, list)) or len(span_s) != 2:
-            raise TypeError(f"span_s must be (first second, last second), got {span_s!r}")
-        length = samples / self.codec.sample_rate_hz
-        if not 0 <= span_s[0] < span_s[1] <= length + 1e-9:
-            raise ValueError(f"the span {span_s[0]:g} to {span_s[1]:g} s does not lie in the recording of {length:.2f} s")
-        per_s = self.frames_per_s
-        return int(span_s[0] * per_s), min(self.codec.frames(samples), int(np.ceil(span_s[1] * per_s - 1e-9)))
-
-    def _pasted(self, span: EditedSpan, made: np.ndarray) -> Float[np.ndarray, "channels samples"]:
-        """The recording with frames `start` to `stop` replaced by the generated frames `start` to `end`, faded in and out inside them."""
-        original, per_frame = span.original, self.codec.samples_per_frame
-        new = made[:, span.start * per_frame : span.end * per_frame].copy()
-        fade = min(round(FADE_S * self.codec.sample_rate_hz), new.shape[1] // 2, (span.stop - span.start) * per_frame // 2)
-        ramp = np.linspace(0, 1, fade, endpoint=False, dtype=np.float32)
-        before, after = span.start * per_frame, min(span.stop * per_frame, original.shape[1])
-        if before and fade:
-            new[:, :fade] = new[:, :fade] * ramp + original[:, before : before + fade] * (1 - ramp)
-        if after < original.shape[1] and fade:
-            new[:, -fade:] = new[:, -fade:] * ramp[::-1] + original[:, after - fade : after] * (1 - ramp[::-1])
-        return np.concatenate([original[:, :before], new, original[:, after:]], axis=1)

@@ -12,8 +12,8 @@ import maskgen
 from maskgen.networks.lora import LoraSettings, adapt_published, merge_published
 from maskgen.tokens.batch import UNKNOWN
 from maskgen.tokens.packing import pack
+from tests.interop.folders import write_titok
 from tests.interop.llada_cases import write_llada
-from tests.interop.test_titok import write_generator
 
 pytest.importorskip("peft", reason="needs peft: pip install maskgen[finetune]")
 
@@ -24,7 +24,7 @@ def llada(folder: Path) -> tuple[Path, Callable[[Any], dict[str, Any]]]:
 
 
 def titok(folder: Path) -> tuple[Path, Callable[[Any], dict[str, Any]]]:
-    write_generator(folder)
+    write_titok(folder)
     return folder, lambda pipe: {"label": torch.tensor([[1]]), "image": torch.full((1, *pipe.grids["image"]), UNKNOWN)}
 
 

@@ -1,7 +1,9 @@
 """aMUSEd whole: from a folder laid out as the hub's to pictures, edits and scores, and back to a folder that diffusers loads."""
 
 import logging
+import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +12,11 @@ import pytest
 import torch
 from builders.hub_folders import AMUSED_CODES as CODES
 from builders.hub_folders import AMUSED_SIDE as SIDE
-from builders.hub_folders import amused
 from PIL import Image
 
 import maskgen
 from maskgen.decoding.settings import GenerationSettings
 from maskgen.interop.clip_prompts import read_clip
-from maskgen.sampling import names
 from maskgen.tokens.batch import UNKNOWN
 from maskgen.tokens.micro import MicroConditions, micro_codes
 
@@ -26,8 +26,8 @@ PIXELS = 2
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return amused(tmp_path_factory.mktemp("amused"))
+def folder(tiny_family: Callable[[str], Path]) -> Path:
+    return tiny_family("aMUSEd")
 
 
 @pytest.fixture(scope="module")
@@ -87,26 +87,6 @@ def test_a_prompt_and_micro_conditions_matter_and_are_checked(pipeline: maskgen.
         pipeline("a dog", crop=(-1, 0), **batchless)
 
 
-@pytest.mark.parametrize("name", [name for name in names() if name not in ("critic", "frequency")])
-# The samplers left out need a trained critic, or the attention of maskgen's own transformer.
-def test_every_sampler_fills_the_blanks_and_keeps_what_was_known(pipeline: maskgen.TextToImagePipeline, name: str) -> None:
-    settings = GenerationSettings(sampler=name, steps=(3,), guidance_scale=2.0)
-    known = torch.arange(SIDE * SIDE).view(1, SIDE, SIDE).clone()
-    known[:, 1:3] = UNKNOWN
-    row = {**pipeline.text_codes("a dog"), "image": known}
-    made = pipeline.generate([row, row], "image", [1, 2], settings).codes
-    for codes in made:
-        assert torch.equal(codes[known != UNKNOWN], known[known != UNKNOWN])
-        assert int(codes.min()) >= 0
-        assert int(codes.max()) < CODES
-
-
-def test_rows_of_a_batch_are_those_that_each_is_alone(pipeline: maskgen.TextToImagePipeline) -> None:
-    together = pipeline(["a dog", "a small cat"], seed=3, batch_invariant=True).codes
-    alone = [pipeline("a dog", seed=3).codes[0], pipeline("a small cat", seed=3).codes[0]]
-    assert all(torch.equal(one, other) for one, other in zip(together, alone, strict=True))
-
-
 def test_inpainting_keeps_every_known_pixel_also_with_unequal_masks_in_one_batch(
     pipeline: maskgen.TextToImagePipeline,
 ) -> None:
@@ -138,22 +118,10 @@ def test_a_known_picture_has_a_likelihood_under_every_prompt(pipeline: maskgen.T
     assert scores[0].total != scores[1].total
 
 
-def test_weights_of_other_names_or_shapes_are_named(folder: Path, tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
+def test_a_cut_file_is_refused(folder: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
-    __import__("shutil").copytree(folder, copy)
+    shutil.copytree(folder, copy)
     weights = copy / "transformer" / "diffusion_pytorch_model.safetensors"
-    tensors = load_file(weights)
-    save_file({name: tensor for name, tensor in tensors.items() if name != "encoder_proj.weight"}, weights)
-    with pytest.raises(ValueError, match=r"transformer lack encoder_proj.weight \[32, 20\]; copy the model again"):
-        maskgen.Pipeline.from_pretrained(copy)
-    save_file({**tensors, "more": torch.zeros(2)}, weights)
-    with pytest.raises(ValueError, match=r"have the unknown tensors more \[2\]"):
-        maskgen.Pipeline.from_pretrained(copy)
-    save_file({**tensors, "encoder_proj.weight": torch.zeros(3, 20)}, weights)
-    with pytest.raises(ValueError, match=r"have other shapes encoder_proj.weight is \[3, 20\], wanted \[32, 20\]"):
-        maskgen.Pipeline.from_pretrained(copy)
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(ValueError, match="is no whole safetensors file"):
         maskgen.Pipeline.from_pretrained(copy)
@@ -167,13 +135,6 @@ def test_a_saved_pipeline_loads_in_diffusers_and_draws_the_same(
     assert torch.equal(again("a dog", seed=0).codes[0], pipeline("a dog", seed=0).codes[0])
     one, other = (theirs(place)("a dog", generator=torch.Generator().manual_seed(0)).images[0] for place in (folder, tmp_path / "saved"))
     assert np.array_equal(np.asarray(one), np.asarray(other))
-
-
-def test_half_precision_is_honoured_and_tokenizers_stay_exact(folder: Path) -> None:
-    made = maskgen.Pipeline.from_pretrained(folder, dtype="bfloat16")
-    assert {weight.dtype for weight in made.model.parameters()} == {torch.bfloat16}
-    assert {weight.dtype for weight in made.tokenizers["image"].network.parameters()} == {torch.float32}
-    assert made("a dog", seed=0, num_inference_steps=2).codes[0].shape == (1, SIDE, SIDE)
 
 
 def test_the_published_sizes_have_the_published_number_of_parameters() -> None:

@@ -51,7 +51,7 @@ def small(grid: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def row_of(pipe: maskgen.Pipeline, target: str, known: bool = False, words: int = 3) -> dict[str, Tensor]:
-    """A row with a text or a label; the target is known at every other place, or everywhere."""
+    """A row with a text or a label; the target is known at every other place, or everywhere. More words make more audio and text too."""
     row = dict(ROWS[pipe.family](pipe, target)) if pipe.family in ROWS else {}
     for one in pipe.space.modalities if not row else ():
         if one.kind == "text":
@@ -59,6 +59,8 @@ def row_of(pipe: maskgen.Pipeline, target: str, known: bool = False, words: int 
         elif one.kind == "attribute" and one.name != MICRO:
             row[one.name] = torch.tensor([[words % one.codebook_size]])
     grid, levels = small(pipe.grids[target]), len(pipe.space.of(target))
+    if pipe.space.modality(target).kind in ("audio", "text"):
+        grid = (grid[0] + words - 3,)
     codes = torch.arange(levels * prod(grid)).view(levels, *grid) % pipe.space.modality(target).codebook_size
     hidden = (torch.arange(prod(grid)) % 2 == 1).view(grid) & (not known)
     return {**row, target: codes.masked_fill(hidden, UNKNOWN)}

@@ -3,53 +3,33 @@
 import re
 import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from builders.command_line import refused
-from builders.hub_folders import scrambled
 from PIL import Image
 from torch import Tensor
 
-from maskgen.autoencoders.llamagen import LlamaGenConfig, LlamaGenVQ
 from maskgen.cli.main import main
-from maskgen.decoding.decoder import Decoder
-from maskgen.decoding.settings import GenerationSettings
 from maskgen.interop.halton import UNUSED_BUFFER, read_halton
-from maskgen.interop.halton_config import HaltonConfig
 from maskgen.interop.halton_network import HaltonTransformer
 from maskgen.interop.imagenet import imagenet_names
 from maskgen.pipelines.base import Pipeline
 from maskgen.pipelines.text_to_image import TextToImagePipeline
-from maskgen.sampling import by_name, names
-from maskgen.tokens.packing import pack
-
-CONFIG = HaltonConfig(side=2, dim=384, num_layers=1, num_heads=6, feed_dim=256, codebook_size=30, num_classes=5)
-VQ = LlamaGenConfig(codebook_size=30, codebook_dim=8, latent_channels=6, channels=32, multipliers=(1, 1, 1, 1, 1))
-
-
-def checkpoint(model: HaltonTransformer, before: str = "") -> dict[str, Any]:
-    """What the authors' training writes, with moments of the optimizer beside the weights."""
-    state = {f"{before}{name}": tensor for name, tensor in model.state_dict().items()}
-    moments = {number: {"exp_avg": torch.zeros_like(tensor)} for number, tensor in enumerate(state.values())}
-    return {"iter": 7, "global_epoch": 1, "model_state_dict": state, "optimizer_state_dict": {"state": moments, "param_groups": []}}
+from tests.interop.folders import halton_model
 
 
 @pytest.fixture(scope="module")
 def model() -> HaltonTransformer:
-    return scrambled(HaltonTransformer(CONFIG))  # type: ignore[no-any-return]
+    return halton_model()
 
 
 @pytest.fixture(scope="module")
-def folder(model: HaltonTransformer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("halton")
-    torch.save(checkpoint(model, "module._orig_mod."), place / "ImageNet_32_tiny.pth")
-    codec = scrambled(LlamaGenVQ(VQ)).state_dict()
-    torch.save({"model": {**codec, UNUSED_BUFFER: torch.zeros(9)}, "steps": 3}, place / "vq_ds16_c2i.pt")
-    return place
+def folder(tiny_family: Callable[[str], Path]) -> Path:
+    return tiny_family("Halton-MaskGIT")
 
 
 @pytest.fixture(scope="module")
@@ -83,14 +63,11 @@ def test_a_folder_of_the_authors_files_is_a_pipeline_with_their_settings(pipe: T
         pipe(label=3, width=64, height=32)
 
 
-def test_the_weights_are_those_of_the_file_in_the_precision_that_is_asked(folder: Path, model: HaltonTransformer) -> None:
+def test_the_weights_are_those_of_the_file(folder: Path, model: HaltonTransformer) -> None:
     loaded: Any = Pipeline.from_pretrained(folder).model
     for name, tensor in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor), name
     assert loaded.head.weight is loaded.tok_emb.weight
-    half: Any = Pipeline.from_pretrained(folder, dtype="bfloat16")
-    assert {one.dtype for one in half.model.parameters()} == {torch.bfloat16}
-    assert half(label=1, seed=0).images[0].size == (32, 32)
 
 
 def test_guidance_at_scale_one_is_no_guidance_and_labels_are_told_apart(pipe: TextToImagePipeline, model: HaltonTransformer) -> None:
@@ -104,27 +81,6 @@ def test_guidance_at_scale_one_is_no_guidance_and_labels_are_told_apart(pipe: Te
     one, guided = calls(1.0), calls(3.0)
     assert (one.model_calls, guided.model_calls) == ([2.0], [4.0])
     assert not torch.equal(codes(label=[1] * 8, guidance_scale=6.0), codes(label=[2] * 8, guidance_scale=6.0))
-
-
-@pytest.mark.parametrize("name", names())
-def test_every_sampler_runs_and_known_cells_come_back(name: str, pipe: TextToImagePipeline) -> None:
-    image = torch.tensor([[[4, -1], [-1, -1]]])
-    batch = pack([{"label": torch.tensor([[1]]), "image": image}, {"image": torch.full((1, 2, 2), -1)}], pipe.space)
-    generators = [torch.Generator().manual_seed(row) for row in range(2)]
-
-    def decoded() -> Any:
-        return Decoder(pipe.model, pipe.space, "image", GenerationSettings(sampler=name, steps=(3,), guidance_scale=2.0))(batch, generators)
-
-    if {"critic", "grouping"} & set(by_name(name).needs):
-        with pytest.raises(ValueError, match=r"critic|attention"):
-            decoded()
-        return
-    ids = decoded().batch.ids[..., 0]
-    segment = pipe.space.of("image")[0]
-    cells = batch.modality == segment.index
-    assert bool(((ids[cells] >= segment.offset) & (ids[cells] < segment.offset + segment.size)).all())
-    known = batch.ids[..., 0] != 1
-    assert torch.equal(ids[known], batch.ids[..., 0][known])
 
 
 def test_an_edit_keeps_what_is_known(pipe: TextToImagePipeline) -> None:
@@ -163,9 +119,6 @@ def test_a_model_that_is_written_back_has_the_authors_layout_and_loads_again(
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"transformer.layers.0.attn.wq.weight": None}, r"lack transformer.layers.0.attn.wq.weight \[384, 384\]"),
-        ({"transformer.extra": torch.zeros(2)}, r"unknown tensors transformer.extra \[2\]"),
-        ({"head.bias": torch.zeros(3)}, r"head.bias is \[3\], wanted \[31\]"),
         ({"head.weight": torch.zeros(31, 384)}, "head.weight and tok_emb.weight differ"),
         ({"cls_emb.weight": None}, "has a tensor cls_emb.weight, the file has none"),
     ],

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,10 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from builders.hub_folders import clip_encoder, clip_tokenizer, vq_model
 from builders.meissonic import close, golden, network
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import maskgen
@@ -23,7 +23,7 @@ from maskgen.interop.clip_prompts import ClipPrompts
 from maskgen.interop.meissonic import FAMILY, MeissonicNetwork, steps_left
 from maskgen.interop.meissonic_network import MeissonicConfig, MeissonicTransformer
 from maskgen.masking.schedule import Cosine, masked_after
-from maskgen.sampling import base, names
+from maskgen.sampling import base
 from maskgen.sampling.confidence import ConfidenceSampler
 from maskgen.tokens.batch import UNKNOWN
 from maskgen.tokens.micro import MICRO, micro_codes
@@ -93,21 +93,8 @@ def test_the_time_counts_the_steps_that_are_left(total: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole pipeline as its hub folder is laid out, with the golden weights; classes of the authors' own names."""
-    place, (config, weights, _) = tmp_path_factory.mktemp("meissonic"), golden()
-    words = clip_tokenizer(place / "tokenizer")
-    clip_encoder(place / "text_encoder", config["joint_attention_dim"], config["pooled_projection_dim"], words)
-    vq_model(place / "vqvae", CODES)
-    (place / "transformer").mkdir()
-    (place / "transformer" / "config.json").write_text(json.dumps(config))
-    save_file(weights, place / "transformer" / "diffusion_pytorch_model.safetensors")
-    (place / "transformer" / "transformer.py").write_text("raise RuntimeError('code of a model folder is never run')")
-    (place / "scheduler").mkdir()
-    scheduler = {"_class_name": "Scheduler", "mask_token_id": 23, "masking_schedule": "cosine"}
-    (place / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
-    (place / "model_index.json").write_text(json.dumps({"_class_name": "Pipeline", "transformer": ["transformer", "Transformer2DModel"]}))
-    return place
+def folder(tiny_family: Callable[[str], Path]) -> Path:
+    return tiny_family("Meissonic")
 
 
 @pytest.fixture(scope="module")
@@ -182,18 +169,6 @@ def test_packed_weights_draw_the_same(folder: Path, pipeline: maskgen.TextToImag
     assert torch.equal(made.codes[0], pipeline("a dog", num_inference_steps=2, **SMALL).codes[0])
 
 
-@pytest.mark.parametrize("name", [name for name in names() if name not in ("critic", "frequency")])
-# The samplers left out need a trained critic, or the attention of maskgen's own transformer.
-def test_every_sampler_fills_the_blanks_and_keeps_what_was_known(pipeline: maskgen.TextToImagePipeline, name: str) -> None:
-    known = torch.arange(SIDE * SIDE).view(1, SIDE, SIDE) % CODES
-    known[:, 1:4] = UNKNOWN
-    row = {**pipeline.text_codes("a dog"), "image": known}
-    for codes in pipeline.generate([row, row], "image", [1, 2], GenerationSettings(sampler=name, steps=(3,), guidance_scale=2.0)).codes:
-        assert torch.equal(codes[known != UNKNOWN], known[known != UNKNOWN])
-        assert int(codes.min()) >= 0
-        assert int(codes.max()) < CODES
-
-
 def test_an_edit_keeps_the_known_pixels_and_a_picture_has_a_likelihood(pipeline: maskgen.TextToImagePipeline) -> None:
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64 * PIXELS, 64 * PIXELS, 3), dtype=np.uint8))
     mask = np.zeros((64 * PIXELS, 64 * PIXELS), np.uint8)
@@ -204,12 +179,6 @@ def test_an_edit_keeps_the_known_pixels_and_a_picture_has_a_likelihood(pipeline:
     scores = pipeline.score([{**pipeline.text_codes(text), "image": codes} for text in ("a dog", "a cat")], "image")
     assert scores[0].total < 0
     assert scores[0].total != scores[1].total
-
-
-def test_half_precision_is_honoured(folder: Path) -> None:
-    made = maskgen.Pipeline.from_pretrained(folder, dtype="bfloat16")
-    assert {weight.dtype for weight in made.model.parameters()} == {torch.bfloat16}
-    assert made("a dog", num_inference_steps=1, **SMALL).codes[0].shape == (1, SIDE, SIDE)
 
 
 def test_the_families_sizes_are_those_of_its_networks() -> None:

@@ -1,12 +1,12 @@
 """Calls of OmniVoice: prompts in its authors' layout, lengths, recordings, and what is refused."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from builders.hub_folders import omnivoice
 
 import maskgen
 from maskgen.cli.main import main
@@ -23,10 +23,8 @@ FEW: dict[str, Any] = {"num_inference_steps": 2}
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("omnivoice")
-    omnivoice(place)
-    return place
+def folder(tiny_family: Callable[[str], Path]) -> Path:
+    return tiny_family("OmniVoice")
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +143,11 @@ def test_descriptions_of_voices_are_in_one_language() -> None:
         ({"speed": 9.0}, "speed must lie in"),
         ({"audio_text": "Hi."}, "audio_text needs audio or audio_prompt"),
         ({"language": "English"}, "language must be a code of two or three letters"),
-        ({"span_s": (0.0, 0.1)}, "continues recordings and does not edit them"),
+        ({"span_s": (0.0, 0.1)}, "span_s needs audio, the recording in which it is replaced"),
+        ({"span_s": (0.0, 0.1), "audio": recording(0.2, 0.1), "speaker": "male"}, "keeps the voice of its recording"),
+        ({"span_s": (0.0, 0.1), "audio": recording(0.2, 0.1), "audio_text": "Hi there."}, "with ... once, where the new words go"),
+        ({"span_s": (0.1, 0.3), "audio": recording(0.2, 0.1)}, "the span 0.1 to 0.3 s does not lie in the recording of 0.20 s"),
+        ({"span_s": (0.0, 0.1), "audio": recording(0.5, 0.1), "seconds": 29.7}, "would last 30.1 s, at most 30 s are made"),
         ({"known": {"image": 1}}, "sees no other media"),
     ],
 )
@@ -170,6 +172,52 @@ def test_a_processor_needs_the_tokens_of_the_layout(voice: maskgen.PromptedSpeec
     other = TransformersTextTokenizer(train_bpe(["a dog"], 256).vocabulary)
     with pytest.raises(ValueError, match=r"no token <\|lang_start\|>"):
         PromptedSpeechProcessor({**voice.tokenizers, "prompt": other}).prepare(SpeechRequest(prompt="Hi"))
+
+
+def test_an_edit_leaves_every_sample_outside_and_says_the_new_words_between_the_old_ones(voice: maskgen.PromptedSpeechPipeline) -> None:
+    clip = recording(0.31, 0.05)
+    given: dict[str, Any] = {"audio": clip, "span_s": (0.1, 0.2), "audio_text": "I am ... today."}
+    output = voice("very well", seconds=0.2, **given, num_outputs=2, **FEW)
+    first, last, new = 5 * HOP, 10 * HOP, 10 * HOP  # 0.1 s to 0.2 s are frames 5 to 9; 0.2 s are 10 frames
+    for wave in output.audio:
+        assert wave.samples.shape[1] == clip.samples.shape[1] + new - (last - first)
+        assert np.array_equal(wave.samples[:, :first], clip.samples[:, :first])
+        assert np.array_equal(wave.samples[:, first + new :], clip.samples[:, last:])
+    assert not np.array_equal(output.audio[0].samples, output.audio[1].samples)
+    plan = voice.processor.prepare(SpeechRequest(prompt="very well", seconds=0.2, **given))
+    known = plan.rows[0]["audio"]
+    assert torch.equal(output.generation.codes[0][known != -1], known[known != -1])
+    assert (known == -1).all(dim=0).nonzero()[:, 0].tolist() == list(range(5, 15))
+    assert prompt_of(voice, SpeechRequest(prompt="very well", seconds=0.2, **given)).endswith(
+        "<|text_start|>I am very well today.<|text_end|>"
+    )
+
+
+def test_an_edit_is_as_long_as_its_words_take_at_the_pace_of_the_recording(voice: maskgen.PromptedSpeechPipeline) -> None:
+    clip, text = recording(1.0, 0.1), "A long walk through the old town"
+    row = voice.processor.prepare(
+        SpeechRequest(prompt=text, audio=clip, span_s=(0.4, 0.6), audio_text=f"{text}, ... the river home.")
+    ).rows[0]
+    frames = int((row["audio"][0] == -1).sum())
+    assert frames == round(speaking_seconds(text, f"{text}, the river home.", 0.8) * RATE / HOP)
+    faster = voice.processor.prepare(SpeechRequest(prompt=text, audio=clip, span_s=(0.4, 0.6), speed=2.0)).rows[0]
+    assert int((faster["audio"][0] == -1).sum()) == round(speaking_seconds(text) / 2 * RATE / HOP)
+
+
+def test_speech_has_a_likelihood_under_every_text(voice: maskgen.PromptedSpeechPipeline) -> None:
+    """Texts are ranked by how likely they make a recording; a part of it may be scored alone."""
+    clip = recording(0.2, 0.1)
+    codes = voice.processor.codes_of(clip)
+    rows = [{**voice.processor.prepare(SpeechRequest(prompt=text)).rows[0], "audio": codes} for text in ("Hello", "A dog")]
+    scores = voice.score(rows, "audio")
+    assert all(one.total < 0 for one in scores)
+    assert scores[0].total != scores[1].total
+    marks = torch.zeros(codes.shape[1], dtype=torch.bool)
+    marks[3:5] = True
+    part = voice.score(rows[:1], "audio", only=[marks])[0]
+    assert 0 > part.total > scores[0].total
+    ranked = voice.classify({"audio": codes}, [{"prompt": row["prompt"]} for row in rows], "audio")
+    assert ranked[0].place == max(range(2), key=lambda place: scores[place].total)
 
 
 def test_the_command_line_speaks_and_refuses_a_language_for_a_voice_of_one(

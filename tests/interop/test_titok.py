@@ -1,34 +1,34 @@
 """TiTok whole: networks and sampler against tensors of the authors' code, and folders laid out as the hub's to images and back."""
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from builders.hub_folders import scrambled
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.testing import assert_close
 
 import maskgen
-from maskgen.autoencoders.titok import TiTok, TiTokConfig, TowerSize
-from maskgen.autoencoders.titok_sizes import published_config
 from maskgen.decoding.logits import guided_model, hide_condition
-from maskgen.decoding.settings import GenerationSettings
 from maskgen.interop.titok import published_sampling
 from maskgen.interop.titok_network import TiTokNetwork
 from maskgen.interop.titok_networks import TiTokGeneratorConfig
-from maskgen.sampling import names
 from maskgen.tokens.batch import UNKNOWN, TokenBatch
 from maskgen.tokens.packing import pack
 from tests.interop.authors_noise import fed
+from tests.interop.folders import TITOK_CLASSES as CLASSES
+from tests.interop.folders import TITOK_CODES as CODES
+from tests.interop.folders import TITOK_TOKENS as TOKENS
+from tests.interop.folders import write_titok
 from tests.interop.llada_cases import golden
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
-TOKENS, CODES, CLASSES = 8, 30, 6
 GENERATORS = ["titok_generator", "titok_generator_uvit"]
 
 
@@ -100,43 +100,9 @@ def test_with_the_authors_noise_every_step_has_their_codes(name: str, which: str
     assert torch.equal(found, wanted.masked_fill(wanted == CODES, UNKNOWN))
 
 
-def write_generator(folder: Path, kind: str = "ViT", tokenizer: bool = True) -> None:
-    """A generator in a folder laid out as the hub's, with its tokenizer inside."""
-    sizes = {
-        "num_tokens": TOKENS,
-        "codebook_size": CODES,
-        "num_classes": CLASSES,
-        "dim": 32,
-        "num_layers": 2,
-        "num_heads": 16,
-        "feed_dim": 24,
-    }
-    made = scrambled(TiTokNetwork(TiTokGeneratorConfig(kind=kind, **sizes)))  # type: ignore[arg-type]
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(made.generator.state_dict(), folder / "model.safetensors")
-    told = {"model_type": kind, "num_steps": 3, "randomize_temperature": 2.8, "guidance_scale": 6.9, "guidance_decay": "power-cosine"}
-    told |= {"image_seq_len": "${model.vq_model.num_latent_tokens}"}
-    size = TowerSize(dim=64, num_layers=1, num_heads=1, patch=16, grid=2)
-    codec = scrambled(
-        TiTok(TiTokConfig(num_tokens=TOKENS, codebook_size=CODES, token_size=6, normalized=False, encoder=size, decoder=size, pixels=None))
-    )
-    config = published_config(codec.config)
-    (folder / "config.json").write_text(json.dumps({**config, "model": {**config["model"], "generator": told}}))
-    if tokenizer:
-        write_tokenizer(folder / "tokenizer", codec)
-
-
-def write_tokenizer(folder: Path, codec: TiTok) -> None:
-    folder.mkdir(parents=True)
-    save_file(codec.state_dict(), folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(published_config(codec.config)))
-
-
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("titok") / "generator_titok_s128_imagenet"
-    write_generator(place)
-    return place
+def folder(tiny_family: Callable[[str], Path]) -> Path:
+    return tiny_family("TiTok")
 
 
 @pytest.fixture(scope="module")
@@ -174,16 +140,6 @@ def test_guidance_1_is_no_guidance_and_hidden_labels_are_the_null_class(pipeline
     assert torch.equal(one.codes[0], pipeline(label=2, seed=1, guidance_scale=1.0).codes[0])
 
 
-@pytest.mark.parametrize("name", [name for name in names() if name not in ("critic", "frequency")])
-# The samplers left out need a trained critic, or the attention of maskgen's own transformer.
-def test_every_sampler_fills_the_blanks_and_keeps_what_was_known(pipeline: maskgen.TextToImagePipeline, name: str) -> None:
-    settings = GenerationSettings(sampler=name, steps=(3,), guidance_scale=2.0)
-    known = torch.tensor([[4, UNKNOWN, 7, UNKNOWN, UNKNOWN, 1, UNKNOWN, UNKNOWN]])
-    for codes in pipeline.generate([{"label": torch.tensor([[1]]), "image": known}] * 2, "image", [1, 2], settings).codes:
-        assert torch.equal(codes[known != UNKNOWN], known[known != UNKNOWN])
-        assert 0 <= int(codes.min()) <= int(codes.max()) < CODES
-
-
 def test_rows_with_unequal_masks_keep_every_known_code(pipeline: maskgen.TextToImagePipeline) -> None:
     """ImageBert.generate takes the number of masked cells from the first row for the whole batch; here each row has its own."""
     few, many = torch.arange(TOKENS)[None].clone(), torch.full((1, TOKENS), UNKNOWN)
@@ -204,7 +160,7 @@ def test_a_variation_keeps_codes_and_a_score_tells_classes_apart(pipeline: maskg
 
 @pytest.mark.parametrize("kind", ["ViT", "UViT"])
 def test_a_saved_generator_has_the_published_layout(tmp_path: Path, kind: str) -> None:
-    write_generator(tmp_path / "first", kind)
+    write_titok(tmp_path / "first", kind)
     made = maskgen.Pipeline.from_pretrained(tmp_path / "first")
     made.save_pretrained(tmp_path / "second")
     for part in ("", "tokenizer"):
@@ -218,15 +174,14 @@ def test_a_saved_generator_has_the_published_layout(tmp_path: Path, kind: str) -
 
 
 def test_a_generator_finds_its_tokenizer_beside_it_or_says_where_to_put_it(folder: Path, tmp_path: Path) -> None:
-    write_generator(tmp_path / "generator_titok_s128_imagenet", tokenizer=False)
+    write_titok(tmp_path / "generator_titok_s128_imagenet", tokenizer=False)
     with pytest.raises(ValueError, match=r"copy the tokenizer .*\(yucornetto/tokenizer_titok_s128_imagenet\) to .*tokenizer$"):
         maskgen.Pipeline.from_pretrained(tmp_path / "generator_titok_s128_imagenet")
-    (folder / "tokenizer").rename(tmp_path / "tokenizer_titok_s128_imagenet")
+    shutil.copytree(folder / "tokenizer", tmp_path / "tokenizer_titok_s128_imagenet")
     made = maskgen.Pipeline.from_pretrained(tmp_path / "generator_titok_s128_imagenet")
     assert made.grids == {"image": (TOKENS,)}
     with pytest.raises(ValueError, match="a tokenizer of TiTok's, which generates nothing"):
         maskgen.Pipeline.from_pretrained(tmp_path / "tokenizer_titok_s128_imagenet")
-    (tmp_path / "tokenizer_titok_s128_imagenet").rename(folder / "tokenizer")
 
 
 def test_published_sizes_have_the_published_number_of_parameters() -> None:
