@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 def add_finetune(verbs: Any) -> None:
     """Arguments of both."""
     parser = verbs.add_parser("finetune", help="fine-tune a model on a folder of captioned images or of recordings")
-    parser.add_argument("folder", type=Path, help="images, or audio files, each with a .txt of the same name")
+    parser.add_argument(
+        "folder", type=Path, help="images, or audio files, each with a .txt of the same name; texts alone for LLaDA and its like"
+    )
     parser.add_argument("--model", default="emoji-64", help="folder, shipped name or hub id of the model (default: %(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="folder of the new model; tokens and checkpoints go to OUT.work")
     parser.add_argument(
@@ -114,6 +116,8 @@ def _example(media: str, args: argparse.Namespace) -> str:
     """A command to try next."""
     if media == "image":
         return f'image "a caption like yours" --model {args.out} --out picture.png'
+    if media == "text":
+        return f'text "Hello." --model {args.out}'
     return f'speech "Good morning." --model {args.out} --speaker {args.speaker or args.folder.resolve().name} --out speech.wav'
 
 

@@ -52,6 +52,7 @@ class ClipPrompts(nn.Module):
         whole = [self.begin, *prompt[: self.length - 2], self.end]
         return torch.tensor([[*whole, *[self.pad] * (self.length - len(whole))]])
 
+    @torch.inference_mode(False)  # what a validation computes is kept for training
     @torch.no_grad()
     def _features(self, prompt: Prompt) -> tuple[Tensor, Tensor]:
         weight = next(self.encoder.parameters())

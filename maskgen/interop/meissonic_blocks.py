@@ -25,6 +25,7 @@ Rotation = tuple[Tensor, Tensor]
 
 
 @lru_cache(maxsize=8)
+@torch.inference_mode(False)  # what a validation computes is kept for training
 def rotations(words: int, rows: int, columns: int, axes: tuple[int, ...], device: torch.device) -> Rotation:
     """Rotary angles of a text and the grid behind it; text cells stand at (0, 0, 0), an image cell at (0, row, column).
 

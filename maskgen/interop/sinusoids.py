@@ -20,6 +20,7 @@ def sinusoids(numbers: Float[Tensor, "*shape"], dim: int) -> Float[Tensor, "*sha
 
 
 @lru_cache(maxsize=8)
+@torch.inference_mode(False)  # what a validation computes is kept for training
 def _frequencies(count: int, device: torch.device) -> Float[Tensor, " count"]:
     """Frequencies in float32, from float32 exponents as in training: angles reach tens of thousands, where rounding shows."""
     exponents = -math.log(10000.0) * torch.arange(count, dtype=torch.float32) / count

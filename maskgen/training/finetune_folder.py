@@ -72,7 +72,7 @@ def finetune(
     """Fine-tune a model on a folder and write the result as a new bundle; called again, resume where it stopped.
 
     Args:
-        folder: Images, or audio, each with a .txt of the same name.
+        folder: Images, or audio, each with a .txt of the same name; texts alone for a published model that writes.
         model: Folder or shipped name of the model to start from; it is not changed.
         out: Folder of the new model. Tokens and checkpoints go to the folder of that name and ".work" next to it.
         settings: How to train.
@@ -119,20 +119,26 @@ def work_folder(out: Path) -> Path:
 
 
 def media_of(folder: Path) -> str:
-    """Kind of the media in a folder: "image" or "audio".
+    """Kind of the media in a folder: "image", "audio", or "text" where it holds texts alone.
 
     Raises:
-        ValueError: If it is missing, holds neither or both, or no file has a text of the same name.
+        ValueError: If it is missing, holds both images and audio or nothing, or no file has a text of the same name.
     """
     found: Counter[str] = Counter()
     named: Counter[str] = Counter()
+    texts = False
     for item in FolderSource(folder).items():
+        texts = texts or "text" in item.parts
         for kind in MEDIA.keys() & item.parts.keys():
             found[kind] += 1
             named[kind] += "text" in item.parts
-    if not found or len(found) > 1:
+    if texts and not found:
+        return "text"
+    if len(found) != 1:
         both = " and ".join(f"{count} {MEDIA[kind]}s" for kind, count in sorted(found.items()))
-        raise ValueError(f"{folder} holds {both or 'texts alone'}; give a folder of pictures or one of sounds, each with a .txt beside it")
+        raise ValueError(
+            f"{folder} holds {both or 'nothing to learn'}; give a folder of pictures or one of sounds, each with a .txt beside it"
+        )
     (kind,) = found
     if not named[kind]:
         raise ValueError(f"none of the {found[kind]} {MEDIA[kind]}s in {folder} has a text; put a .txt of the same name beside each")
@@ -149,6 +155,11 @@ def _tokenizers(base: Pipeline, model: str, folder: Path, media: str, reading: F
     """
     names = [one.name for one in base.space.modalities]
     targets = [one.name for one in base.space.modalities if one.kind == media]
+    if media == "text" and not (base.family and targets and targets[0] in base.settings):
+        raise ValueError(
+            f"{folder} holds texts alone, and {model} is no published model that writes texts; give pictures or sounds, each with a .txt "
+            "beside it"
+        )
     if len(targets) != 1:
         raise ValueError(
             f"{folder} holds {MEDIA[media]}s, and {model} has {'no' if not targets else 'more than one'} {MEDIA[media]} tokenizer: "
@@ -190,6 +201,8 @@ def _plan(folder: Path, base: Pipeline, model: str, target: str, tokenizers: Map
         "max_bad": reading.max_bad,
         "root": root.parent,
     }
+    if base.space.modality(target).kind == "text":
+        return plan_recipe(Recipe(**common), output)
     if isinstance(tokenizer, SoundTokenizer):
         audio = AudioRecipe(sample_rate_hz=tokenizer.sample_rate_hz, channels=tokenizer.channels)
         plan = plan_recipe(Recipe(audio=audio, **common), output)

@@ -19,6 +19,7 @@ from maskgen.interop.families import families, published_family
 from maskgen.sampling import by_name, names
 from maskgen.tokens.batch import UNKNOWN
 from maskgen.tokens.micro import NAME as MICRO
+from maskgen.tokens.packing import pack
 from tests.interop.folders import CALLS, FOLDERS, ROWS
 
 pytest.importorskip("diffusers", reason="needs diffusers: pip install maskgen[diffusers]")
@@ -131,6 +132,24 @@ def test_media_are_scored_and_embedded(pipe: maskgen.Pipeline) -> None:
         for name in set(row) - set(features):
             with pytest.raises(ValueError, match=r"computes no states of|one whole image|one image of|wanted .* a row|no image"):
                 pipe.embed([{name: row[name]}])
+
+
+def test_gradients_flow_after_a_look_in_inference_mode(pipe: maskgen.Pipeline) -> None:
+    """A validation looks in inference mode; what a network keeps of it must not stop the training that follows."""
+    model: Any = pipe.model
+    for target in pipe.settings:
+        batch, segment = pack([row_of(pipe, target)], pipe.space), pipe.space.of(target)[0]
+        cells = batch.cells(segment.index)
+        with torch.inference_mode():
+            model(batch)
+        for part in model.trained_parts():
+            part.requires_grad_(True)
+        try:
+            found = model.logits(model(batch)[cells], segment.offset, segment.size)
+            found.nan_to_num(neginf=0.0).clamp(-1e3, 1e3).square().sum().backward()
+            assert any(weight.grad is not None and bool(weight.grad.any()) for weight in model.parameters())
+        finally:
+            model.requires_grad_(False).zero_grad()
 
 
 def test_what_is_saved_is_loaded_bit_for_bit(pipe: maskgen.Pipeline, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Fine-tuning a published model on a folder of captioned images: an adapter learns them, and the result is a folder of the family's own."""
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import maskgen
+from maskgen.cli.main import main
+from maskgen.interop import meissonic
 from maskgen.networks.lora import LoraSettings
 from maskgen.training.finetune_folder import FolderSettings, finetune
 from maskgen.training.finetune_published import published_from_checkpoint
@@ -65,3 +69,43 @@ def test_it_goes_on_where_it_stopped_and_its_checkpoint_becomes_a_folder_of_the_
     assert all(torch.equal(tensor, mine.model.state_dict()[name]) for name, tensor in pipeline.model.state_dict().items())
     with pytest.raises(ValueError, match="there is no model 'elsewhere'"):
         published_from_checkpoint(last, "elsewhere")
+
+
+def losses(printed: str) -> tuple[float, float]:
+    """Held-out loss before and after, as `maskgen finetune` prints them."""
+    found = re.search(r"held-out loss: .* (\d+\.\d+) -> (\d+\.\d+)", printed)
+    assert found is not None, printed
+    return float(found[1]), float(found[2])
+
+
+def test_meissonic_learns_from_the_command_line_and_goes_on_after_its_validation(
+    tiny_family: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(meissonic, "SIDES", {True: 8, False: 8})  # the published grid has 64 x 64 cells
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for number in range(4):
+        Image.fromarray(np.full((16, 16, 3), (250, 10, 10), np.uint8)).save(pictures / f"{number}.png")
+        (pictures / f"{number}.txt").write_text("red")
+    options = ("--lora", "4", "--steps", "16", "--batch-size", "2", "--lr", "2e-2", "--held-out", "0.5")
+    main(["finetune", str(pictures), "--model", str(tiny_family("Meissonic")), "--out", str(tmp_path / "mine"), *options])
+    before, after = losses(capsys.readouterr().out)
+    assert after < before - 0.3
+    assert maskgen.Pipeline.from_pretrained(tmp_path / "mine").family == "Meissonic"
+
+
+def test_llada_learns_a_folder_of_texts(tiny_family: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    for number in range(4):
+        (texts / f"{number}.txt").write_text("a red heart")
+    options = ("--lora", "4", "--steps", "16", "--batch-size", "2", "--lr", "2e-2", "--held-out", "0.5")
+    main(["finetune", str(texts), "--model", str(tiny_family("LLaDA")), "--out", str(tmp_path / "mine"), *options])
+    printed = capsys.readouterr().out
+    before, after = losses(printed)
+    assert after < before - 0.3
+    assert 'maskgen generate text "Hello." --model' in printed
+    old, new = (maskgen.Pipeline.from_pretrained(place) for place in (tiny_family("LLaDA"), tmp_path / "mine"))
+    row = [{"text": "a red heart"}]
+    assert new.family == "LLaDA"
+    assert new.score(row, "text")[0].total > old.score(row, "text")[0].total

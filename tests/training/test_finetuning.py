@@ -146,7 +146,7 @@ def test_files_that_have_changed_are_refused_until_it_is_restarted_and_then_lear
     [
         (("nowhere",), "nowhere is no folder"),
         (("empty",), "empty holds no samples"),
-        (("texts",), "texts holds texts alone; give a folder of pictures or one of sounds"),
+        (("texts",), "texts holds texts alone, and emoji-64 is no published model that writes texts; give pictures or sounds"),
         (("bare",), "none of the 1 pictures in bare has a text; put a .txt of the same name beside each"),
         (("pictures", "--lora", "0"), "--lora must be at least 1, got 0"),
         (("pictures", "--lora", "-3"), "--lora must be at least 1, got -3"),
