@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from maskgen.interop.base import read_json
+from maskgen.interop.qwen_vocabulary import has_old_vocabulary, qwen_vocabulary
 from maskgen.networks.backbone import read_vocabulary
 from maskgen.tokenizers.chat import ChatTemplate
 from maskgen.tokenizers.text import VOCABULARY_FILE
@@ -30,15 +31,17 @@ def read_text_tokenizer(folder: Path, size: int, template: str | None = None, qu
     """The text tokenizer of a folder.
 
     Args:
-        folder: It holds tokenizer.json and mostly tokenizer_config.json.
+        folder: It holds tokenizer.json and mostly tokenizer_config.json, or vocab.json and merges.txt beside the latter.
         size: Codes of the text modality.
         template: Chat template; None takes the folder's own.
         question: What is asked about an image without a prompt.
 
     Raises:
-        ValueError: If there is no tokenizer.json, or it has more codes than `size`.
+        ValueError: If there is no vocabulary, or it is damaged, or it has more codes than `size`.
     """
-    found = read_vocabulary(str(folder))
+    found = (
+        qwen_vocabulary(folder) if has_old_vocabulary(folder) and not (folder / VOCABULARY_FILE).is_file() else read_vocabulary(str(folder))
+    )
     if found is None:
         raise ValueError(f"{folder} has no {VOCABULARY_FILE}; copy the whole model, with its tokenizer")
     template = chat_template(folder) if template is None else template

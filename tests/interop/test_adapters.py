@@ -13,6 +13,7 @@ import maskgen
 from maskgen.networks.lora import LoraSettings, adapt_published, merge_published
 from maskgen.tokens.batch import UNKNOWN
 from maskgen.tokens.packing import pack
+from tests.interop.dream_cases import write_dream
 from tests.interop.llada_cases import write_llada
 from tests.interop.test_mdlm import write_mdlm
 from tests.interop.test_titok import write_generator
@@ -37,6 +38,7 @@ def diffusers_pipeline(folder: Path) -> tuple[Path, Callable[[Any], dict[str, An
 
 MODELS = {
     "amused": diffusers_pipeline,
+    "dream": partial(text_model, write_dream),
     "llada": partial(text_model, write_llada),
     "mdlm": partial(text_model, write_mdlm),
     "titok": titok,
