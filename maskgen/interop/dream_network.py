@@ -126,7 +126,7 @@ class DreamNetwork(PublishedNetwork):
             num_attention_heads=config.num_heads,
             num_key_value_heads=config.num_kv_heads,
             rms_norm_eps=config.norm_eps,
-            attn_implementation="sdpa",
+            attn_implementation="sdpa",  # type: ignore[call-arg]
         )
         self.model = Qwen2Model(trunk)
         self.model.rotary_emb = FrequenciesOnDemand(config.dim // config.num_heads, config.rope_theta)
