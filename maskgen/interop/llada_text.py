@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from maskgen.interop.base import read_json
-from maskgen.networks.backbone import read_vocabulary
+from maskgen.interop.qwen_vocabulary import has_old_vocabulary, qwen_vocabulary
+from maskgen.networks.backbone import Vocabulary, read_vocabulary
 from maskgen.tokenizers.chat import ChatTemplate
 from maskgen.tokenizers.text import VOCABULARY_FILE
 from maskgen.tokenizers.transformers_text import TransformersTextTokenizer
@@ -26,21 +27,33 @@ def chat_template(folder: Path) -> str | None:
     return found if isinstance(found, str) else None
 
 
+def folder_vocabulary(folder: Path) -> Vocabulary:
+    """The vocabulary of a folder, in its own or in the older form of Qwen2.
+
+    Raises:
+        ValueError: If there is none, or it is damaged.
+    """
+    found = read_vocabulary(str(folder))
+    if found is None and has_old_vocabulary(folder):
+        found = qwen_vocabulary(folder)
+    if found is None:
+        raise ValueError(f"{folder} has no {VOCABULARY_FILE}; copy the whole model, with its tokenizer")
+    return found
+
+
 def read_text_tokenizer(folder: Path, size: int, template: str | None = None, question: str | None = None) -> TransformersTextTokenizer:
     """The text tokenizer of a folder.
 
     Args:
-        folder: It holds tokenizer.json and mostly tokenizer_config.json.
+        folder: It holds tokenizer.json and mostly tokenizer_config.json, or vocab.json and merges.txt beside the latter.
         size: Codes of the text modality.
         template: Chat template; None takes the folder's own.
         question: What is asked about an image without a prompt.
 
     Raises:
-        ValueError: If there is no tokenizer.json, or it has more codes than `size`.
+        ValueError: If there is no vocabulary, or it is damaged, or it has more codes than `size`.
     """
-    found = read_vocabulary(str(folder))
-    if found is None:
-        raise ValueError(f"{folder} has no {VOCABULARY_FILE}; copy the whole model, with its tokenizer")
+    found = folder_vocabulary(folder)
     template = chat_template(folder) if template is None else template
     chat = None if template is None else ChatTemplate(template=template, tokens=dict(found.specials), question=question)
     return TransformersTextTokenizer(found.text, found.specials.get("eos_token"), size, chat)

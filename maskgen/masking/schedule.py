@@ -4,6 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar, overload
 
 import torch
@@ -24,6 +25,8 @@ class MaskSchedule(ABC):
     """Whether steps that do not divide the cells decode what is left over first; see `masked_after`."""
     by_step: ClassVar[bool] = False
     """Whether every step's own share of the cells is rounded up, instead of what is left after it; see `masked_after`."""
+    of_rest: ClassVar[bool] = False
+    """Whether every step's share is one of the cells that are left, rounded down; see `masked_after`."""
 
     @abstractmethod
     def ratio(self, progress: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -79,7 +82,6 @@ class ArccosFloat32(MaskSchedule):
     """`Arccos` with the rounding of Halton-MaskGIT's own code, which computes 1 - arccos(r) / (pi / 2) in float32.
 
     Where the exact share is a third, as at 16 of 32 steps, the count of a grid of 24 x 24 then differs by one cell from that of `Arccos`.
-    Use it to decode as the published sampler does.
 
     Source: valeoai/Halton-MaskGIT.
     """
@@ -99,9 +101,7 @@ class Linear(MaskSchedule):
 
 @dataclass(frozen=True)
 class Even(MaskSchedule):
-    """1 - r with whole numbers: n // steps cells at every step, and one more at each of the first n % steps.
-
-    With fewer cells than steps the cells are decoded one by one in the first steps.
+    """1 - r with whole numbers: n // steps cells at every step, and one more at each of the first n % steps, so with few cells one by one.
 
     Source: LLaDA, arXiv:2502.09992 (`get_num_transfer_tokens` of its sampler).
     """
@@ -110,6 +110,21 @@ class Even(MaskSchedule):
 
     def ratio(self, progress: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         return 1 - progress
+
+
+@dataclass(frozen=True)
+class ShareOfRest(MaskSchedule):
+    """1 - 0.999 r, and 0 at r = 1; every step decodes its share of the cells that are left, rounded down, and the last all.
+
+    A step may decode no cell, and what rounding leaves falls to the last steps.
+
+    Source: Dream, arXiv:2508.15487. Differs: counts are a row's own; there every row of a batch takes those of the mean row.
+    """
+
+    of_rest: ClassVar[bool] = True
+
+    def ratio(self, progress: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        return torch.where(progress < 1, 1 - 0.999 * progress, torch.zeros_like(progress))
 
 
 @dataclass(frozen=True)
@@ -142,8 +157,7 @@ class Log(MaskSchedule):
     """-log(r) / log(length): most cells are decoded in the first steps. Everything stays masked until r = 1 / length.
 
     Args:
-        length: Number of cells the schedule is defined for, at least 2. It is a constant of the schedule, so training and decoding agree
-            for rows of any length.
+        length: Cells that the schedule is defined for, at least 2: a constant, so that training and decoding agree for rows of any length.
 
     Source: MaskGIT's reference code. Differs: length is a constant here; there it is the length of the current batch.
     """
@@ -180,8 +194,8 @@ class Exp(MaskSchedule):
 class TruncatedGaussian(MaskSchedule):
     """Mask rates of a Gaussian truncated to [`low`, 1]: the value at progress p is exceeded with probability p.
 
-    Use it for training: a uniform draw gives a rate of the truncated Gaussian, never below `low`. In decoding it would leave a share of
-    `low` to the last step, because it drops to 0 only at progress 1; decode with another schedule, such as cosine.
+    Use it for training: a uniform draw gives a rate of the truncated Gaussian, never below `low`, the share that a decode would leave to
+    the last step.
 
     Args:
         mean: Mean of the Gaussian before truncation.
@@ -228,7 +242,8 @@ def masked_after(
 
     Every step decodes at least one cell until none is left, so a row with fewer cells than steps ends early. A schedule with `rest_first`
     decodes n // steps cells at every step and one more at each of the first n % steps, whatever the rounding. One with `by_step` decodes at
-    every step its share of the cells rounded up, as long as there are any, and all that is left at the last.
+    every step its share of the cells rounded up, as long as there are any, and all that is left at the last. One with `of_rest` decodes the
+    share 1 - ratio(after) / ratio(before) of what is left, rounded down.
 
     Args:
         schedule: Mask schedule.
@@ -247,6 +262,8 @@ def masked_after(
         raise ValueError(f"step must lie in [0, steps), got step {step} of {steps}")
     if schedule.rest_first:
         return total - (step + 1) * (total // steps) - (total % steps).clamp(max=step + 1)
+    if schedule.of_rest:
+        return total.new_tensor([_rests(schedule, steps, cells)[step] for cells in total.tolist()])
     progress = torch.arange(step + 2, dtype=torch.float64, device=total.device) / steps
     if schedule.by_step:
         shares = -schedule(progress).diff()
@@ -255,6 +272,16 @@ def masked_after(
     wanted = rounding(schedule(progress)[:, None] * total).to(total.dtype)
     steps_since = torch.arange(step + 1, -1, -1, device=total.device)[:, None]
     return (wanted - steps_since).amin(dim=0).clamp(min=0).to(total.dtype)
+
+
+@lru_cache(maxsize=1024)
+def _rests(schedule: MaskSchedule, steps: int, total: int) -> tuple[int, ...]:
+    """Cells left after every step that decodes its share of the rest."""
+    shares = schedule(torch.arange(steps + 1, dtype=torch.float64) / steps)
+    left = [total]
+    for kept in (shares[1:] / shares[:-1]).tolist():
+        left.append(left[-1] - int(left[-1] * (1 - kept)))
+    return tuple(left[1:])
 
 
 Laws = dict[str, Callable[[], MaskSchedule]]
@@ -268,6 +295,7 @@ MASK_SCHEDULES: Laws = {
     "log": Log,
     "exp": Exp,
     "truncatedgaussian": TruncatedGaussian,
+    "shareofrest": ShareOfRest,
 }
 
 

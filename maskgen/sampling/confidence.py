@@ -8,8 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from maskgen.sampling.base import Decision, DrawFn, Drawn, Sampler, State, StepFn, annealed, keep_surest
-from maskgen.sampling.draw import check_temperature, cooled, scattered
+from maskgen.sampling.draw import check_temperature, cooled, scattered, share_of_drawn
 
+Ranking = Literal["probability", "logit", "drawn"]
 Annealing = Literal["exact", "linear", "amused", "constant", "softened"]
 AMUSED_END = 0.01
 """Noise scale of aMUSEd's last step."""
@@ -27,17 +28,18 @@ class ConfidenceSampler(Sampler):
             choice_temperature at the first step to 0 at the last. "amused": such a line to 0.01, as AmusedScheduler given one number.
             "constant": choice_temperature throughout. "softened": as `cooling`.
         ranking: What the noise is added to: the "probability" of the drawn code (its logarithm), or its "logit" alone, as TiTok and MaskGen
-            do, so that a cell with large logits counts as sure.
+            do, so that a cell with large logits counts as sure. "drawn" is the probability itself, without a logarithm, that the code was
+            drawn with, after temperature and cut, as Dream's `maskgit_plus`.
         level_penalty: What a cell loses in the ranking for each level above it, where levels are decoded together (`groups`): coarse
             levels come first, as in OmniVoice (k2-fsa). 0 ranks all levels alike.
 
-    Source: MaskGIT, arXiv:2202.04200; aMUSEd, arXiv:2401.01808; TiTok, arXiv:2406.07550. Differs: exact counts per row, from the cells
-    that were unknown at the start.
+    Source: MaskGIT, arXiv:2202.04200; aMUSEd, arXiv:2401.01808; TiTok, arXiv:2406.07550; Dream, arXiv:2508.15487. Differs: exact counts per
+    row, from the cells that were unknown at the start.
     """
 
     choice_temperature: float = 4.5
     annealing: Annealing = "exact"
-    ranking: Literal["probability", "logit"] = "probability"
+    ranking: Ranking = "probability"
     level_penalty: float = 0.0
 
     def __post_init__(self) -> None:
@@ -45,8 +47,8 @@ class ConfidenceSampler(Sampler):
         check_temperature("choice_temperature", self.choice_temperature)
         if self.annealing not in get_args(Annealing):
             raise ValueError(f"annealing must be {', '.join(get_args(Annealing))}, got {self.annealing!r}")
-        if self.ranking not in ("probability", "logit"):
-            raise ValueError(f"ranking must be probability or logit, got {self.ranking!r}")
+        if self.ranking not in get_args(Ranking):
+            raise ValueError(f"ranking must be {', '.join(get_args(Ranking))}, got {self.ranking!r}")
         check_temperature("level_penalty", self.level_penalty)
 
     def start(self, state: State) -> StepFn:
@@ -54,9 +56,20 @@ class ConfidenceSampler(Sampler):
 
     def _step(self, state: State, draw_cells: DrawFn) -> Decision:
         drawn = draw_cells(state.unknown)
-        scores = drawn.logprobs if self.ranking == "probability" else _drawn_logits(drawn)
+        scores = self._scores(state, drawn)
         level = torch.arange(scores.shape[1], device=scores.device) % state.levels
         return keep_surest(state, drawn, scores - self.level_penalty * level, self.schedule, self._noise(state))
+
+    def _scores(self, state: State, drawn: Drawn) -> Float[Tensor, "batch length"]:
+        """What the noise is added to; 0 where nothing was drawn."""
+        if self.ranking == "probability":
+            return drawn.logprobs
+        codes = drawn.codes[drawn.cells]
+        if self.ranking == "drawn":
+            found = share_of_drawn(drawn.logits, codes, self.temperature_at(state), self.cut())
+        else:
+            found = drawn.logits.float().gather(-1, codes[:, None])[:, 0]
+        return scattered(drawn.cells, found, 0.0)
 
     def _noise(self, state: State) -> float:
         """Scale of the Gumbel noise at this step."""
@@ -69,8 +82,3 @@ class ConfidenceSampler(Sampler):
         end = AMUSED_END if self.annealing == "amused" else 0.0
         done = state.step / max(state.steps - 1, 1)
         return self.choice_temperature * (1 - done) + end * done
-
-
-def _drawn_logits(drawn: Drawn) -> Float[Tensor, "batch length"]:
-    """The logit of each drawn code; 0 elsewhere."""
-    return scattered(drawn.cells, drawn.logits.float().gather(-1, drawn.codes[drawn.cells][:, None])[:, 0], 0.0)

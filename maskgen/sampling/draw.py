@@ -33,6 +33,19 @@ def cooled(step: int, steps: int, cooling: Cooling) -> float:
     return {"none": 1.0, "exact": left, "softened": left * (0.5 + 0.8 * left)}[cooling]
 
 
+Distribution = Literal["model", "drawn"]
+"""What cells are ranked by: the model's probabilities, or those that codes are drawn with, after temperature and cut."""
+Fall = Literal["exact", "constant"]
+"""How the noise of a ranking changes over the steps: falls to 0 at the last one, or does not."""
+
+
+def check_ranking(distribution: str, annealing: str) -> None:
+    """Raises ValueError if a ranking is of no known distribution, or its noise falls in no known way."""
+    for name, value, known in (("distribution", distribution, get_args(Distribution)), ("annealing", annealing, get_args(Fall))):
+        if value not in known:
+            raise ValueError(f"{name} must be {' or '.join(known)}, got {value!r}")
+
+
 def check_temperature(name: str, value: float) -> None:
     """Raises ValueError if a temperature is negative or no number."""
     if not 0 <= value < math.inf:
@@ -119,6 +132,27 @@ def _candidates(
     if cut.typical_p is not None:
         values = _typical(values, temperature, cut.typical_p)
     return values, codes
+
+
+def drawn_shares(logits: Float[Tensor, "cells size"], temperature: float, cut: Cut) -> Float[Tensor, "cells kept"]:
+    """Probabilities that codes are drawn with, after temperature and cut, in float32; their order is that of the codes only without a cut.
+
+    Args:
+        logits: Natural-log scores.
+        temperature: 0, which draws nothing, counts as 1.
+        cut: Which codes may be drawn.
+    """
+    scale = temperature or 1.0
+    return (_candidates(logits.float(), scale, cut)[0] / scale).softmax(dim=-1)
+
+
+def share_of_drawn(
+    logits: Float[Tensor, "cells size"], codes: Int[Tensor, " cells"], temperature: float, cut: Cut
+) -> Float[Tensor, " cells"]:
+    """The probability that each drawn code was drawn with; see `drawn_shares`."""
+    scale, logits = temperature or 1.0, logits.float()
+    found = logits.gather(-1, codes[:, None])[:, 0] / scale
+    return (found - (_candidates(logits, scale, cut)[0] / scale).logsumexp(dim=-1)).exp()
 
 
 def _typical(values: Float[Tensor, "cells kept"], temperature: float, share: float) -> Float[Tensor, "cells kept"]:

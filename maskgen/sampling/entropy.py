@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from maskgen.sampling.base import Decision, DrawFn, Sampler, State, StepFn, annealed, keep_surest
-from maskgen.sampling.draw import check_temperature, scattered
+from maskgen.sampling.draw import Distribution, Fall, check_ranking, check_temperature, drawn_shares, scattered
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,24 +15,31 @@ class EntropySampler(Sampler):
     One model call per step, at most `steps`; nothing is revoked.
 
     Args:
-        choice_temperature: Scale of the Gumbel noise on minus the entropy at the start; it anneals as choice_temperature (1 - r),
-            r = (step + 1) / steps. 0 is greedy.
+        choice_temperature: Scale of the Gumbel noise on minus the entropy at the start. 0 is greedy.
+        annealing: How the noise falls: "exact" is choice_temperature (1 - r) with r = (step + 1) / steps, "constant" no fall.
+        distribution: What the entropy is of: the "model" or what codes are "drawn" from, after temperature and cut.
 
-    Source: Dream's `entropy` ranking, arXiv:2508.15487. Differs: the entropy is taken before temperature and cut; its `alg_temp` is
-    constant.
+    Source: Dream's `entropy` ranking, arXiv:2508.15487, which is `annealing="constant"` and `distribution="drawn"`.
     """
 
     choice_temperature: float = 0.0
+    annealing: Fall = "exact"
+    distribution: Distribution = "model"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_temperature("choice_temperature", self.choice_temperature)
+        check_ranking(self.distribution, self.annealing)
 
     def start(self, state: State) -> StepFn:
         return self._step
 
     def _step(self, state: State, draw_cells: DrawFn) -> Decision:
         drawn = draw_cells(state.unknown)
-        entropies = torch.special.entr(drawn.logits.softmax(dim=-1, dtype=torch.float32)).sum(dim=-1)
-        noise = annealed(self.choice_temperature, state)
+        if self.distribution == "model":
+            shares = drawn.logits.softmax(dim=-1, dtype=torch.float32)
+        else:
+            shares = drawn_shares(drawn.logits, self.temperature_at(state), self.cut())
+        entropies = torch.special.entr(shares).sum(dim=-1)
+        noise = self.choice_temperature if self.annealing == "constant" else annealed(self.choice_temperature, state)
         return keep_surest(state, drawn, scattered(drawn.cells, -entropies, 0.0), self.schedule, noise)

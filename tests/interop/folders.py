@@ -19,7 +19,10 @@ from maskgen.interop.halton_network import HaltonTransformer
 from maskgen.interop.maskgen_network import MaskGenConfig, MaskGenTransformer
 from maskgen.interop.titok_network import TiTokNetwork
 from maskgen.interop.titok_networks import TiTokGeneratorConfig
+from tests.interop.dream_cases import write_dream
 from tests.interop.llada_cases import write_llada, write_lumina, write_mmada
+from tests.interop.test_mdlm import write_mdlm
+from tests.interop.test_omni_diffusion import write_omni
 
 MEISSONIC_CODES = 20
 HALTON = HaltonConfig(side=2, dim=384, num_layers=1, num_heads=6, feed_dim=256, codebook_size=30, num_classes=5)
@@ -109,6 +112,9 @@ FOLDERS: Mapping[str, Callable[[Path], object]] = {
     "MMaDA": write_mmada,
     "Lumina-DiMOO": write_lumina,
     "LLaDA": write_llada,
+    "MDLM": write_mdlm,
+    "Dream": write_dream,
+    "Omni-Diffusion": write_omni,
     "MaskGen": write_maskgen,
 }
 """Name of a family to what writes a tiny model of it into a folder. A new family needs an entry here, and none elsewhere."""

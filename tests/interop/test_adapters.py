@@ -1,6 +1,7 @@
 """Low-rank adapters on published networks: every one is used in the forward pass, and merging it changes nothing but rounding."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,16 @@ import maskgen
 from maskgen.networks.lora import LoraSettings, adapt_published, merge_published
 from maskgen.tokens.batch import UNKNOWN
 from maskgen.tokens.packing import pack
+from tests.interop.dream_cases import write_dream
 from tests.interop.folders import write_titok
 from tests.interop.llada_cases import write_llada
+from tests.interop.test_mdlm import write_mdlm
 
 pytest.importorskip("peft", reason="needs peft: pip install maskgen[finetune]")
 
 
-def llada(folder: Path) -> tuple[Path, Callable[[Any], dict[str, Any]]]:
-    write_llada(folder)
+def text_model(write: Callable[[Path], Any], folder: Path) -> tuple[Path, Callable[[Any], dict[str, Any]]]:
+    write(folder)
     return folder, lambda pipe: {"text": torch.tensor([[5, 7, UNKNOWN, UNKNOWN, 9]])}
 
 
@@ -33,7 +36,16 @@ def diffusers_pipeline(folder: Path) -> tuple[Path, Callable[[Any], dict[str, An
     return amused(folder), lambda pipe: {**pipe.text_codes("a dog"), "image": torch.full((1, *pipe.grids["image"]), UNKNOWN)}
 
 
-@pytest.mark.parametrize("made", [diffusers_pipeline, llada, titok], ids=["amused", "llada", "titok"])
+MODELS = {
+    "amused": diffusers_pipeline,
+    "dream": partial(text_model, write_dream),
+    "llada": partial(text_model, write_llada),
+    "mdlm": partial(text_model, write_mdlm),
+    "titok": titok,
+}
+
+
+@pytest.mark.parametrize("made", MODELS.values(), ids=MODELS)
 def test_every_adapter_learns_and_merges(made: Callable[..., Any], tmp_path: Path) -> None:
     folder, row = made(tmp_path / "model")
     pipe = maskgen.Pipeline.from_pretrained(folder)

@@ -54,6 +54,7 @@ KINDS: dict[str, Kind] = {
     **{name: by_name(name) for name in names() if not getattr(by_name(name), "needs", ())},
     "halton-rolled": lambda **options: HaltonSampler(roll=True, **options),
     "ancestral-cosine": lambda **options: AncestralSampler(grid="cosine", **options),
+    "ancestral-until": lambda **options: AncestralSampler(until=0.1, **options),
     "confidence-linear": lambda **options: ConfidenceSampler(annealing="linear", **options),
     "confidence-amused": lambda **options: ConfidenceSampler(annealing="amused", **options),
     "spans-prod": lambda **options: SpanSampler(score="prod", **options),
@@ -69,7 +70,7 @@ COUNTED = {"confidence", "confidence-linear", "confidence-amused", "moment", "en
 """Orders whose counts are the schedule's at every step."""
 
 every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
-plain = [name for name in KINDS if not KINDS[name]().revokes and name not in ("blocks", "ancestral", "ancestral-cosine")]
+plain = [name for name in KINDS if not KINDS[name]().revokes and name not in ("blocks", "ancestral", "ancestral-cosine", "ancestral-until")]
 every_plain_kind = pytest.mark.parametrize("kind", [KINDS[name] for name in plain], ids=plain)
 """Orders that take nothing back and ask the model exactly once a step."""
 
