@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 
 from maskgen.io.audio import Waveform
 from maskgen.networks.durations import DurationPredictor, whole_frames
@@ -24,8 +23,6 @@ from maskgen.tokens.batch import UNKNOWN, Codes
 logger = logging.getLogger(__name__)
 LONGEST_TEXT = 5_000
 """Characters of the longest text that is spoken in one call, about six minutes."""
-FADE_S = 0.01
-"""Cross-fade at each joint of an edit, inside the part that is regenerated."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +85,7 @@ class SpeechProcessor(SpokenProcessor):
     def finish(self, plan: PreparedSpeech, media: Sequence[Any]) -> list[Waveform]:
         """A waveform a take: sentences joined, recordings and edits put together."""
         if plan.span is not None:
-            return [self.wave(self._pasted(plan.span, made.samples)) for made in media]
+            return [self.wave(plan.span.pasted(made.samples, self.codec)) for made in media]
         count = len(plan.rows)
         takes = [media[start : start + count] for start in range(0, len(media), count)]
         return [self.joined([wave.samples[:, plan.cut :] for wave in take], plan.seconds, plan.before) for take in takes]
@@ -173,16 +170,3 @@ class SpeechProcessor(SpokenProcessor):
             raise ValueError(f"the span {span_s[0]:g} to {span_s[1]:g} s does not lie in the recording of {length:.2f} s")
         per_s = self.frames_per_s
         return int(span_s[0] * per_s), min(self.codec.frames(samples), int(np.ceil(span_s[1] * per_s - 1e-9)))
-
-    def _pasted(self, span: EditedSpan, made: np.ndarray) -> Float[np.ndarray, "channels samples"]:
-        """The recording with frames `start` to `stop` replaced by the generated frames `start` to `end`, faded in and out inside them."""
-        original, per_frame = span.original, self.codec.samples_per_frame
-        new = made[:, span.start * per_frame : span.end * per_frame].copy()
-        fade = min(round(FADE_S * self.codec.sample_rate_hz), new.shape[1] // 2, (span.stop - span.start) * per_frame // 2)
-        ramp = np.linspace(0, 1, fade, endpoint=False, dtype=np.float32)
-        before, after = span.start * per_frame, min(span.stop * per_frame, original.shape[1])
-        if before and fade:
-            new[:, :fade] = new[:, :fade] * ramp + original[:, before : before + fade] * (1 - ramp)
-        if after < original.shape[1] and fade:
-            new[:, -fade:] = new[:, -fade:] * ramp[::-1] + original[:, after - fade : after] * (1 - ramp[::-1])
-        return np.concatenate([original[:, :before], new, original[:, after:]], axis=1)

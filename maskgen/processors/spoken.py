@@ -14,6 +14,8 @@ from maskgen.tokenizers.audio_base import SoundTokenizer
 from maskgen.tokens.batch import Codes
 
 LONGEST_PROMPT_S = 30.0
+FADE_S = 0.01
+"""Cross-fade at each joint of an edit, inside the part that is regenerated."""
 SILENCE = 1e-4
 """Root mean square under which a recording holds no voice."""
 
@@ -62,6 +64,19 @@ class EditedSpan:
     start: int
     end: int
     stop: int
+
+    def pasted(self, made: Float[np.ndarray, "channels made"], codec: SoundTokenizer) -> Float[np.ndarray, "channels edited"]:
+        """The recording with frames `start` to `stop` replaced by the frames `start` to `end` of `made`, faded in and out inside them."""
+        original, per_frame = self.original, codec.samples_per_frame
+        new = made[:, self.start * per_frame : self.end * per_frame].copy()
+        fade = min(round(FADE_S * codec.sample_rate_hz), new.shape[1] // 2, (self.stop - self.start) * per_frame // 2)
+        ramp = np.linspace(0, 1, fade, endpoint=False, dtype=np.float32)
+        before, after = self.start * per_frame, min(self.stop * per_frame, original.shape[1])
+        if before and fade:
+            new[:, :fade] = new[:, :fade] * ramp + original[:, before : before + fade] * (1 - ramp)
+        if after < original.shape[1] and fade:
+            new[:, -fade:] = new[:, -fade:] * ramp[::-1] + original[:, after - fade : after] * (1 - ramp[::-1])
+        return np.concatenate([original[:, :before], new, original[:, after:]], axis=1)
 
 
 @dataclass(frozen=True)
