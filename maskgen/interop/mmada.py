@@ -97,7 +97,7 @@ def _recognises(folder: Path) -> bool:
     return config.get("model_type") == "mmada" or any(name.lower().startswith("mmada") for name in architectures(config))
 
 
-def _image_tokenizer(folder: Path) -> Magvit2Tokenizer:
+def read_magvit2(folder: Path) -> Magvit2Tokenizer:
     """The image tokenizer, which the authors publish apart: a folder `magvitv2` inside or beside the model's, else from the hub."""
     for place in (folder / "magvitv2", folder.parent / "magvitv2"):
         if any((place / name).is_file() for name in WEIGHT_FILES):
@@ -115,7 +115,7 @@ def _load(folder: Path, options: LoadOptions) -> Parts:
     """
     config = LLaDAConfig.from_dict(read_json(folder / CONFIG), str(folder / CONFIG))
     size = read_text_tokenizer(folder, config.vocab_size).num_tokens
-    text, image = read_text_tokenizer(folder, size, TEMPLATE, QUESTION), _image_tokenizer(folder)
+    text, image = read_text_tokenizer(folder, size, TEMPLATE, QUESTION), read_magvit2(folder)
     text.longest_prompt = LONGEST_CAPTION
     space = TokenSpace([text.modality("text"), image.modality("image")])
     vocabulary = ModelVocabulary(space, {"text": 0, "image": size}, config.mask_id, config.vocab_size)
