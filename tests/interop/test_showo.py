@@ -157,6 +157,7 @@ def test_an_answer_is_the_likeliest_next_token_one_after_the_other(writer: maskg
     until = codes[len(asked) :]
     until = until[: until.index(END)] if END in until else until
     assert made.generation.model_calls == [6]
+    assert len(made.generation.trajectories[0].codes) == 6  # steps are an upper bound
     assert made.text == writer.tokenizers["text"].decode([torch.tensor([until], dtype=torch.long)])[0]
     question = writer.tokenizers["text"].chat.question  # type: ignore[attr-defined]
     assert writer(image=image, length=3).text == writer(question, image=image, length=3).text
