@@ -29,7 +29,7 @@ NEW_TOKENS = ("[PAD]", "<|soi|>", "<|eoi|>", "<|sov|>", "<|eov|>", "<|t2i|>", "<
 """Tokens that Show-o adds behind the text vocabulary, in this order; image codes follow."""
 LONGEST_CAPTION = 126
 """Tokens of a caption: the authors cut at 129 with the task and the tokens at its ends."""
-ANSWER_TOKENS, MOST_ANSWER_TOKENS = 100, 512
+ANSWER_TOKENS, MOST_ANSWER_TOKENS = 100, 256
 TEMPLATE = "<|endoftext|>USER: \n{{ messages[-1]['content'] }} ASSISTANT:"
 QUESTION = "Please describe this image in detail."
 
@@ -132,7 +132,10 @@ def showo_drawing(side: int) -> GenerationSettings:
 
 
 def showo_answering() -> GenerationSettings:
-    """How Show-o writes: the likeliest next token, one after the other. Steps are an upper bound: a token takes one model call."""
+    """How Show-o writes: the likeliest next token, one after the other, by one model call each.
+
+    Steps are an upper bound: a longer answer than so many tokens needs more of them.
+    """
     return GenerationSettings(sampler="blocks", sampler_options={"block_size": 1}, steps=(MOST_ANSWER_TOKENS,), temperature=(0.0,))
 
 

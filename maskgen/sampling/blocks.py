@@ -36,9 +36,8 @@ class BlockSampler(Sampler):
 
     Blocks are counted over a row's own unknown cells in the order in which they stand in the row (time for text and audio, reading order
     for images), and its steps are divided over its own blocks, so a row's result is the same alone and in any batch. A block that is full
-    before its steps are over waits, without a model call; without `inner`, blocks of one cell take a step each. Rows with different numbers
-    of blocks ask for their logits one after the other; a LogitsFn that remembers its last pass, as those of a model do, computes it once a
-    step.
+    before its steps are over waits, without a model call. Rows with different numbers of blocks ask for their logits one after the other; a
+    LogitsFn that remembers its last pass, as those of a model do, computes it once a step.
 
     Args:
         steps: Steps over all blocks: steps // blocks each, one more for the first steps % blocks of them.
@@ -79,9 +78,7 @@ class BlockSampler(Sampler):
             row = int(blocks.argmax())
             found = f"row {row} has {int(state.total[row])} unknown cells, which are {int(blocks[row])} blocks of {self.block_size}"
             raise ValueError(f"{found}, and there are {state.steps} steps; take at least a step a block, or larger blocks")
-        one_by_one = self.block_size == 1 and self.inner is None  # a block of one cell is full after its first step
-        counts = sorted({*blocks.tolist()} - {0})
-        parts = [self._alike(number, blocks == count, block_plan(count if one_by_one else state.steps, count)) for count in counts]
+        parts = [self._alike(number, blocks == count, block_plan(state.steps, count)) for count in sorted({*blocks.tolist()} - {0})]
 
         def step(now: State, draw_cells: DrawFn) -> Decision:
             decisions = [found for part in parts if (found := part(now, draw_cells)) is not None]
@@ -96,8 +93,6 @@ class BlockSampler(Sampler):
 
         def step(now: State, draw_cells: DrawFn) -> Decision | None:
             nonlocal inside_block
-            if now.step >= len(plan):
-                return None
             block, local, length = plan[now.step]
             inside = now.target & (number == block) & rows[:, None]
             view = dataclasses.replace(now, target=inside, step=local, steps=length)

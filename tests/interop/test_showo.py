@@ -157,7 +157,8 @@ def test_an_answer_is_the_likeliest_next_token_one_after_the_other(writer: maskg
     until = codes[len(asked) :]
     until = until[: until.index(END)] if END in until else until
     assert made.generation.model_calls == [6]
-    assert len(made.generation.trajectories[0].codes) == 6  # steps are an upper bound
+    with pytest.raises(ValueError, match="300 blocks of 1, and there are 256 steps; take at least a step a block"):
+        writer("a heart", image=image, length=300)
     assert made.text == writer.tokenizers["text"].decode([torch.tensor([until], dtype=torch.long)])[0]
     question = writer.tokenizers["text"].chat.question  # type: ignore[attr-defined]
     assert writer(image=image, length=3).text == writer(question, image=image, length=3).text
