@@ -106,7 +106,7 @@ class MagnetNetwork(PublishedNetwork):
         words = self.lm.words(states.to(self.embed.weight.dtype), said)
         told = said.clone()
         told[:, 0] = True  # a row without text sees one word that is 0, which adds nothing
-        hidden = self.lm(ids, time, words, near_frames(inside, time, window), told)
+        hidden: Tensor = self.lm(ids, time, words, near_frames(inside, time, window), told)
         found = hidden.new_zeros(*cells.shape, hidden.shape[-1])
         found[cells] = hidden[inside]
         return found

@@ -145,7 +145,7 @@ def test_drawn_cells_have_the_logits_of_the_authors_layout_with_its_padding(pipe
 def test_an_answer_is_the_likeliest_next_token_one_after_the_other(writer: maskgen.TextGenerationPipeline, theirs: Any) -> None:
     """As the authors write: the image before the question, and every token from the logits of the one before it."""
     image = Image.effect_noise((32, 32), 80).convert("RGB")
-    made = writer("a heart", image=image, length=6)
+    made = writer("a heart", image=image, length=6, num_inference_steps=6)
     codes = made.generation.codes[0][0].tolist()
     asked = writer.tokenizers["text"].encode_chat("a heart")[0].tolist()
     assert asked[0] == END
@@ -161,8 +161,9 @@ def test_an_answer_is_the_likeliest_next_token_one_after_the_other(writer: maskg
         writer("a heart", image=image, length=300)
     assert made.text == writer.tokenizers["text"].decode([torch.tensor([until], dtype=torch.long)])[0]
     question = writer.tokenizers["text"].chat.question  # type: ignore[attr-defined]
-    assert writer(image=image, length=3).text == writer(question, image=image, length=3).text
-    assert writer("a heart", length=3).generation.codes[0].shape == (1, len(asked) + 3)
+    few: dict[str, Any] = {"length": 3, "num_inference_steps": 3}
+    assert writer(image=image, **few).text == writer(question, image=image, **few).text
+    assert writer("a heart", **few).generation.codes[0].shape == (1, len(asked) + 3)
 
 
 def test_a_prompt_becomes_an_image(pipe: maskgen.TextToImagePipeline) -> None:
