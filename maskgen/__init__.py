@@ -9,15 +9,17 @@ if TYPE_CHECKING:
     from maskgen.io.audio import Waveform
     from maskgen.pipelines.any_to_any import AnyToAnyPipeline
     from maskgen.pipelines.base import Pipeline
-    from maskgen.pipelines.outputs import AnyToAnyOutput, GenerationOutput, SpeechOutput, TextOutput
+    from maskgen.pipelines.outputs import AnyToAnyOutput, AudioOutput, GenerationOutput, SpeechOutput, TextOutput
     from maskgen.pipelines.prompted_speech import PromptedSpeechPipeline
     from maskgen.pipelines.text_generation import TextGenerationPipeline
+    from maskgen.pipelines.text_to_audio import TextToAudioPipeline
     from maskgen.pipelines.text_to_image import TextToImagePipeline
     from maskgen.pipelines.text_to_speech import TextToSpeechPipeline
 
 __all__ = [
     "AnyToAnyOutput",
     "AnyToAnyPipeline",
+    "AudioOutput",
     "GenerationOutput",
     "GenerationSettings",
     "Pipeline",
@@ -25,6 +27,7 @@ __all__ = [
     "SpeechOutput",
     "TextGenerationPipeline",
     "TextOutput",
+    "TextToAudioPipeline",
     "TextToImagePipeline",
     "TextToSpeechPipeline",
     "Waveform",
@@ -33,6 +36,7 @@ __all__ = [
 _PLACES = {
     "AnyToAnyOutput": "pipelines.outputs",
     "AnyToAnyPipeline": "pipelines.any_to_any",
+    "AudioOutput": "pipelines.outputs",
     "GenerationOutput": "pipelines.outputs",
     "GenerationSettings": "decoding.settings",
     "Pipeline": "pipelines.base",
@@ -40,6 +44,7 @@ _PLACES = {
     "SpeechOutput": "pipelines.outputs",
     "TextGenerationPipeline": "pipelines.text_generation",
     "TextOutput": "pipelines.outputs",
+    "TextToAudioPipeline": "pipelines.text_to_audio",
     "TextToImagePipeline": "pipelines.text_to_image",
     "TextToSpeechPipeline": "pipelines.text_to_speech",
     "Waveform": "io.audio",

@@ -21,7 +21,7 @@ def add_decoding(parser: argparse.ArgumentParser) -> None:
         "--num-inference-steps", type=numbers(int), metavar="N[,N...]", help="decode steps, one number a level or the coarsest alone"
     )
     parser.add_argument("--guidance-scale", type=float, help="1 is off")
-    parser.add_argument("--guidance-schedule", help="constant, linear, cosine, mask_rate, linear_ahead or cosine_ahead")
+    parser.add_argument("--guidance-schedule", help="constant, linear, cosine, mask_rate, linear_ahead, cosine_ahead or falling")
     parser.add_argument("--temperature", type=numbers(float), metavar="T[,T...]", help="divides the logits; 0 takes the likeliest code")
     parser.add_argument("--choice-temperature", type=numbers(float), metavar="T[,T...]", help="noise in the sampler's ranking")
     parser.add_argument("--top-k", type=int, help="draw from the K likeliest codes; 0 is all")

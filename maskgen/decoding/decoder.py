@@ -215,7 +215,7 @@ class _Group:
         if not self.alone:
             return guided, plain
         each = [run.logits(group, steps) for run in self.alone]
-        schedule, window = self.decoder.settings.guidance(), self.decoder.settings.window_at(group[0])
+        schedule, window = self.decoder.settings.guidance(group[0]), self.decoder.settings.window_at(group[0])
 
         def shape(batch: TokenBatch, cells: Tensor, segment: Segment, progress: float) -> tuple[Any, ...]:
             return is_guided(schedule, batch, cells, segment, progress), self.negative_length, window
@@ -248,7 +248,8 @@ class _Run:
         model = LocalAttentionModel(prefix or self.model, window) if window else self.reused or self.compiled or self.model
         if isinstance(self.reused, KVCacheModel):
             self.reused.begin(group)
-        logits_fn: LogitsFn = guided_model(model, self.null, settings.guidance(), settings.guidance_rescale, self.counter, self.by_row)
+        guidance = settings.guidance(group[0])
+        logits_fn: LogitsFn = guided_model(model, self.null, guidance, settings.guidance_rescale, self.counter, self.by_row)
         if settings.noise_regularization:
             logits_fn = noise_regularised(logits_fn, self.generators, steps=steps, scale=settings.noise_regularization)
         if settings.differential:

@@ -164,6 +164,35 @@ class AheadGuidance(GuidanceSchedule):
         return first + (self.guidance_scale - first) * (after if self.shape == "linear" else (1 - math.cos(math.pi * after)) / 2)
 
 
+@dataclass(frozen=True)
+class FallingGuidance(GuidanceSchedule):
+    """From the scale at the first step down to 1 at the last: 1 + (g - 1) cos(pi k / (2 (N - 1))); a single step has the scale itself.
+
+    The condition decides the layout, and the last step costs no unconditional pass.
+
+    Args:
+        guidance_scale: g.
+        steps: N.
+
+    Source: MAGNeT, arXiv:2401.04577 (annealed guidance), which mixes by the share that is masked before a step. Differs: the last step
+    is exactly unguided; there float32 leaves 4e-8 of it.
+    """
+
+    guidance_scale: float = 1.0
+    steps: int = 12
+
+    def __post_init__(self) -> None:
+        _check_scale(self.guidance_scale)
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+
+    def scale(self, progress: float, masked: Float[Tensor, " batch"] | None = None) -> float:
+        left = 1 - min(round(progress * self.steps) / max(self.steps - 1, 1), 1.0)
+        return 1 + (self.guidance_scale - 1) * math.sin(0.5 * math.pi * left)
+
+
+FALLING = "falling"
+"""Name of `FallingGuidance` in settings."""
 AHEAD: dict[str, Literal["linear", "cosine"]] = {"linear_ahead": "linear", "cosine_ahead": "cosine"}
 """Names of `AheadGuidance` in settings to its shapes."""
 GuidanceLaws = dict[str, Callable[[float], GuidanceSchedule]]
@@ -179,8 +208,10 @@ def guidance_by_name(name: str, guidance_scale: float, steps: int = 12) -> Guida
     """The guidance schedule of that name at that scale, for a decode of so many steps; an interval has no default ends and is an object."""
     if name in AHEAD:
         return AheadGuidance(guidance_scale, steps, AHEAD[name])
+    if name == FALLING:
+        return FallingGuidance(guidance_scale, steps)
     if name not in GUIDANCE_SCHEDULES:
-        raise ValueError(f"no guidance schedule is called {name!r}; choose one of {', '.join([*GUIDANCE_SCHEDULES, *AHEAD])}")
+        raise ValueError(f"no guidance schedule is called {name!r}; choose one of {', '.join([*GUIDANCE_SCHEDULES, *AHEAD, FALLING])}")
     return GUIDANCE_SCHEDULES[name](guidance_scale)
 
 

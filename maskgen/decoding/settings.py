@@ -54,7 +54,7 @@ class GenerationSettings:
         time_shift: Pace of the mask schedule: below 1 the first steps decode few cells and the last many, above 1 the other way round; 1
             leaves the schedule as it is.
         guidance_scale: 1 is off.
-        guidance_schedule: constant, linear, cosine, mask_rate, linear_ahead, cosine_ahead or interval.
+        guidance_schedule: constant, linear, cosine, mask_rate, linear_ahead, cosine_ahead, falling or interval.
         guidance_interval: First progress that is guided and first that is not, for `interval`.
         guidance_rescale: Share of the guided logits that is brought back to the spread of the conditional ones; 0 is off.
         null: What guidance leads away from without a negative prompt: "absent", the condition hidden, as under condition dropout in
@@ -161,11 +161,11 @@ class GenerationSettings:
             merged[name] = [value, *old[1:]] if bare and old is not None else value
         return self.from_dict(merged)
 
-    def guidance(self) -> GuidanceSchedule:
-        """The guidance schedule."""
+    def guidance(self, level: int = 0) -> GuidanceSchedule:
+        """The guidance schedule of the decode of one level."""
         if self.guidance_schedule == "interval":
             return IntervalGuidance(self.guidance_scale, *self.guidance_interval)
-        return guidance_by_name(self.guidance_schedule, self.guidance_scale, self.steps[0])
+        return guidance_by_name(self.guidance_schedule, self.guidance_scale, _entry(self.steps, level))
 
     def at(self, level: int) -> Sampler:
         """The sampler of one level."""

@@ -4,6 +4,7 @@ from maskgen.pipelines.any_to_any import AnyToAnyPipeline
 from maskgen.pipelines.base import Pipeline
 from maskgen.pipelines.prompted_speech import PromptedSpeechPipeline
 from maskgen.pipelines.text_generation import TextGenerationPipeline
+from maskgen.pipelines.text_to_audio import TextToAudioPipeline
 from maskgen.pipelines.text_to_image import TextToImagePipeline
 from maskgen.pipelines.text_to_speech import TextToSpeechPipeline
 
@@ -12,6 +13,7 @@ __all__ = [
     "Pipeline",
     "PromptedSpeechPipeline",
     "TextGenerationPipeline",
+    "TextToAudioPipeline",
     "TextToImagePipeline",
     "TextToSpeechPipeline",
 ]

@@ -84,6 +84,25 @@ class TextOutput:
 
 
 @dataclass(frozen=True, repr=False)
+class AudioOutput:
+    """What a text-to-audio call made, one entry a prompt and output.
+
+    Args:
+        audio: Waveforms at the codec's rate.
+        seeds: Seed of each.
+        generation: Codes and trajectories.
+    """
+
+    audio: list[Waveform]
+    seeds: list[int]
+    generation: GenerationOutput
+
+    def __repr__(self) -> str:
+        cost = _cost(self.generation.model_calls_per_row, self.generation.elapsed_s)
+        return f"AudioOutput({media_summary(self.audio)}, {_seeds(self.seeds)}, {cost})"
+
+
+@dataclass(frozen=True, repr=False)
 class SpeechOutput:
     """What a voice said, one entry a prompt and take.
 

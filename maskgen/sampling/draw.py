@@ -14,8 +14,10 @@ BLOCK, CELLS_AT_ONCE = 64, 32
 """Codes that are summed together before a running sum; cells whose codes fit a processor's cache."""
 
 
-Cooling = Literal["none", "exact", "softened"]
+Cooling = Literal["none", "exact", "softened", "floored"]
 """How a temperature falls over the steps."""
+FLOOR = 0.01
+"""Temperature under which the cooling "floored" does not fall."""
 
 
 def cooled(step: int, steps: int, cooling: Cooling) -> float:
@@ -24,13 +26,13 @@ def cooled(step: int, steps: int, cooling: Cooling) -> float:
     Args:
         step: k, from 0.
         steps: N.
-        cooling: "none" is 1; "exact" is r, so 0 at the last step; "softened" is r (0.5 + 0.8 r), as where the logits too are divided by the
-            second factor.
+        cooling: "none" is 1; "exact" is r, so 0 at the last step, and so is "floored", whose temperature stays at least `FLOOR`; "softened"
+            is r (0.5 + 0.8 r), as where the logits too are divided by the second factor.
 
-    Source: TiTok, arXiv:2406.07550 (`softmax_temperature_annealing` of its code).
+    Source: TiTok, arXiv:2406.07550 (`softmax_temperature_annealing` of its code); MAGNeT, arXiv:2401.04577 (the floor of its code).
     """
     left = 1 - (step + 1) / steps
-    return {"none": 1.0, "exact": left, "softened": left * (0.5 + 0.8 * left)}[cooling]
+    return {"none": 1.0, "exact": left, "floored": left, "softened": left * (0.5 + 0.8 * left)}[cooling]
 
 
 Distribution = Literal["model", "drawn"]
@@ -74,7 +76,8 @@ def temperature_at(step: int, steps: int, temperature: float, sharpening: float,
     if cooling not in get_args(Cooling):
         raise ValueError(f"cooling must be {', '.join(get_args(Cooling))}, got {cooling!r}")
     line = 1 + (sharpening - 1) * step / max(steps - 1, 1)
-    return temperature / line * (2 if step < soft_steps else 1) * cooled(step, steps, cooling)
+    found = temperature / line * (2 if step < soft_steps else 1) * cooled(step, steps, cooling)
+    return max(found, FLOOR) if cooling == "floored" and temperature > 0 else found
 
 
 def gumbel(shape: tuple[int, ...], generator: torch.Generator) -> Float[Tensor, "..."]:

@@ -157,22 +157,29 @@ SPOKEN_TOKENS = (
 )
 
 
-def omnivoice(folder: Path) -> None:
-    """OmniVoice with random weights, as its hub folder is laid out; its text tokenizer knows single bytes."""
-    from safetensors.torch import save_file
+def byte_vocabulary(folder: Path, specials: tuple[str, ...]) -> None:
+    """A tokenizer.json that knows single bytes, and special tokens behind them."""
     from tokenizers.decoders import ByteLevel as Decoded
     from tokenizers.models import BPE
     from tokenizers.pre_tokenizers import ByteLevel
 
-    from maskgen.interop.omnivoice_network import OmniVoiceNetwork
-    from maskgen.tokens.space import Modality, TokenSpace
     from tokenizers import AddedToken, Tokenizer
 
     words = Tokenizer(BPE(vocab={one: number for number, one in enumerate(sorted(ByteLevel.alphabet()))}, merges=[]))
     words.pre_tokenizer, words.decoder = ByteLevel(add_prefix_space=False), Decoded()  # type: ignore[assignment]
-    words.add_special_tokens([AddedToken(one, special=True) for one in SPOKEN_TOKENS])
+    words.add_special_tokens([AddedToken(one, special=True) for one in specials])
     folder.mkdir(parents=True, exist_ok=True)
     words.save(str(folder / "tokenizer.json"))
+
+
+def omnivoice(folder: Path) -> None:
+    """OmniVoice with random weights, as its hub folder is laid out; its text tokenizer knows single bytes."""
+    from safetensors.torch import save_file
+
+    from maskgen.interop.omnivoice_network import OmniVoiceNetwork
+    from maskgen.tokens.space import Modality, TokenSpace
+
+    byte_vocabulary(folder, SPOKEN_TOKENS)
     trunk = {"model_type": "qwen3", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
     trunk |= {"num_key_value_heads": 2, "head_dim": 8, "vocab_size": 270}
     config = {"model_type": "omnivoice", "audio_vocab_size": 17, "audio_mask_id": 16, "num_audio_codebook": 4, "llm_config": trunk}

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from builders.hub_folders import CLIP_LENGTH, amused, clip_encoder, clip_tokenizer, omnivoice, scrambled, vq_model
+from builders.magnet import magnet
 from builders.meissonic import golden as meissonic_golden
 from safetensors.torch import save_file
 
@@ -23,6 +24,7 @@ from tests.interop.dream_cases import write_dream
 from tests.interop.llada_cases import write_llada, write_lumina, write_mmada
 from tests.interop.test_mdlm import write_mdlm
 from tests.interop.test_omni_diffusion import write_omni
+from tests.interop.test_showo import write_showo
 
 MEISSONIC_CODES = 20
 HALTON = HaltonConfig(side=2, dim=384, num_layers=1, num_heads=6, feed_dim=256, codebook_size=30, num_classes=5)
@@ -115,6 +117,8 @@ FOLDERS: Mapping[str, Callable[[Path], object]] = {
     "MDLM": write_mdlm,
     "Dream": write_dream,
     "Omni-Diffusion": write_omni,
+    "Show-o": write_showo,
+    "MAGNeT": magnet,
     "MaskGen": write_maskgen,
 }
 """Name of a family to what writes a tiny model of it into a folder. A new family needs an entry here, and none elsewhere."""
