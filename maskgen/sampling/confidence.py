@@ -8,9 +8,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from maskgen.sampling.base import Decision, DrawFn, Drawn, Sampler, State, StepFn, annealed, keep_surest
-from maskgen.sampling.draw import check_temperature, cooled, scattered
+from maskgen.sampling.draw import allowed_mass, check_temperature, cooled, scattered
 
-Annealing = Literal["exact", "linear", "amused", "constant", "softened"]
+Annealing = Literal["exact", "linear", "amused", "constant", "softened", "lagged"]
+Ranking = Literal["probability", "logit", "share"]
 AMUSED_END = 0.01
 """Noise scale of aMUSEd's last step."""
 
@@ -25,9 +26,10 @@ class ConfidenceSampler(Sampler):
         choice_temperature: Scale of the ranking's noise at the start. 0 is greedy, but for "amused", which then rises to its end of 0.01.
         annealing: Scale of the noise at step k of N. "exact": choice_temperature (1 - (k + 1) / N). "linear": a straight line from
             choice_temperature at the first step to 0 at the last. "amused": such a line to 0.01, as AmusedScheduler given one number.
-            "constant": choice_temperature throughout. "softened": as `cooling`.
-        ranking: What the noise is added to: the "probability" of the drawn code (its logarithm), or its "logit" alone, as TiTok and MaskGen
-            do, so that a cell with large logits counts as sure.
+            "constant": choice_temperature throughout. "softened": as `cooling`. "lagged": choice_temperature (1 - k / N).
+        ranking: What the noise is added to: the "probability" of the drawn code (its logarithm); its "logit" alone, as TiTok and MaskGen
+            do, so that a cell with large logits counts as sure; or its "share" of the probability of the codes that may be drawn, no
+            logarithm, as MaskGCT does.
         level_penalty: What a cell loses in the ranking for each level above it, where levels are decoded together (`groups`): coarse
             levels come first, as in OmniVoice (k2-fsa). 0 ranks all levels alike.
 
@@ -37,7 +39,7 @@ class ConfidenceSampler(Sampler):
 
     choice_temperature: float = 4.5
     annealing: Annealing = "exact"
-    ranking: Literal["probability", "logit"] = "probability"
+    ranking: Ranking = "probability"
     level_penalty: float = 0.0
 
     def __post_init__(self) -> None:
@@ -45,8 +47,8 @@ class ConfidenceSampler(Sampler):
         check_temperature("choice_temperature", self.choice_temperature)
         if self.annealing not in get_args(Annealing):
             raise ValueError(f"annealing must be {', '.join(get_args(Annealing))}, got {self.annealing!r}")
-        if self.ranking not in ("probability", "logit"):
-            raise ValueError(f"ranking must be probability or logit, got {self.ranking!r}")
+        if self.ranking not in get_args(Ranking):
+            raise ValueError(f"ranking must be {', '.join(get_args(Ranking))}, got {self.ranking!r}")
         check_temperature("level_penalty", self.level_penalty)
 
     def start(self, state: State) -> StepFn:
@@ -55,6 +57,9 @@ class ConfidenceSampler(Sampler):
     def _step(self, state: State, draw_cells: DrawFn) -> Decision:
         drawn = draw_cells(state.unknown)
         scores = drawn.logprobs if self.ranking == "probability" else _drawn_logits(drawn)
+        if self.ranking == "share":
+            allowed = allowed_mass(drawn.logits, self.temperature_at(state), self.cut())
+            scores = (scores - scattered(drawn.cells, allowed, 0.0)).exp()
         level = torch.arange(scores.shape[1], device=scores.device) % state.levels
         return keep_surest(state, drawn, scores - self.level_penalty * level, self.schedule, self._noise(state))
 
@@ -64,8 +69,8 @@ class ConfidenceSampler(Sampler):
             return annealed(self.choice_temperature, state)
         if self.annealing == "softened":
             return self.choice_temperature * cooled(state.step, state.steps, "softened")
-        if self.annealing == "constant":
-            return self.choice_temperature
+        if self.annealing in ("constant", "lagged"):
+            return self.choice_temperature * (1 if self.annealing == "constant" else 1 - state.step / state.steps)
         end = AMUSED_END if self.annealing == "amused" else 0.0
         done = state.step / max(state.steps - 1, 1)
         return self.choice_temperature * (1 - done) + end * done
