@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import torch
 
-from maskgen.autoencoders.amphion import AcousticCodec, SemanticCodec
+from maskgen.autoencoders.amphion import AcousticCodec
 from maskgen.decoding.parts import Parts
 from maskgen.decoding.settings import GenerationSettings
 from maskgen.interop.base import Family, LoadOptions, write_json, write_tensors
@@ -100,11 +100,13 @@ def load_maskgct(folder: Path, options: LoadOptions) -> Parts:
     phonemes = PhoneTableTokenizer(read_phone_table(table), PHONES)
     tokenizers = {PHONEMES: phonemes, HEARD: semantic, SEMANTIC: semantic, VOICE: audio, AUDIO: audio}
     space = TokenSpace([tokenizer.modality(name) for name, tokenizer in tokenizers.items()])
-    coarse, fine = sizes["s2a_model"]["s2a_1layer"], sizes["s2a_model"]["s2a_full"]
-    stages = [
-        _stage(kind, StageConfig.from_published(section, source), folder / name, options)
-        for kind, section, name in ((SemanticStage, sizes["t2s_model"], FIRST), (AcousticStage, coarse, COARSE), (AcousticStage, fine, FINE))
-    ]
+    second = sizes["s2a_model"]
+    kinds = (
+        (SemanticStage, sizes["t2s_model"], FIRST),
+        (AcousticStage, second["s2a_1layer"], COARSE),
+        (AcousticStage, second["s2a_full"], FINE),
+    )
+    stages = [_stage(kind, StageConfig.from_published(section, source), folder / name, options) for kind, section, name in kinds]
     return Parts(
         model=MaskGCTNetwork(*stages, space).eval(),
         space=space,

@@ -72,9 +72,7 @@ def semantic_config(section: Mapping[str, Any], source: str) -> SemanticCodecCon
     """
     names = ("hidden_size", "codebook_size", "codebook_dim", "vocos_dim", "vocos_intermediate_dim", "vocos_num_layers")
     dim, codes, search, width, hidden, layers = (_size(section, name, source) for name in names)
-    return SemanticCodecConfig(
-        dim=dim, codebook_size=codes, codebook_dim=search, vocos_dim=width, vocos_hidden=hidden, vocos_layers=layers
-    )
+    return SemanticCodecConfig(dim=dim, codebook_size=codes, codebook_dim=search, vocos_dim=width, vocos_hidden=hidden, vocos_layers=layers)
 
 
 def acoustic_config(section: Mapping[str, Any], source: str) -> AcousticCodecConfig:
@@ -106,7 +104,9 @@ def acoustic_config(section: Mapping[str, Any], source: str) -> AcousticCodecCon
         tanh=bool(encoder.get("use_tanh", False)),
     )
     if config.hop != _size(decoder, "hop_size", source):
-        raise ValueError(f"{source} has strides of {config.hop} samples a frame and a hop_size of {decoder['hop_size']}; copy the file again")
+        raise ValueError(
+            f"{source} has strides of {config.hop} samples a frame and a hop_size of {decoder['hop_size']}; copy the file again"
+        )
     return config
 
 

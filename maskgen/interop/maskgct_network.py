@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from maskgen.interop.maskgct_stages import PHONES, AcousticStage, SemanticStage, gathered, time_of
+from maskgen.interop.maskgct_stages import PHONES, AcousticStage, SemanticStage, time_of, visible_first
 from maskgen.networks.published import PublishedConfig, PublishedNetwork
 from maskgen.tokens.batch import TokenBatch
 from maskgen.tokens.space import MASK, Segment, TokenSpace
@@ -158,10 +158,9 @@ class MaskGCTNetwork(PublishedNetwork):
             if spoken == VOICE and not bool(seen.any()):
                 continue
             semantic = codes[..., 0][theirs]
-            if ours.sum(dim=1).tolist() != theirs.sum(dim=1).tolist():
-                raise ValueError(
-                    f"rows have {theirs.sum(dim=1).tolist()} codes of {told} and {ours.sum(dim=1).tolist()} cells of {spoken}; give one a cell"
-                )
+            counts, wanted = theirs.sum(dim=1).tolist(), ours.sum(dim=1).tolist()
+            if counts != wanted:
+                raise ValueError(f"rows have {counts} codes of {told} and {wanted} cells of {spoken}; give one a cell")
             if bool((semantic < 0).any()):
                 raise ValueError(f"codes of {told} are unknown; generate semantic before audio, with settings whose null is not masked")
             whole = torch.full_like(codes[..., 0], 0)
@@ -184,6 +183,6 @@ def _through(
     time: Float[Tensor, " batch"],
 ) -> Float[Tensor, "batch length dim"]:
     """Hidden states of a stage's trunk where the visible cells stand; 0 elsewhere."""
-    compact, seen, order = gathered(vectors, visible)
+    compact, seen, order = visible_first(vectors, visible)
     states = stage.diff_estimator(compact, time, seen).masked_fill(~seen[..., None], 0)
     return torch.zeros_like(vectors).scatter(1, order[..., None].expand_as(states), states)

@@ -124,7 +124,7 @@ def time_of(masked: Int[Tensor, " batch"], total: Int[Tensor, " batch"], steps: 
     return torch.where((step < after - 1e-9) | (masked >= total), step, first).clamp(0, 1).float()
 
 
-def gathered(
+def visible_first(
     vectors: Float[Tensor, "batch length dim"], visible: Bool[Tensor, "batch length"]
 ) -> tuple[Float[Tensor, "batch places dim"], Bool[Tensor, "batch places"], Int[Tensor, "batch places"]]:
     """The visible cells of each row without gaps, which places exist, and where each cell stood."""

@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Sequence
+from functools import lru_cache
 
 PROGRAMS = ("espeak-ng", "espeak")
 MARKS = ",.?!;:'…"
@@ -56,7 +57,8 @@ def espeak_phones(text: str, voice: str, program: str) -> list[str]:
     return found
 
 
-def _clause(text: str, voice: str, program: str) -> list[str]:
+@lru_cache(maxsize=1024)
+def _clause(text: str, voice: str, program: str) -> tuple[str, ...]:
     """Phones of a text without punctuation.
 
     Raises:
@@ -64,7 +66,11 @@ def _clause(text: str, voice: str, program: str) -> list[str]:
     """
     try:
         made = subprocess.run(
-            [program, "-q", "--ipa", "--sep=|", "-v", voice, "--stdin"], input=text.encode(), capture_output=True, timeout=LONGEST_S, check=True
+            [program, "-q", "--ipa", "--sep=|", "-v", voice, "--stdin"],
+            input=text.encode(),
+            capture_output=True,
+            timeout=LONGEST_S,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError) as error:
         said = getattr(error, "stderr", b"") or b""
@@ -74,7 +80,7 @@ def _clause(text: str, voice: str, program: str) -> list[str]:
     phones = list[str]()
     for word in ([phone for phone in word if phone] for word in words):
         phones += [BETWEEN_WORDS, *word] if phones and word else word
-    return phones
+    return tuple(phones)
 
 
 def own_phones(phonemes: str) -> list[str]:

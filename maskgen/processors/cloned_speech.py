@@ -1,7 +1,7 @@
 """Speech in the voice of a recording, in two stages: semantic codes of what is said, then acoustic codes."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from maskgen.processors.timing import PACES
 from maskgen.tokenizers.audio_base import SoundTokenizer
 from maskgen.tokenizers.base import Tokenizer
 from maskgen.tokenizers.phone_table import ENGLISH, PhoneTableTokenizer
+from maskgen.tokenizers.phonemes import between_slashes
 from maskgen.tokens.batch import UNKNOWN, Codes
 
 LONGEST_SPEECH_S, PART_S = 30.0, 15.0
@@ -66,9 +67,7 @@ class ClonedSpeechProcessor(SpokenProcessor):
             told = self.text.codes_of([*heard.phones, *phones])
             rows.append({"phonemes": told, "heard": heard.semantic, "voice": heard.acoustic, "semantic": blank})
         before = None if request.audio is None else self.fitted(heard.wave)
-        return PreparedSpeech(
-            rows=rows, seeds=range(len(rows)), sentences=parts, phonemes=phonemes, seconds=request.seconds, before=before
-        )
+        return PreparedSpeech(rows=rows, seeds=range(len(rows)), sentences=parts, phonemes=phonemes, seconds=request.seconds, before=before)
 
     def second_stage(self, plan: PreparedSpeech, semantic: Sequence[Codes]) -> PreparedSpeech:
         """The plan with the rows of the second stage.
@@ -113,8 +112,9 @@ class ClonedSpeechProcessor(SpokenProcessor):
         pace = heard.wave.seconds / len(heard.phones) / request.speed
         total_s = phones * pace if request.seconds is None else request.seconds
         parts = [text]
-        if total_s > LONGEST_SPEECH_S:
-            parts = split_sentences(text, lambda part: self._length(part, language), max(1, int(PART_S / total_s * phones)))
+        if total_s > LONGEST_SPEECH_S and not between_slashes(text):
+            most = max(1, int(PART_S / total_s * phones))
+            parts = _merged(split_sentences(text, lambda part: self._length(part, language), most), self._length, most, language)
         shares = np.cumsum([self._length(part, language) for part in parts])
         if request.seconds is None:
             return parts, [max(1, int(count * pace * rate + 1e-6)) for count in np.diff(shares, prepend=0)]
@@ -130,6 +130,17 @@ class ClonedSpeechProcessor(SpokenProcessor):
             return len(self.text.phones(text, language))
         except ValueError:
             return 0
+
+
+def _merged(sentences: Sequence[str], length: Callable[[str, str], int], most: int, language: str) -> list[str]:
+    """Neighbouring sentences as one part while that has no more than `most` phones."""
+    found = list[str]()
+    for sentence in sentences:
+        if found and length(f"{found[-1]} {sentence}", language) <= most:
+            found[-1] = f"{found[-1]} {sentence}"
+        else:
+            found.append(sentence)
+    return found
 
 
 def _check(request: SpeechRequest) -> None:

@@ -5,7 +5,6 @@ import math
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional

@@ -16,8 +16,8 @@ from maskgen.tokenizers.image import ImageTokenizer
 from maskgen.tokenizers.llamagen_vq import LlamaGenVQTokenizer
 from maskgen.tokenizers.magvit2 import CLASS_NAME as MAGVIT2
 from maskgen.tokenizers.magvit2 import Magvit2Tokenizer
-from maskgen.tokenizers.phonemes import PhonemeTokenizer
 from maskgen.tokenizers.phone_table import PhoneTableTokenizer
+from maskgen.tokenizers.phonemes import PhonemeTokenizer
 from maskgen.tokenizers.semantic_speech import SemanticSpeechTokenizer
 from maskgen.tokenizers.text import VOCABULARY_FILE, TextTokenizer
 from maskgen.tokenizers.titok import TiTokTokenizer, is_titok

@@ -134,7 +134,9 @@ class SemanticSpeechTokenizer(Tokenizer):
 
         config: Any = self.network.encoder.config
         general = {*PreTrainedConfig().to_dict(), "model_type"}
-        encoder = {name: list(value) if isinstance(value, tuple) else value for name, value in config.to_dict().items() if name not in general}
+        encoder = {
+            name: list(value) if isinstance(value, tuple) else value for name, value in config.to_dict().items() if name not in general
+        }
         codec = dataclasses.asdict(self.network.codec.config)
         return {"codec": codec, "encoder": encoder, "extractor": self.extractor, "layer": self.network.layer}
 

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from builders.hub_folders import scrambled
 from safetensors.torch import save_file
+
+from builders.hub_folders import scrambled
 
 CODES, SEMANTIC_CODES, LEVELS, WIDTH = 24, 30, 3, 16
 HOP, RATE = 480, 24_000

@@ -119,13 +119,11 @@ def decoded(
     return made, seen, logits
 
 
-def test_the_first_stage_writes_the_codes_of_the_reference_at_every_step(
-    monkeypatch: pytest.MonkeyPatch, network: MaskGCTNetwork
-) -> None:
+def test_the_first_stage_writes_the_codes_of_the_reference_at_every_step(monkeypatch: pytest.MonkeyPatch, network: MaskGCTNetwork) -> None:
     given = golden("t2s")
     row = {"phonemes": given["phone_ids"][:1], "heard": given["prompt"][:1], "semantic": torch.full((1, 9), UNKNOWN)}
     noise = given["sampler_uniform_codes"], given["sampler_uniform_order"]
-    made, seen, logits = decoded(monkeypatch, network, pack([row], SPACE), "semantic", 0, *noise)
+    _, seen, logits = decoded(monkeypatch, network, pack([row], SPACE), "semantic", 0, *noise)
     close(logits[0], network.semantic.to_logit(given["sampler_first_guided_hidden"][0]))
     masked = torch.cat([given["sampler_still_masked"][:, 0].bool(), torch.zeros(1, 9, dtype=torch.bool)])
     assert torch.equal(torch.stack(seen), given["sampler_codes"][:, 0].masked_fill(masked, UNKNOWN))
@@ -226,7 +224,11 @@ def test_a_hidden_condition_leaves_the_target_alone(network: MaskGCTNetwork) -> 
 
 
 def test_rows_of_both_stages_may_stand_in_one_batch(network: MaskGCTNetwork) -> None:
-    rows = [blank_row(5, 3, 6), acoustic_row(golden("s2a_1layer")), acoustic_row(golden("s2a_full"), golden("s2a_full")["sampler_known_level0"])]
+    rows = [
+        blank_row(5, 3, 6),
+        acoustic_row(golden("s2a_1layer")),
+        acoustic_row(golden("s2a_full"), golden("s2a_full")["sampler_known_level0"]),
+    ]
     together = network(pack(rows, SPACE))
     for place, row in enumerate(rows):
         found = network(pack([row], SPACE))[0]
