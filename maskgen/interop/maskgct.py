@@ -106,9 +106,11 @@ def load_maskgct(folder: Path, options: LoadOptions) -> Parts:
         (AcousticStage, second["s2a_1layer"], COARSE),
         (AcousticStage, second["s2a_full"], FINE),
     )
-    stages = [_stage(kind, StageConfig.from_published(section, source), folder / name, options) for kind, section, name in kinds]
+    first, coarse, fine = (
+        _stage(kind, StageConfig.from_published(section, source), folder / name, options) for kind, section, name in kinds
+    )
     return Parts(
-        model=MaskGCTNetwork(*stages, space).eval(),
+        model=MaskGCTNetwork(first, coarse, fine, space).eval(),
         space=space,
         tokenizers=tokenizers,
         settings={SEMANTIC: semantic_settings(semantic.codebook_size), AUDIO: acoustic_settings(audio.codebook_size)},
@@ -172,13 +174,13 @@ def _published_sizes(network: MaskGCTNetwork, semantic: SemanticSpeechTokenizer,
     stages = []
     for stage in (network.semantic, network.coarse, network.fine):
         trunk = stage.config.trunk
-        sizes = {"hidden_size": trunk.dim, "num_layers": trunk.num_layers, "num_heads": trunk.num_heads, "cfg_scale": 0.15}
+        sizes: dict[str, Any] = {"hidden_size": trunk.dim, "num_layers": trunk.num_layers, "num_heads": trunk.num_heads, "cfg_scale": 0.15}
         sizes["cond_codebook_size"] = stage.config.semantic_codes
         acoustic = {"num_quantizer": stage.config.num_levels, "codebook_size": stage.config.codebook_size}
         stages.append(sizes | (acoustic | {"mask_layer_schedule": "linear"} if stage.config.num_levels else {}))
     codec, small = audio.codec.config, semantic.network.codec.config
     encoder = {"d_model": codec.encoder_dim, "up_ratios": list(codec.strides), "out_channels": codec.dim, "use_tanh": codec.tanh}
-    decoder = {"in_channels": codec.dim, "num_quantizers": codec.num_levels, "codebook_size": codec.codebook_size}
+    decoder: dict[str, Any] = {"in_channels": codec.dim, "num_quantizers": codec.num_levels, "codebook_size": codec.codebook_size}
     decoder |= {"codebook_dim": codec.codebook_dim, "quantizer_type": "fvq", "use_l2_normlize": True, "use_vocos": True}
     decoder |= {"vocos_dim": codec.vocos_dim, "vocos_intermediate_dim": codec.vocos_hidden, "vocos_num_layers": codec.vocos_layers}
     decoder |= {"n_fft": codec.window, "hop_size": codec.hop, "padding": "same"}

@@ -98,13 +98,26 @@ def _statistics(folder: Path, dim: int) -> tuple[Tensor, Tensor]:
     """
     path = statistics_file(folder)
     assert path is not None, "checked when the folder was opened"
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        found: Any = load_file(path)
-    else:
-        found = read_pickle(path)
-    parts = [found.get(name) if isinstance(found, dict) else None for name in ("mean", "var")]
-    if not all(isinstance(part, Tensor) and part.shape == (dim,) for part in parts) or not bool((parts[1] > 0).all()):
-        raise ValueError(f"{path} has no mean and no positive var of {dim} channels; copy it again")
+    found: Any = _safe(path) if path.suffix == ".safetensors" else read_pickle(path)
+    parts: list[Any] = [found.get(name) if isinstance(found, dict) else None for name in ("mean", "var")]
+    for part in parts:
+        if not isinstance(part, Tensor) or part.shape != (dim,) or not part.isfinite().all():
+            raise ValueError(f"{path} has no mean and var of {dim} channels; copy it again")
+    if not bool((parts[1] > 0).all()):
+        raise ValueError(f"{path} has a var that is not positive; copy it again")
     return parts[0].float(), parts[1].float()
+
+
+def _safe(path: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is no whole safetensors file ({error}); copy it again") from error

@@ -201,6 +201,9 @@ def test_a_damaged_folder_is_told_apart(folder: Path, tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match=sentence):
         maskgen.Pipeline.from_pretrained(place)
+    torch.save({"mean": torch.zeros(16), "var": torch.zeros(16)}, place / "wav2vec2bert_stats.pt")
+    with pytest.raises(ValueError, match=r"wav2vec2bert_stats\.pt has a var that is not positive"):
+        maskgen.Pipeline.from_pretrained(place)
     (place / "w2v-bert-2.0" / "config.json").unlink()
     with pytest.raises(ValueError, match=r"lacks the speech encoder .* copy facebook/w2v-bert-2.0 to"):
         maskgen.Pipeline.from_pretrained(place)
