@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from maskgen.io.audio import Waveform
     from maskgen.pipelines.any_to_any import AnyToAnyPipeline
     from maskgen.pipelines.base import Pipeline
+    from maskgen.pipelines.cloned_speech import ClonedSpeechPipeline
     from maskgen.pipelines.outputs import AnyToAnyOutput, AudioOutput, GenerationOutput, SpeechOutput, TextOutput
     from maskgen.pipelines.prompted_speech import PromptedSpeechPipeline
     from maskgen.pipelines.text_generation import TextGenerationPipeline
@@ -20,6 +21,7 @@ __all__ = [
     "AnyToAnyOutput",
     "AnyToAnyPipeline",
     "AudioOutput",
+    "ClonedSpeechPipeline",
     "GenerationOutput",
     "GenerationSettings",
     "Pipeline",
@@ -37,6 +39,7 @@ _PLACES = {
     "AnyToAnyOutput": "pipelines.outputs",
     "AnyToAnyPipeline": "pipelines.any_to_any",
     "AudioOutput": "pipelines.outputs",
+    "ClonedSpeechPipeline": "pipelines.cloned_speech",
     "GenerationOutput": "pipelines.outputs",
     "GenerationSettings": "decoding.settings",
     "Pipeline": "pipelines.base",

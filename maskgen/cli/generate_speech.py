@@ -70,7 +70,7 @@ def _spoken(args: argparse.Namespace) -> "list[SpeechOutput]":
 
     clip, lead = (None if path is None else as_audio(path) for path in (args.audio, args.audio_prompt))
     pipeline = pipeline_of(args, "TextToSpeechPipeline")
-    if args.language is not None and "prompt" not in pipeline.tokenizers:
+    if args.language is not None and not {"prompt", "phonemes"} & set(pipeline.tokenizers):
         raise ValueError(f"{args.model or 'this voice'} speaks one language; leave --language out, or give a voice that speaks several")
     output = pipeline(
         args.prompt,

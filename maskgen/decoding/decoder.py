@@ -34,6 +34,7 @@ from maskgen.masking.masks import level_groups
 from maskgen.networks.attention_maps import low_attention
 from maskgen.networks.auto import Network
 from maskgen.networks.critic import Critic, critic_scores
+from maskgen.networks.published import PublishedNetwork
 from maskgen.networks.shortcut import ShortcutBlock
 from maskgen.networks.towers import TowerTransformer
 from maskgen.networks.transformer import MaskTransformer
@@ -248,8 +249,9 @@ class _Run:
         model = LocalAttentionModel(prefix or self.model, window) if window else self.reused or self.compiled or self.model
         if isinstance(self.reused, KVCacheModel):
             self.reused.begin(group)
-        guidance = settings.guidance(group[0])
-        logits_fn: LogitsFn = guided_model(model, self.null, guidance, settings.guidance_rescale, self.counter, self.by_row)
+        states = isinstance(self.model, PublishedNetwork) and self.model.config.rescales_states
+        arguments = model, self.null, settings.guidance(group[0]), settings.guidance_rescale, self.counter, self.by_row, states
+        logits_fn: LogitsFn = guided_model(*arguments)
         if settings.noise_regularization:
             logits_fn = noise_regularised(logits_fn, self.generators, steps=steps, scale=settings.noise_regularization)
         if settings.differential:

@@ -258,6 +258,7 @@ def guided_model(
     rescale: float = 0.0,
     counter: ModelCallCounter | None = None,
     by_row: bool = False,
+    rescale_states: bool = False,
 ) -> LogitsFn:
     """Guidance of one model in one pass: both views stacked as one batch, mixed before the head.
 
@@ -272,20 +273,25 @@ def guided_model(
         rescale: As in `guided`.
         counter: Raised by the rows of every call, two a guided row.
         by_row: As in `model_logits`.
+        rescale_states: Rescale hidden states and not logits, by their spread over all cells of the target that both views see, as
+            MaskGCT does (arXiv:2409.00750); row by row, where its code takes the spread over the batch.
     """
     check_rescale(rescale)
     plain, hidden_of = model_logits(model, counter, by_row), _LastPass(model, counter)
 
     def logits_fn(batch: TokenBatch, cells: Tensor, segment: Segment, progress: float) -> Tensor:
-        scale = _cell_scale(schedule, batch, cells, segment, progress)
-        if is_off(scale):
+        if is_off(_cell_scale(schedule, batch, cells, segment, progress)):
             return plain(batch, cells, segment, progress)
-        other = hide(batch)
-        hidden = hidden_of(stack(batch, other))
-        conditional = hidden[: len(batch), : cells.shape[1]][cells]
-        unconditional = hidden[len(batch) :, : other.ids.shape[1]][_same_cells(cells, batch, other, segment.index)]
-        if rescale == 0 and hidden.dtype in (torch.float32, torch.float64):
-            return _head(model, mixed(conditional, unconditional, scale), cells, segment, by_row)
+        other, chosen = hide(batch), cells
+        if rescale and rescale_states:
+            chosen = batch.cells(segment.index) & (other.valid if other.modality is batch.modality else batch.valid)
+        scale, hidden = _cell_scale(schedule, batch, chosen, segment, progress), hidden_of(stack(batch, other))
+        conditional = hidden[: len(batch), : cells.shape[1]][chosen]
+        unconditional = hidden[len(batch) :, : other.ids.shape[1]][_same_cells(chosen, batch, other, segment.index)]
+        if (rescale and rescale_states) or (rescale == 0 and hidden.dtype in (torch.float32, torch.float64)):
+            states = mixed(conditional, unconditional, scale)
+            states = rescale_guided(states, conditional, chosen.nonzero()[:, 0], rescale)[cells[chosen]].to(hidden.dtype)
+            return _head(model, states, cells, segment, by_row)
         both = model.logits(torch.cat([conditional, unconditional]), segment.offset, segment.size)
         wanted = both[: len(conditional)]
         return rescale_guided(mixed(wanted, both[len(conditional) :], scale), wanted, cells.nonzero()[:, 0], rescale)

@@ -18,10 +18,12 @@ class PublishedConfig:
     Args:
         dim: Width of the hidden states.
         blind_condition: Whether the condition is computed without the target, so that it can be kept; published networks have none.
+        rescales_states: Whether `guidance_rescale` acts on the hidden states before the head, and not on the logits.
     """
 
     dim: int
     blind_condition: bool = False
+    rescales_states: bool = False
 
 
 class PublishedNetwork(nn.Module, ABC):

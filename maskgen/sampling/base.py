@@ -202,7 +202,8 @@ class Sampler(ABC):
         sharpening: Factor of the logits at the last step over that at the first, between which it runs in a straight line; above 1 later
             codes are drawn more greedily. 1 is off.
         soft_steps: First steps that draw at twice the temperature.
-        cooling: How the temperature falls over the steps: "none", "exact", "softened" or "floored"; see `maskgen.sampling.draw.cooled`.
+        cooling: How the temperature falls over the steps: "none", "exact", "softened", "floored" or "lagged"; see
+            `maskgen.sampling.draw.cooled`.
         top_k: Codes that may be drawn; None for all.
         top_p: Share of probability that may be drawn; None for all.
         min_p: Least probability that may be drawn, as a share of the largest; None for all.

@@ -8,10 +8,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from maskgen.sampling.base import Decision, DrawFn, Drawn, Sampler, State, StepFn, annealed, keep_surest
-from maskgen.sampling.draw import check_temperature, cooled, scattered, share_of_drawn
+from maskgen.sampling.draw import allowed_mass, check_temperature, cooled, scattered, share_of_drawn
 
-Ranking = Literal["probability", "logit", "drawn"]
-Annealing = Literal["exact", "linear", "amused", "constant", "softened"]
+Ranking = Literal["probability", "logit", "drawn", "share"]
+Annealing = Literal["exact", "linear", "amused", "constant", "softened", "lagged"]
 AMUSED_END = 0.01
 """Noise scale of aMUSEd's last step."""
 
@@ -26,10 +26,11 @@ class ConfidenceSampler(Sampler):
         choice_temperature: Scale of the ranking's noise at the start. 0 is greedy, but for "amused", which then rises to its end of 0.01.
         annealing: Scale of the noise at step k of N. "exact": choice_temperature (1 - (k + 1) / N). "linear": a straight line from
             choice_temperature at the first step to 0 at the last. "amused": such a line to 0.01, as AmusedScheduler given one number.
-            "constant": choice_temperature throughout. "softened": as `cooling`.
+            "constant": choice_temperature throughout. "softened": as `cooling`. "lagged": choice_temperature (1 - k / N).
         ranking: What the noise is added to: the "probability" of the drawn code (its logarithm), or its "logit" alone, as TiTok and MaskGen
-            do, so that a cell with large logits counts as sure. "drawn" is the probability itself, without a logarithm, that the code was
-            drawn with, after temperature and cut, as Dream's `maskgit_plus`.
+            do, so that a cell with large logits counts as sure. Without a logarithm: "drawn" is the probability that the code was drawn
+            with, after temperature and cut, as Dream's `maskgit_plus`; "share" is its share of the probability of the codes that may be
+            drawn, before temperature, as MaskGCT.
         level_penalty: What a cell loses in the ranking for each level above it, where levels are decoded together (`groups`): coarse
             levels come first, as in OmniVoice (k2-fsa). 0 ranks all levels alike.
 
@@ -69,6 +70,8 @@ class ConfidenceSampler(Sampler):
             found = share_of_drawn(drawn.logits, codes, self.temperature_at(state), self.cut())
         else:
             found = drawn.logits.float().gather(-1, codes[:, None])[:, 0]
+        if self.ranking == "share":
+            found = (found - allowed_mass(drawn.logits, self.temperature_at(state), self.cut())).exp()
         return scattered(drawn.cells, found, 0.0)
 
     def _noise(self, state: State) -> float:
@@ -77,8 +80,8 @@ class ConfidenceSampler(Sampler):
             return annealed(self.choice_temperature, state)
         if self.annealing == "softened":
             return self.choice_temperature * cooled(state.step, state.steps, "softened")
-        if self.annealing == "constant":
-            return self.choice_temperature
+        if self.annealing in ("constant", "lagged"):
+            return self.choice_temperature * (1 if self.annealing == "constant" else 1 - state.step / state.steps)
         end = AMUSED_END if self.annealing == "amused" else 0.0
         done = state.step / max(state.steps - 1, 1)
         return self.choice_temperature * (1 - done) + end * done

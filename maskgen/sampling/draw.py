@@ -14,7 +14,7 @@ BLOCK, CELLS_AT_ONCE = 64, 32
 """Codes that are summed together before a running sum; cells whose codes fit a processor's cache."""
 
 
-Cooling = Literal["none", "exact", "softened", "floored"]
+Cooling = Literal["none", "exact", "softened", "floored", "lagged"]
 """How a temperature falls over the steps."""
 FLOOR = 0.01
 """Temperature under which the cooling "floored" does not fall."""
@@ -27,11 +27,15 @@ def cooled(step: int, steps: int, cooling: Cooling) -> float:
         step: k, from 0.
         steps: N.
         cooling: "none" is 1; "exact" is r, so 0 at the last step, and so is "floored", whose temperature stays at least `FLOOR`; "softened"
-            is r (0.5 + 0.8 r), as where the logits too are divided by the second factor.
+            is r (0.5 + 0.8 r), as where the logits too are divided by the second factor; "lagged" is 1 - k / N, but 0 at the last of
+            several steps.
 
-    Source: TiTok, arXiv:2406.07550 (`softmax_temperature_annealing` of its code); MAGNeT, arXiv:2401.04577 (the floor of its code).
+    Source: TiTok, arXiv:2406.07550 (`softmax_temperature_annealing` of its code); MAGNeT, arXiv:2401.04577 (the floor of its code);
+    MaskGCT, arXiv:2409.00750 ("lagged").
     """
     left = 1 - (step + 1) / steps
+    if cooling == "lagged":
+        return 0.0 if steps > 1 and step == steps - 1 else 1 - step / steps
     return {"none": 1.0, "exact": left, "floored": left, "softened": left * (0.5 + 0.8 * left)}[cooling]
 
 
@@ -202,6 +206,17 @@ def draw(
         picked = torch.cat([_passing_codes(some, aim, temperature) for some, aim in pairs])
     chosen = picked if codes is None else codes.gather(-1, picked[:, None]).squeeze(-1)
     return chosen, logits.gather(-1, chosen[:, None]).squeeze(-1) - logits.logsumexp(dim=-1)
+
+
+def allowed_mass(logits: Float[Tensor, "cells size"], temperature: float, cut: Cut) -> Float[Tensor, " cells"]:
+    """Logarithm of the sum of exp(logits) over the codes that may be drawn.
+
+    Args:
+        logits: As for `draw`.
+        temperature: As for `draw`; 0 allows all codes.
+        cut: Which codes may be drawn.
+    """
+    return _candidates(logits.to(torch.promote_types(logits.dtype, torch.float32)), temperature, cut)[0].logsumexp(dim=-1)
 
 
 def row_uniforms(rows: Int[Tensor, " cells"], generators: Sequence[torch.Generator]) -> Float[Tensor, " cells"]:

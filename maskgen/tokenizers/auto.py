@@ -6,6 +6,7 @@ from typing import Any
 
 from maskgen.io.bundle import CONFIG_FILE, read_bundle_record
 from maskgen.io.names import file_name
+from maskgen.tokenizers.amphion_codec import AmphionCodecTokenizer
 from maskgen.tokenizers.attribute import AttributeTokenizer
 from maskgen.tokenizers.audio import AudioTokenizer
 from maskgen.tokenizers.base import Tokenizer
@@ -15,7 +16,9 @@ from maskgen.tokenizers.image import ImageTokenizer
 from maskgen.tokenizers.llamagen_vq import LlamaGenVQTokenizer
 from maskgen.tokenizers.magvit2 import CLASS_NAME as MAGVIT2
 from maskgen.tokenizers.magvit2 import Magvit2Tokenizer
+from maskgen.tokenizers.phone_table import PhoneTableTokenizer
 from maskgen.tokenizers.phonemes import PhonemeTokenizer
+from maskgen.tokenizers.semantic_speech import SemanticSpeechTokenizer
 from maskgen.tokenizers.text import VOCABULARY_FILE, TextTokenizer
 from maskgen.tokenizers.titok import TiTokTokenizer, is_titok
 from maskgen.tokenizers.transcript import TranscriptTokenizer
@@ -36,6 +39,9 @@ TOKENIZER_KINDS: dict[str, Any] = {
     "encodec_tokenizer": EncodecTokenizer,
     "transformers_codec_tokenizer": TransformersCodecTokenizer,
     "transformers_text_tokenizer": TransformersTextTokenizer,
+    "amphion_codec_tokenizer": AmphionCodecTokenizer,
+    "semantic_speech_tokenizer": SemanticSpeechTokenizer,
+    "phone_table_tokenizer": PhoneTableTokenizer,
 }
 
 
