@@ -11,7 +11,7 @@ from maskgen.interop.base import Family, LoadOptions
 from maskgen.io.files import file_sha256
 
 logger = logging.getLogger(__name__)
-MODULES = ("amused", "halton", "meissonic", "omnivoice", "titok", "mmada", "lumina_dimoo", "llada", "maskgen_vq")
+MODULES = ("amused", "halton", "meissonic", "omnivoice", "titok", "mmada", "lumina_dimoo", "llada", "maskgen_vq", "fourm")
 """Modules of this folder with a `FAMILY`. A folder is asked for in this order."""
 _said: set[str] = set()
 

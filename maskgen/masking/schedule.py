@@ -24,6 +24,8 @@ class MaskSchedule(ABC):
     """Whether steps that do not divide the cells decode what is left over first; see `masked_after`."""
     by_step: ClassVar[bool] = False
     """Whether every step's own share of the cells is rounded up, instead of what is left after it; see `masked_after`."""
+    nearest: ClassVar[bool] = False
+    """Whether shares `by_step` are rounded to the nearest whole number instead of up."""
 
     @abstractmethod
     def ratio(self, progress: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -110,6 +112,22 @@ class Even(MaskSchedule):
 
     def ratio(self, progress: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         return 1 - progress
+
+
+@dataclass(frozen=True)
+class RaisedCosine(MaskSchedule):
+    """(1 + cos(pi r)) / 2 by step: few cells in the first and the last steps, most of them in the middle.
+
+    Every step's share is rounded to the nearest whole number, which may be 0; the last step decodes what is left.
+
+    Source: 4M, arXiv:2312.06647 (`cosine_schedule` of its code).
+    """
+
+    by_step: ClassVar[bool] = True
+    nearest: ClassVar[bool] = True
+
+    def ratio(self, progress: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        return (1 + torch.cos(progress * math.pi)) / 2
 
 
 @dataclass(frozen=True)
@@ -228,7 +246,7 @@ def masked_after(
 
     Every step decodes at least one cell until none is left, so a row with fewer cells than steps ends early. A schedule with `rest_first`
     decodes n // steps cells at every step and one more at each of the first n % steps, whatever the rounding. One with `by_step` decodes at
-    every step its share of the cells rounded up, as long as there are any, and all that is left at the last.
+    every step its share of the cells rounded up (or to the `nearest`), as long as there are any, and all that is left at the last.
 
     Args:
         schedule: Mask schedule.
@@ -250,7 +268,8 @@ def masked_after(
     progress = torch.arange(step + 2, dtype=torch.float64, device=total.device) / steps
     if schedule.by_step:
         shares = -schedule(progress).diff()
-        shown = whole_ceil(shares[:, None] * total).sum(dim=0).to(total.dtype)
+        whole = torch.round if schedule.nearest else whole_ceil
+        shown = whole(shares[:, None] * total).sum(dim=0).to(total.dtype)
         return total - (total if step == steps - 1 else torch.minimum(shown, total))
     wanted = rounding(schedule(progress)[:, None] * total).to(total.dtype)
     steps_since = torch.arange(step + 1, -1, -1, device=total.device)[:, None]
@@ -264,6 +283,7 @@ MASK_SCHEDULES: Laws = {
     "arccosfloat32": ArccosFloat32,
     "linear": Linear,
     "even": Even,
+    "raisedcosine": RaisedCosine,
     "power": Power,
     "log": Log,
     "exp": Exp,

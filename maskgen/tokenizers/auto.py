@@ -9,6 +9,7 @@ from maskgen.io.names import file_name
 from maskgen.tokenizers.attribute import AttributeTokenizer
 from maskgen.tokenizers.audio import AudioTokenizer
 from maskgen.tokenizers.base import Tokenizer
+from maskgen.tokenizers.codes import ImageCodesTokenizer, TextCodesTokenizer
 from maskgen.tokenizers.diffusers_vq import DiffusersVQTokenizer
 from maskgen.tokenizers.encodec import EncodecTokenizer
 from maskgen.tokenizers.image import ImageTokenizer
@@ -16,6 +17,7 @@ from maskgen.tokenizers.llamagen_vq import LlamaGenVQTokenizer
 from maskgen.tokenizers.magvit2 import CLASS_NAME as MAGVIT2
 from maskgen.tokenizers.magvit2 import Magvit2Tokenizer
 from maskgen.tokenizers.phonemes import PhonemeTokenizer
+from maskgen.tokenizers.pixels import PixelTokenizer
 from maskgen.tokenizers.text import VOCABULARY_FILE, TextTokenizer
 from maskgen.tokenizers.titok import TiTokTokenizer, is_titok
 from maskgen.tokenizers.transcript import TranscriptTokenizer
@@ -36,6 +38,9 @@ TOKENIZER_KINDS: dict[str, Any] = {
     "encodec_tokenizer": EncodecTokenizer,
     "transformers_codec_tokenizer": TransformersCodecTokenizer,
     "transformers_text_tokenizer": TransformersTextTokenizer,
+    "pixel_tokenizer": PixelTokenizer,
+    "image_codes_tokenizer": ImageCodesTokenizer,
+    "text_codes_tokenizer": TextCodesTokenizer,
 }
 
 
