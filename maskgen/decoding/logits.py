@@ -64,13 +64,19 @@ def model_logits(model: TokenModel, counter: ModelCallCounter | None = None, by_
         counter: Raised by the rows of every call.
         by_row: Run the head row by row, so that a row's product has the same shape in any batch.
     """
-
     hidden_of = _LastPass(model, counter)
 
     def logits_fn(batch: TokenBatch, cells: Tensor, segment: Segment, progress: float) -> Tensor:
-        return _head(model, hidden_of(batch)[cells], cells, segment, by_row)
+        return _head(model, hidden_of(_asked(model, batch, cells, segment))[cells], cells, segment, by_row)
 
     return logits_fn
+
+
+def _asked(model: TokenModel, batch: TokenBatch, cells: Bool[Tensor, "batch length"], segment: Segment) -> TokenBatch:
+    """The batch as the model is asked: without other unknown cells of the level where it learned so; see `PublishedNetwork.asked_alone`."""
+    if segment.index not in getattr(model, "asked_alone", ()):
+        return batch
+    return batch.hide(batch.cells(segment.index) & (batch.ids[..., segment.level] == MASK) & ~cells)
 
 
 def _head(
@@ -281,9 +287,10 @@ def guided_model(
         if is_off(scale):
             return plain(batch, cells, segment, progress)
         other = hide(batch)
-        hidden = hidden_of(stack(batch, other))
+        theirs = _same_cells(cells, batch, other, segment.index)
+        hidden = hidden_of(stack(_asked(model, batch, cells, segment), _asked(model, other, theirs, segment)))
         conditional = hidden[: len(batch), : cells.shape[1]][cells]
-        unconditional = hidden[len(batch) :, : other.ids.shape[1]][_same_cells(cells, batch, other, segment.index)]
+        unconditional = hidden[len(batch) :, : other.ids.shape[1]][theirs]
         if rescale == 0 and hidden.dtype in (torch.float32, torch.float64):
             return _head(model, mixed(conditional, unconditional, scale), cells, segment, by_row)
         both = model.logits(torch.cat([conditional, unconditional]), segment.offset, segment.size)

@@ -19,9 +19,10 @@ NEVER = -1e9
 class FourMNetwork(PublishedNetwork):
     """4M over a token space.
 
-    Known cells are the encoder's; the decoder is asked for the cells of all modalities that it makes. A text is read and written from left
-    to right, so its unknown cells should be filled in that order: the sampler `blocks` with block_size 1. In another order a code that is
-    not there yet is the mask token, which the model has not learned in texts. Sentinels are never drawn: our holes have a length.
+    Known cells are the encoder's; the decoder is asked for the cells of all modalities that it makes. In the decode of an image it is asked
+    for the cells of the step alone, as the authors do. A text is read and written from left to right, so its unknown cells should be filled
+    in that order: the sampler `blocks` with block_size 1. In another order a code that is not there yet is the mask token, which the model
+    has not learned in texts. Sentinels are never drawn: our holes have a length.
 
     Args:
         config: Size.
@@ -48,6 +49,8 @@ class FourMNetwork(PublishedNetwork):
         self.model, self.space, self.names, self.marks = FourM(config), space, dict(names), marks or FourMMarks()
         self.config, self.published = PublishedConfig(config.block.dim), dict(published or {})
         self.read = FourMReader(self.model, space, self.names, self.marks)
+        grids = [one.name for one in config.domains if one.shape == "grid"]
+        self.asked_alone = frozenset(space.index(name) for name, published in self.names.items() if published in grids)
         self.files: Mapping[str, str] = {}
 
     @property
