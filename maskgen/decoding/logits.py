@@ -1,6 +1,6 @@
 """From a model to the one function a sampler is handed: logits of chosen cells, guided if wished."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -64,13 +64,19 @@ def model_logits(model: TokenModel, counter: ModelCallCounter | None = None, by_
         counter: Raised by the rows of every call.
         by_row: Run the head row by row, so that a row's product has the same shape in any batch.
     """
-
     hidden_of = _LastPass(model, counter)
 
     def logits_fn(batch: TokenBatch, cells: Tensor, segment: Segment, progress: float) -> Tensor:
-        return _head(model, hidden_of(batch)[cells], cells, segment, by_row)
+        return _head(model, hidden_of(_asked(model, batch, cells, segment))[cells], cells, segment, by_row)
 
     return logits_fn
+
+
+def _asked(model: TokenModel, batch: TokenBatch, cells: Bool[Tensor, "batch length"], segment: Segment) -> TokenBatch:
+    """The batch as the model is asked: without other unknown cells of the level where it learned so; see `PublishedNetwork.asked_alone`."""
+    if segment.index not in getattr(model, "asked_alone", ()):
+        return batch
+    return batch.hide(batch.cells(segment.index) & (batch.ids[..., segment.level] == MASK) & ~cells)
 
 
 def _head(
@@ -222,35 +228,6 @@ def guided(conditional: LogitsFn, unconditional: LogitsFn, schedule: GuidanceSch
     return logits_fn
 
 
-def guided_by(conditions: Sequence[tuple[LogitsFn, float]], unconditional: LogitsFn) -> LogitsFn:
-    """Guidance by several conditions at once: u + sum of weight (c - u). With one condition it equals `guided` at that scale.
-
-    Args:
-        conditions: Functions that each see one condition, and their weights. A negative weight leads away from its condition; one of
-            weight 0 is not called.
-        unconditional: u, which sees none of them; not called where one condition alone counts, with weight 1.
-
-    Raises:
-        ValueError: If there is no condition.
-
-    Source: composable diffusion, arXiv:2206.01714, on logits.
-    """
-    if not conditions:
-        raise ValueError("guided_by needs at least one condition, got none; without conditions use the unconditional function itself")
-    heard = [(function, weight) for function, weight in conditions if weight != 0]
-
-    def logits_fn(batch: TokenBatch, cells: Tensor, segment: Segment, progress: float) -> Tensor:
-        if [weight for _, weight in heard] == [1]:
-            return heard[0][0](batch, cells, segment, progress)
-        found = unconditional(batch, cells, segment, progress)
-        base = found = found.to(torch.promote_types(found.dtype, torch.float32))
-        for function, weight in heard:
-            found = found + (function(batch, cells, segment, progress) - base) * weight
-        return found
-
-    return logits_fn
-
-
 def guided_model(
     model: TokenModel,
     hide: Transform,
@@ -285,9 +262,10 @@ def guided_model(
         other, chosen = hide(batch), cells
         if rescale and rescale_states:
             chosen = batch.cells(segment.index) & (other.valid if other.modality is batch.modality else batch.valid)
-        scale, hidden = _cell_scale(schedule, batch, chosen, segment, progress), hidden_of(stack(batch, other))
+        theirs, scale = _same_cells(chosen, batch, other, segment.index), _cell_scale(schedule, batch, chosen, segment, progress)
+        hidden = hidden_of(stack(_asked(model, batch, chosen, segment), _asked(model, other, theirs, segment)))
         conditional = hidden[: len(batch), : cells.shape[1]][chosen]
-        unconditional = hidden[len(batch) :, : other.ids.shape[1]][_same_cells(chosen, batch, other, segment.index)]
+        unconditional = hidden[len(batch) :, : other.ids.shape[1]][theirs]
         if (rescale and rescale_states) or (rescale == 0 and hidden.dtype in (torch.float32, torch.float64)):
             states = mixed(conditional, unconditional, scale)
             states = rescale_guided(states, conditional, chosen.nonzero()[:, 0], rescale)[cells[chosen]].to(hidden.dtype)

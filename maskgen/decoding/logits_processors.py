@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from maskgen.masking.schedule import whole_floor
+from maskgen.masking.counts import whole_floor
 from maskgen.sampling.draw import scattered
 from maskgen.tokens.batch import TokenBatch
 from maskgen.tokens.functions import LogitsFn

@@ -215,8 +215,8 @@ def export(parts: Parts, folder: Path) -> None:
 
 FAMILY = Family(
     name="aMUSEd",
-    hub_ids={"amused/amused-256": 603.0 + 123.7 + 146.2, "amused/amused-512": 608.0 + 123.7 + 146.2},
-    tokenizer_millions={"amused/amused-256": 146.2, "amused/amused-512": 146.2},
+    hub_ids={"amused/amused-256": 603.54 + 123.65 + 146.24, "amused/amused-512": 608.26 + 123.65 + 146.24},
+    tokenizer_millions={"amused/amused-256": 146.24, "amused/amused-512": 146.24},
     download_gb={"amused/amused-256": 3.49, "amused/amused-512": 3.51},
     makes=("text to image", "inpaint"),
     code_licence="Apache-2.0",

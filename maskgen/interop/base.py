@@ -93,12 +93,12 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_atomic(path, f"{json.dumps(content, indent=2)}\n".encode())
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file, whole or not at all; its folder is made if missing."""
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file, whole or not at all, with metadata if given; its folder is made if missing."""
     from safetensors.torch import save
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, save(dict(tensors), {"format": "pt"}))
+    write_atomic(path, save(dict(tensors), {"format": "pt", **(metadata or {})}))
 
 
 def peek_json(path: Path) -> Mapping[str, Any]:

@@ -13,7 +13,7 @@ from maskgen.io.files import file_sha256
 logger = logging.getLogger(__name__)
 MODULES = (
     *("amused", "halton", "meissonic", "omnivoice", "titok", "mmada", "lumina_dimoo", "showo", "llada", "maskgen_vq"),
-    *("mdlm", "omni_diffusion", "dream", "magnet", "maskgct"),
+    *("mdlm", "omni_diffusion", "dream", "magnet", "maskgct", "fourm"),
 )
 """Modules of this folder with a `FAMILY`. A folder is asked for in this order."""
 _said: set[str] = set()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from maskgen.decoding.settings import needs_of
 from maskgen.interop.scheduler_inputs import Generators, flat_cells, given_logits, row_generators, sampler_of
-from maskgen.masking.schedule import masked_after
+from maskgen.masking.counts import masked_after
 from maskgen.sampling.base import Decision, Sampler, State, StepFn, applied, ranked
 from maskgen.sampling.draw import row_noise, uniform
 from maskgen.tokens.batch import UNKNOWN

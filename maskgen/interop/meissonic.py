@@ -18,7 +18,8 @@ from maskgen.interop.grids import grid_of, grid_rows, in_row_order
 from maskgen.interop.meissonic_network import MeissonicConfig, MeissonicTransformer
 from maskgen.interop.weights import load_exactly, weight_files
 from maskgen.io.schema import Items, Whole, record_of
-from maskgen.masking.schedule import MaskSchedule, masked_after, schedule_by_name
+from maskgen.masking.counts import masked_after
+from maskgen.masking.schedule import MaskSchedule, schedule_by_name
 from maskgen.networks.published import PublishedConfig, PublishedNetwork
 from maskgen.tokenizers.diffusers_vq import UNSIGNED, DiffusersVQTokenizer
 from maskgen.tokens.batch import TokenBatch

@@ -39,6 +39,8 @@ class PublishedNetwork(nn.Module, ABC):
         r"q_proj|k_proj|v_proj|attn_out|wq|wk|wv|wo|query|key|value|qkv)"
     )
     """Regular expression for the names of the linear layers that a low-rank adapter changes: those of attention."""
+    asked_alone: frozenset[int] = frozenset()
+    """Numbers of modalities of which a decode shows the network, beside known cells, only the unknown ones whose logits it wants."""
 
     def __init__(self) -> None:
         super().__init__()

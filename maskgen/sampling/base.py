@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from maskgen.masking.schedule import Cosine, MaskSchedule, masked_after, whole_floor
+from maskgen.masking.counts import masked_after, whole_floor
+from maskgen.masking.schedule import Cosine, MaskSchedule
 from maskgen.sampling.draw import Cooling, Cut, draw, gumbel, row_noise, scattered, temperature_at
 from maskgen.tokens.batch import UNKNOWN, TokenBatch
 from maskgen.tokens.functions import LogitsFn
@@ -125,8 +126,7 @@ def keep_surest(state: State, drawn: Drawn, scores: Float[Tensor, "batch length"
     if noise > 0:
         scores = scores + noise * row_noise(unknown, state.generators, gumbel)
     place = ranked(scores.masked_fill(~unknown, torch.inf))  # known cells last, after the noise
-    masked = masked_after(schedule, state.step, state.steps, state.total)
-    return Decision(drawn, unknown & (place >= masked[:, None]))
+    return Decision(drawn, unknown & (place >= masked_after(schedule, state.step, state.steps, state.total)[:, None]))
 
 
 def in_order(scores: Float[Tensor, "batch length"], schedule: MaskSchedule, rounding: Callable[[Tensor], Tensor] = whole_floor) -> StepFn:
@@ -135,7 +135,7 @@ def in_order(scores: Float[Tensor, "batch length"], schedule: MaskSchedule, roun
     Args:
         scores: Any numbers; only their order inside a row's target counts.
         schedule: Share of the target still masked over progress.
-        rounding: See `maskgen.masking.schedule.masked_after`.
+        rounding: See `maskgen.masking.counts.masked_after`.
     """
 
     def step(state: State, draw_cells: DrawFn) -> Decision:
@@ -175,8 +175,7 @@ def _begin(batch: TokenBatch, segment: Segment, generators: Sequence[torch.Gener
     cells, ids = batch.cells(segment.index), batch.ids[..., segment.level]
     codes = ids - segment.offset
     inside = cells & (codes >= 0) & (codes < segment.size)
-    blank = torch.zeros_like(cells)
-    logprobs = torch.zeros(cells.shape, device=cells.device)
+    blank, logprobs = torch.zeros_like(cells), torch.zeros(cells.shape, device=cells.device)
     return State(batch, segment, tuple(generators), 0, steps, cells & (ids == MASK), codes.where(inside, UNKNOWN), logprobs, blank)
 
 
@@ -202,12 +201,12 @@ class Sampler(ABC):
         sharpening: Factor of the logits at the last step over that at the first, between which it runs in a straight line; above 1 later
             codes are drawn more greedily. 1 is off.
         soft_steps: First steps that draw at twice the temperature.
-        cooling: How the temperature falls over the steps: "none", "exact", "softened", "floored" or "lagged"; see
-            `maskgen.sampling.draw.cooled`.
+        cooling: How the temperature falls over the steps; `maskgen.sampling.draw.cooled` lists the ways.
         top_k: Codes that may be drawn; None for all.
         top_p: Share of probability that may be drawn; None for all.
         min_p: Least probability that may be drawn, as a share of the largest; None for all.
         typical_p: Share of probability of the most typical codes that may be drawn; None for all.
+        cut_first: Whether these shares are those at temperature 1, whatever temperature codes are drawn at.
     """
 
     steps: int = 12
@@ -220,6 +219,7 @@ class Sampler(ABC):
     sharpening: float = 1.0
     soft_steps: int = 0
     cooling: Cooling = "none"
+    cut_first: bool = False
     revokes: ClassVar[bool] = False
     """True in a subclass that takes cells back: then a step without unknown cells does not end the decode."""
     needs: ClassVar[tuple[str, ...]] = ()
@@ -235,7 +235,7 @@ class Sampler(ABC):
 
     def cut(self) -> Cut:
         """Which codes may be drawn."""
-        return Cut(top_k=self.top_k, top_p=self.top_p, min_p=self.min_p, typical_p=self.typical_p)
+        return Cut(top_k=self.top_k, top_p=self.top_p, min_p=self.min_p, typical_p=self.typical_p, before_temperature=self.cut_first)
 
     def temperature_at(self, state: State) -> float:
         """The temperature of a step."""
@@ -279,7 +279,7 @@ class Sampler(ABC):
                 state = applied(state, decide(state, partial(self._draw, logits_fn, state)))
                 if callback is not None:
                     state = callback(state) or state
-                states.append(state)
+                states.append(dataclasses.replace(state, batch=batch))  # whole batches of many steps would fill the memory
         assert not state.unknown.any(), f"{type(self).__name__} left {int(state.unknown.sum())} cells masked after its last step"
         return state.batch, _trajectory(start, states)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from maskgen.masking.schedule import Linear, MaskSchedule
 from maskgen.sampling.base import Decision, DrawFn, Drawn, Sampler, State, StepFn, keep_surest
 
-DRAWING = ("temperature", "top_k", "top_p", "min_p", "typical_p")
+DRAWING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "cut_first")
 """Options that say how a code is drawn; those of the block sampler count, for the draw is the loop's."""
 
 BlockStep = Callable[[State, DrawFn], Decision | None]

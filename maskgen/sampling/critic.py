@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import torch
 
-from maskgen.masking.schedule import masked_after
+from maskgen.masking.counts import masked_after
 from maskgen.sampling.base import Decision, DrawFn, Sampler, State, StepFn, annealed, ranked
 from maskgen.sampling.draw import check_temperature, gumbel, row_noise
 from maskgen.tokens.functions import ScoreFn

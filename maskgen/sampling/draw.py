@@ -14,14 +14,14 @@ BLOCK, CELLS_AT_ONCE = 64, 32
 """Codes that are summed together before a running sum; cells whose codes fit a processor's cache."""
 
 
-Cooling = Literal["none", "exact", "softened", "floored", "lagged"]
+Cooling = Literal["none", "exact", "softened", "floored", "lagged", "onex"]
 """How a temperature falls over the steps."""
 FLOOR = 0.01
 """Temperature under which the cooling "floored" does not fall."""
 
 
 def cooled(step: int, steps: int, cooling: Cooling) -> float:
-    """Factor of a temperature at step k of N, with r = 1 - (k + 1) / N.
+    """Factor of a temperature at step k of N, with r = 1 - (k + 1) / N; 1 for "onex", which `onex` computes.
 
     Args:
         step: k, from 0.
@@ -36,7 +36,31 @@ def cooled(step: int, steps: int, cooling: Cooling) -> float:
     left = 1 - (step + 1) / steps
     if cooling == "lagged":
         return 0.0 if steps > 1 and step == steps - 1 else 1 - step / steps
-    return {"none": 1.0, "exact": left, "floored": left, "softened": left * (0.5 + 0.8 * left)}[cooling]
+    return {"none": 1.0, "exact": left, "floored": left, "softened": left * (0.5 + 0.8 * left), "onex": 1.0}[cooling]
+
+
+ONEX_END, ONEX_CELLS = 0.5, 196
+"""Where the temperature of 4M ends, and the cells of the grid that sets its pace."""
+
+
+def onex(step: int, steps: int, temperature: float) -> float:
+    """Temperature of one step that falls steeply to 0.5, about as one over the root of what is decoded.
+
+    With c the share of a grid of 196 cells that is decoded after step k, in even steps, and x = 1 + 99 k / 195, it is
+    0.5 + (T - 0.5) (1 - c) (x^-0.5 - 0.1) / 0.9.
+
+    Args:
+        step: k, from 0.
+        steps: Steps in all.
+        temperature: T.
+
+    Source: 4M, arXiv:2312.06647 (`onex:0.5:0.5` of its schedules). x grows with the steps and not with the cells, as in its code, so fewer
+    steps end before the root has fallen far.
+    """
+    base, more = divmod(ONEX_CELLS, steps)
+    shown = ((step + 1) * base + min(step + 1, more)) / ONEX_CELLS
+    x = min(1 + 99 * step / (ONEX_CELLS - 1), 100.0)
+    return ONEX_END + (temperature - ONEX_END) * (1 - shown) * (1 / math.sqrt(x) - 0.1) / 0.9
 
 
 Distribution = Literal["model", "drawn"]
@@ -67,7 +91,7 @@ def temperature_at(step: int, steps: int, temperature: float, sharpening: float,
         temperature: That of the first step.
         sharpening: The inverse temperature of the last step over that of the first; in between it runs in a straight line.
         soft_steps: First steps, at twice the temperature that they would have otherwise.
-        cooling: How the temperature falls beside that; see `cooled`.
+        cooling: How the temperature falls beside that; see `cooled` and `onex`.
 
     Raises:
         ValueError: If an option is out of range.
@@ -79,6 +103,8 @@ def temperature_at(step: int, steps: int, temperature: float, sharpening: float,
         raise ValueError(f"sharpening must be a number above 0 (1 is off) and soft_steps at least 0, got {sharpening} and {soft_steps}")
     if cooling not in get_args(Cooling):
         raise ValueError(f"cooling must be {', '.join(get_args(Cooling))}, got {cooling!r}")
+    if cooling == "onex":
+        temperature = onex(step, steps, temperature)
     line = 1 + (sharpening - 1) * step / max(steps - 1, 1)
     found = temperature / line * (2 if step < soft_steps else 1) * cooled(step, steps, cooling)
     return max(found, FLOOR) if cooling == "floored" and temperature > 0 else found
@@ -104,6 +130,7 @@ class Cut:
         top_p: The smallest most likely set with at least this share (nucleus).
         min_p: Codes at least this many times as likely as the likeliest.
         typical_p: The codes whose surprise is nearest the entropy, to at least this share.
+        before_temperature: Whether the shares are those of the logits as they are, whatever temperature codes are drawn at, as in 4M.
 
     Source: nucleus, arXiv:1904.09751; min-p, arXiv:2407.01082; typical sampling, arXiv:2202.00666.
     """
@@ -112,6 +139,7 @@ class Cut:
     top_p: float | None = None
     min_p: float | None = None
     typical_p: float | None = None
+    before_temperature: bool = False
 
     def __post_init__(self) -> None:
         if self.top_k is not None and self.top_k < 1:
@@ -131,6 +159,7 @@ def _candidates(
     if temperature == 0 or (kept == size and (cut.top_p, cut.min_p, cut.typical_p) == (None, None, None)):
         return logits, None
     values, codes = logits.topk(kept, dim=-1)
+    temperature = 1.0 if cut.before_temperature else temperature
     if cut.top_p is not None:
         shares = (values / temperature).softmax(dim=-1)
         values = values.masked_fill(shares.cumsum(dim=-1) - shares >= cut.top_p, -torch.inf)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from maskgen.masking.schedule import masked_after
+from maskgen.masking.counts import masked_after
 from maskgen.sampling.base import Decision, DrawFn, Drawn, Sampler, State, StepFn, annealed, ranked
 from maskgen.sampling.draw import check_temperature, gumbel, row_noise
 from maskgen.tokens.batch import TokenBatch

@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from maskgen.masking.schedule import Arccos, MaskSchedule, whole_ceil
+from maskgen.masking.counts import whole_ceil
+from maskgen.masking.schedule import Arccos, MaskSchedule
 from maskgen.sampling.base import Sampler, State, StepFn, in_order
 
 BASES = (2, 3, 5)

@@ -8,7 +8,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from maskgen.masking.schedule import MaskSchedule, masked_after
+from maskgen.masking.counts import masked_after
+from maskgen.masking.schedule import MaskSchedule
 from maskgen.sampling.base import Decision, DrawFn, Drawn, Sampler, State, StepFn, annealed, ranked
 from maskgen.sampling.draw import check_temperature, gumbel, row_noise, scattered
 

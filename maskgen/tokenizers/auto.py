@@ -10,6 +10,7 @@ from maskgen.tokenizers.amphion_codec import AmphionCodecTokenizer
 from maskgen.tokenizers.attribute import AttributeTokenizer
 from maskgen.tokenizers.audio import AudioTokenizer
 from maskgen.tokenizers.base import Tokenizer
+from maskgen.tokenizers.codes import ImageCodesTokenizer, TextCodesTokenizer
 from maskgen.tokenizers.diffusers_vq import DiffusersVQTokenizer
 from maskgen.tokenizers.encodec import EncodecTokenizer
 from maskgen.tokenizers.image import ImageTokenizer
@@ -18,6 +19,7 @@ from maskgen.tokenizers.magvit2 import CLASS_NAME as MAGVIT2
 from maskgen.tokenizers.magvit2 import Magvit2Tokenizer
 from maskgen.tokenizers.phone_table import PhoneTableTokenizer
 from maskgen.tokenizers.phonemes import PhonemeTokenizer
+from maskgen.tokenizers.pixels import PixelTokenizer
 from maskgen.tokenizers.semantic_speech import SemanticSpeechTokenizer
 from maskgen.tokenizers.text import VOCABULARY_FILE, TextTokenizer
 from maskgen.tokenizers.titok import TiTokTokenizer, is_titok
@@ -42,6 +44,9 @@ TOKENIZER_KINDS: dict[str, Any] = {
     "amphion_codec_tokenizer": AmphionCodecTokenizer,
     "semantic_speech_tokenizer": SemanticSpeechTokenizer,
     "phone_table_tokenizer": PhoneTableTokenizer,
+    "pixel_tokenizer": PixelTokenizer,
+    "image_codes_tokenizer": ImageCodesTokenizer,
+    "text_codes_tokenizer": TextCodesTokenizer,
 }
 
 

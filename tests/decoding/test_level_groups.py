@@ -8,7 +8,8 @@ from torch import Tensor
 
 from maskgen.decoding.level_groups import sample_group
 from maskgen.decoding.logits import model_logits
-from maskgen.masking.schedule import Cosine, masked_after
+from maskgen.masking.counts import masked_after
+from maskgen.masking.schedule import Cosine
 from maskgen.networks.transformer import MaskTransformer, TransformerConfig
 from maskgen.sampling import by_name, names
 from maskgen.sampling.base import State

@@ -9,13 +9,13 @@ from maskgen.decoding.logits import (
     ModelCallCounter,
     against,
     guided,
-    guided_by,
     guided_model,
     hide_condition,
     model_logits,
     remask,
     seen_through,
 )
+from maskgen.decoding.several_conditions import guided_by
 from maskgen.decoding.together import logits_by_group
 from maskgen.tokens.batch import TokenBatch
 from maskgen.tokens.functions import LogitsFn

@@ -14,7 +14,8 @@ from maskgen.decoding.logits import model_logits
 from maskgen.decoding.settings import GenerationSettings
 from maskgen.interop.dream import FAMILY, dream_settings
 from maskgen.interop.dream_network import NEVER, DreamConfig, DreamNetwork
-from maskgen.masking.schedule import ShareOfRest, masked_after
+from maskgen.masking.counts import masked_after
+from maskgen.masking.schedule import ShareOfRest
 from maskgen.tokens.batch import TokenBatch
 from maskgen.tokens.packing import pack
 from tests.interop.dream_cases import golden_dream, tiny_network

@@ -13,7 +13,8 @@ from maskgen.decoding.guidance import ConstantGuidance
 from maskgen.decoding.logits import guided_model, hide_condition
 from maskgen.interop.halton_config import HaltonConfig, halton_config
 from maskgen.interop.halton_network import HaltonTransformer
-from maskgen.masking.schedule import Arccos, ArccosFloat32, MaskSchedule, masked_after, whole_ceil
+from maskgen.masking.counts import masked_after, whole_ceil
+from maskgen.masking.schedule import Arccos, ArccosFloat32, MaskSchedule
 from maskgen.sampling import base
 from maskgen.sampling.draw import Cut
 from maskgen.sampling.halton import HaltonSampler, halton_order

@@ -14,7 +14,8 @@ from maskgen.decoding.guidance import ConstantGuidance
 from maskgen.decoding.logits import guided_model, model_logits, remask
 from maskgen.interop.llada_network import NEVER, LLaDAConfig, LLaDANetwork
 from maskgen.interop.sequences import ModelVocabulary, cell_after_cell
-from maskgen.masking.schedule import Even, masked_after
+from maskgen.masking.counts import masked_after
+from maskgen.masking.schedule import Even
 from maskgen.sampling.blocks import BlockSampler
 from maskgen.sampling.draw import scattered
 from maskgen.sampling.random_order import RandomOrderSampler

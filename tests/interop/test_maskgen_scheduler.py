@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from maskgen.decoding.settings import GenerationSettings
 from maskgen.interop.amused import published_settings
-from maskgen.masking.schedule import masked_after
+from maskgen.masking.counts import masked_after
 from maskgen.sampling import by_name, names
 from maskgen.sampling.diffusers_scheduler import DiffusersSchedulerSampler
 from maskgen.tokens.batch import TokenBatch

@@ -22,7 +22,8 @@ from maskgen.decoding.settings import GenerationSettings
 from maskgen.interop.clip_prompts import ClipPrompts
 from maskgen.interop.meissonic import FAMILY, MeissonicNetwork, steps_left
 from maskgen.interop.meissonic_network import MeissonicConfig, MeissonicTransformer
-from maskgen.masking.schedule import Cosine, masked_after
+from maskgen.masking.counts import masked_after
+from maskgen.masking.schedule import Cosine
 from maskgen.sampling import base
 from maskgen.sampling.confidence import ConfidenceSampler
 from maskgen.tokens.batch import UNKNOWN

@@ -14,7 +14,7 @@ from maskgen.decoding.settings import GenerationSettings
 from maskgen.interop.omnivoice import omnivoice_settings
 from maskgen.interop.omnivoice_network import OmniVoiceNetwork
 from maskgen.interop.weights import load_exactly
-from maskgen.masking.schedule import masked_after
+from maskgen.masking.counts import masked_after
 from maskgen.masking.time_shift import Shifted
 from maskgen.sampling import base
 from maskgen.tokens.batch import UNKNOWN, TokenBatch

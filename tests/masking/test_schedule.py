@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonargparse import ArgumentParser
 
+from maskgen.masking.counts import masked_after, whole_ceil, whole_floor
 from maskgen.masking.schedule import (
     MASK_SCHEDULES,
     Arccos,
@@ -20,10 +21,7 @@ from maskgen.masking.schedule import (
     MaskSchedule,
     Power,
     TruncatedGaussian,
-    masked_after,
     schedule_by_name,
-    whole_ceil,
-    whole_floor,
 )
 
 LAWS: list[MaskSchedule] = [

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskgen.masking.schedule import Cosine, Linear, masked_after
+from maskgen.masking.counts import masked_after
+from maskgen.masking.schedule import Cosine, Linear
 from maskgen.masking.time_shift import Shifted
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskgen.masking.schedule import Arccos, masked_after, whole_ceil
+from maskgen.masking.counts import masked_after, whole_ceil
+from maskgen.masking.schedule import Arccos
 from maskgen.sampling.halton import HaltonSampler, halton_order, radical_cells
 from maskgen.tokens.batch import TokenBatch
 from maskgen.tokens.packing import pack

@@ -8,7 +8,8 @@ from torch import Tensor
 
 import maskgen.sampling.entropy
 import maskgen.sampling.margin
-from maskgen.masking.schedule import ShareOfRest, masked_after
+from maskgen.masking.counts import masked_after
+from maskgen.masking.schedule import ShareOfRest
 from maskgen.sampling.ancestral import AncestralSampler
 from maskgen.sampling.base import Sampler, keep_surest
 from maskgen.sampling.draw import Cut, check_ranking, drawn_shares, share_of_drawn

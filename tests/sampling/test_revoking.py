@@ -13,7 +13,8 @@ from builders.draws import seeded
 from builders.networks import randomised
 from torch import Tensor
 
-from maskgen.masking.schedule import Cosine, Linear, masked_after
+from maskgen.masking.counts import masked_after
+from maskgen.masking.schedule import Cosine, Linear
 from maskgen.networks.attention_maps import low_attention, lower_half, received_attention
 from maskgen.networks.transformer import Block, MaskTransformer, TransformerConfig
 from maskgen.networks.visibility import visible

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from jsonargparse import ArgumentParser
 from torch import Tensor
 
-from maskgen.masking.schedule import Cosine, Linear, masked_after
+from maskgen.masking.counts import masked_after
+from maskgen.masking.schedule import Cosine, Linear
 from maskgen.sampling import by_name, contract, names
 from maskgen.sampling.ancestral import AncestralSampler
 from maskgen.sampling.base import Decision, DrawFn, Sampler, State, StepFn, ranked

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from maskgen.decoding.logits import model_logits
-from maskgen.masking.schedule import Cosine, Linear, masked_after
+from maskgen.masking.counts import masked_after
+from maskgen.masking.schedule import Cosine, Linear
 from maskgen.networks.transformer import MaskTransformer, TransformerConfig
 from maskgen.sampling.base import Decision, DrawFn, Sampler, State, StepFn
 from maskgen.sampling.blocks import BlockSampler, block_plan

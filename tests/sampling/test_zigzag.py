@@ -5,7 +5,8 @@ import torch
 from builders.draws import seeded
 from torch import Tensor
 
-from maskgen.masking.schedule import Cosine, Linear, masked_after
+from maskgen.masking.counts import masked_after
+from maskgen.masking.schedule import Cosine, Linear
 from maskgen.sampling.confidence import ConfidenceSampler
 from maskgen.sampling.zigzag import ZigzagSampler
 from maskgen.tokens.batch import UNKNOWN, TokenBatch
