@@ -3,12 +3,14 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from maskgen.tokens.batch import TokenBatch
+
+T = TypeVar("T")
 
 
 class ModelRunner(ABC):
@@ -25,12 +27,12 @@ class ModelRunner(ABC):
         """
 
     @abstractmethod
-    def apart(self, rows: int, call: Callable[[], Tensor]) -> Float[Tensor, "batch length dim"]:
-        """Hidden states of a call that no other call may share, because its model remembers earlier calls or has shapes of its own.
+    def apart(self, rows: int, call: Callable[[], T]) -> T:
+        """Result of a call that no other call may share, because its model remembers earlier calls or has shapes of its own.
 
         Args:
             rows: Rows of the call.
-            call: Computes the hidden states.
+            call: Computes the result.
         """
 
 
@@ -53,7 +55,8 @@ class RunModel:
         if self.plain:
             return self.runner.shared(self.model, batch, window)
         options = {} if window is None else {"window": window}
-        return self.runner.apart(len(batch), lambda: self.model(batch, **options))
+        hidden: Tensor = self.runner.apart(len(batch), lambda: self.model(batch, **options))
+        return hidden
 
     def logits(self, hidden: Float[Tensor, "cells dim"], offset: int, size: int) -> Float[Tensor, "cells size"]:
         """The head of the model."""

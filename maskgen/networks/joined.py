@@ -96,6 +96,8 @@ class RoundingKinds:
     @torch.no_grad()
     def of(self, rows: int) -> int | None:
         """Number of the kind; None if some row's bits depend on its place in the product."""
+        if not self._found:
+            self._measured(8 * PROBES)  # fewer rows than probes are compared with more
         key = rows, torch.get_num_threads()
         if key not in self._kinds:
             self._kinds[key] = self._measured(rows)

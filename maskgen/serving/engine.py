@@ -172,19 +172,19 @@ class _JobRunner(ModelRunner):
 
     def shared(self, model: Any, batch: TokenBatch, window: Tensor | None) -> Tensor:
         self.job.check()
-        return self._waited(lambda: self.forwards.hidden(self.job, model, ModelCall(batch, window)))
+        hidden: Tensor = self._waited(lambda: self.forwards.hidden(self.job, model, ModelCall(batch, window)))
+        return hidden
 
-    def apart(self, rows: int, call: Callable[[], Tensor]) -> Tensor:
+    def apart(self, rows: int, call: Callable[[], Any]) -> Any:
         self.job.check()
         return self._waited(lambda: self.forwards.apart(self.job, rows, call))
 
-    def _waited(self, queued: Callable[[], Any]) -> Tensor:
+    def _waited(self, queued: Callable[[], Any]) -> Any:
         """The result of a queued call, unless the request ended meanwhile."""
         try:
-            found: Tensor = self.job.wait_for(queued())
+            return self.job.wait_for(queued())
         except CancelledError as error:
             raise Cancelled("the request was cancelled") from error
-        return found
 
 
 def _view(pipeline: Pipeline, runner: ModelRunner) -> Pipeline:

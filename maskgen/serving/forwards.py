@@ -50,9 +50,9 @@ class _Ticket:
 
     owner: Any
     model: Any
-    call: ModelCall | Callable[[], Tensor]
+    call: ModelCall | Callable[[], Any]
     rows: int
-    hidden: Future[Tensor] = field(default_factory=Future)
+    hidden: Future[Any] = field(default_factory=Future)
 
 
 class Forwards:
@@ -87,7 +87,7 @@ class Forwards:
         """
         return self._queued(_Ticket(owner, model, call, len(call.batch)))
 
-    def apart(self, owner: Any, rows: int, call: Callable[[], Tensor]) -> Future[Tensor]:
+    def apart(self, owner: Any, rows: int, call: Callable[[], Any]) -> Future[Any]:
         """Result of a function that runs with no other pass at the same time."""
         return self._queued(_Ticket(owner, None, call, rows))
 
@@ -104,7 +104,7 @@ class Forwards:
             self._changed.notify_all()
         self._thread.join(timeout_s)
 
-    def _queued(self, ticket: _Ticket) -> Future[Tensor]:
+    def _queued(self, ticket: _Ticket) -> Future[Any]:
         with self._changed:
             if self._closed:
                 raise RuntimeError("the model thread has ended; make a new engine")
@@ -168,7 +168,7 @@ class Forwards:
                 one.hidden.set_result(answer)
 
 
-def _answers(tickets: Sequence[_Ticket], joining: Joining | None) -> list[Tensor | BaseException]:
+def _answers(tickets: Sequence[_Ticket], joining: Joining | None) -> list[Any]:
     """Hidden states of each call. If a joint pass fails, each call gets a pass of its own, so that it gets its own error alone."""
     with _turn(tickets[0].call):
         if len(tickets) > 1 and joining is not None:
@@ -179,7 +179,7 @@ def _answers(tickets: Sequence[_Ticket], joining: Joining | None) -> list[Tensor
         return [_answer(one) for one in tickets]
 
 
-def _answer(ticket: _Ticket) -> Tensor | BaseException:
+def _answer(ticket: _Ticket) -> Any:
     """Hidden states of one call, or what it raised, which belongs to the request that waits for them."""
     try:
         return alone(ticket.model, ticket.call) if isinstance(ticket.call, ModelCall) else ticket.call()
@@ -187,6 +187,6 @@ def _answer(ticket: _Ticket) -> Tensor | BaseException:
         return error
 
 
-def _turn(call: ModelCall | Callable[[], Tensor]) -> Any:
+def _turn(call: ModelCall | Callable[[], Any]) -> Any:
     """What is held during a pass: the CPU's lock, also where the device is unknown."""
     return nullcontext() if isinstance(call, ModelCall) and call.batch.ids.device.type != "cpu" else _CPU
