@@ -85,6 +85,15 @@ def test_amused_runs_at_a_tiny_size_and_agrees_with_diffusers(
     assert "end to end" in capsys.readouterr().out
 
 
+def test_llada_writes_the_tokens_of_its_authors_loop(monkeypatch: pytest.MonkeyPatch, side_by_side: ModuleType) -> None:
+    pytest.importorskip("transformers")
+    llada = importlib.import_module("llada")
+    monkeypatch.setattr(llada, "peak_flops", lambda *_: 1e12)
+    result = llada.measured("tiny", 2, 1, "cpu", torch.float32, answer=64, steps=16)  # raises where a token differs
+    assert float(result["settings"]["logits differ by"]) < 1e-5
+    assert result["comparisons"][0]["ours"]["flops"] < result["comparisons"][0]["theirs"]["flops"]
+
+
 @pytest.mark.parametrize(("script", "package"), [("soundstorm", "soundstorm_pytorch"), ("muse", "muse_maskgit_pytorch")])
 def test_a_missing_peer_is_named_with_its_installation(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], side_by_side: ModuleType, script: str, package: str

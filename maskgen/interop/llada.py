@@ -42,6 +42,7 @@ def answering(block_size: int, steps: int, temperature: float = 0.0) -> Generati
         schedule="even",
         steps=(steps,),
         temperature=(temperature,),
+        choice_temperature=(0.0,),  # the surest codes are kept, without noise in the ranking
         null="masked",
     )
 

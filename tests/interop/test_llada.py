@@ -52,6 +52,7 @@ def test_the_settings_are_the_published_ones(pipeline: maskgen.TextGenerationPip
     settings = pipeline.settings_of("text")
     assert (settings.sampler, settings.sampler_options["block_size"], settings.steps) == ("blocks", 32, (128,))
     assert (settings.temperature, settings.schedule, settings.null, settings.guidance_scale) == ((0.0,), "even", "masked", 1.0)
+    assert settings.choice_temperature == (0.0,), "noise in the ranking would reveal other tokens first than the authors do"
     assert pipeline.grids == {"text": (128,)}
 
 

@@ -33,7 +33,7 @@ def scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     summary: dict[str, Any] = {}
     for name, (judge, edits, of) in ERROR_RATES.items():
         errors = [row["errors"].get(judge) for row in rows]
-        summary[name] = None if None in errors else _rate([error[edits] for error in errors], [error[of] for error in errors])
+        summary[name] = None if None in errors else counted_error_rate([error[edits] for error in errors], [error[of] for error in errors])
     heard = [row["errors"].get("whisper_base") for row in rows]
     summary["exact"] = None if None in heard else mean_interval([float(error["word_edits"] == 0) for error in heard])
     for name in MEANS:
@@ -71,7 +71,7 @@ def over_seeds(seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _rate(edits: Sequence[int], of: Sequence[int]) -> dict[str, float]:
+def counted_error_rate(edits: Sequence[int], of: Sequence[int]) -> dict[str, float]:
     """All edits over all words, with a bootstrap interval over rows."""
     counted, totals = np.array(edits, np.float64), np.array(of, np.float64)
     draws = _draws(len(counted))
