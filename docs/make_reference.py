@@ -46,6 +46,18 @@ PAGES: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
         ("maskgen.training.modules", "maskgen.training.callbacks"),
     ),
     "data": ("Data modules", "Shards as batches for training.", ("maskgen.data.loading",)),
+    "serving": (
+        "Serving",
+        "The engine, and the HTTP application around it.",
+        (
+            "maskgen.serving.engine",
+            "maskgen.serving.work",
+            "maskgen.serving.served",
+            "maskgen.serving.app",
+            "maskgen.serving.limits",
+            "maskgen.serving.keys",
+        ),
+    ),
     "io": (
         "Bundles and the hub",
         "Models by name, bundles on disk, upload and download.",

@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
+from maskgen.cli.bench import add_bench
 from maskgen.cli.compare import add_compare
 from maskgen.cli.data import add_data
 from maskgen.cli.evaluate_image import add_evaluate
@@ -16,6 +17,7 @@ from maskgen.cli.generate import add_generate
 from maskgen.cli.models import add_models
 from maskgen.cli.new import add_new
 from maskgen.cli.score import add_score
+from maskgen.cli.serve import add_serve
 from maskgen.cli.tune import add_tune
 from maskgen.io.shipped import find_path
 from maskgen.version import __version__
@@ -92,6 +94,8 @@ def build_parser() -> argparse.ArgumentParser:
     add_data(verbs)
     add_evaluate(verbs)
     add_score(verbs)
+    add_serve(verbs)
+    add_bench(verbs)
     add_tune(verbs)
     add_compare(verbs)
     add_export(verbs)

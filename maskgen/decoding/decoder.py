@@ -28,6 +28,7 @@ from maskgen.decoding.logits import (
     remask,
 )
 from maskgen.decoding.logits_processors import differential, noise_regularised, without_code
+from maskgen.decoding.runner import ModelRunner, RunModel
 from maskgen.decoding.settings import GenerationSettings
 from maskgen.decoding.together import logits_by_group, logits_together, row_groups
 from maskgen.masking.masks import level_groups
@@ -48,17 +49,19 @@ StepCallback = Callable[[State], State | None]
 
 @dataclass(frozen=True)
 class Helpers:
-    """Trained networks beside a generator that some settings ask for.
+    """What stands beside a generator: trained networks that some settings ask for, and what runs its calls.
 
     Args:
         critic: Judge of drawn codes, for the sampler `critic`.
         shortcut: Predictor of hidden states, for the setting `shortcut`.
         compiled: The model behind torch.compile, which takes its place where all cells are computed.
+        runner: Runs the model's calls; None runs them in place.
     """
 
     critic: Critic | None = None
     shortcut: ShortcutBlock | None = None
     compiled: CompiledModel | None = None
+    runner: ModelRunner | None = None
 
 
 @dataclass(frozen=True)
@@ -239,14 +242,15 @@ class _Run:
     def __init__(self, decoder: Decoder, null: Transform, generators: Sequence[torch.Generator], by_row: bool) -> None:
         self.by_row = by_row
         self.settings, self.null, self.generators = decoder.settings, null, generators
-        self.model, self.compiled, self.counter = decoder.model, decoder.helpers.compiled, ModelCallCounter()
+        self.model, self.helpers, self.counter = decoder.model, decoder.helpers, ModelCallCounter()
         self.reused = _cheaper(decoder)
 
     def logits(self, group: Sequence[int], steps: int) -> tuple[LogitsFn, LogitsFn]:
         """Guided logits of the levels that are decoded now with all logits processors, and plain ones."""
         settings, window = self.settings, self.settings.window_at(group[0])
         prefix = self.reused if isinstance(self.reused, PrefixCacheModel) else None
-        model = LocalAttentionModel(prefix or self.model, window) if window else self.reused or self.compiled or self.model
+        whole = self._by_runner((prefix or self.model) if window else self.reused or self.helpers.compiled or self.model)
+        model = LocalAttentionModel(whole, window) if window else whole
         if isinstance(self.reused, KVCacheModel):
             self.reused.begin(group)
         states = isinstance(self.model, PublishedNetwork) and self.model.config.rescales_states
@@ -257,6 +261,10 @@ class _Run:
         if settings.differential:
             logits_fn = differential(logits_fn, settings.differential)
         return logits_fn, model_logits(model, self.counter, self.by_row)
+
+    def _by_runner(self, model: Any) -> Any:
+        """The model, with its calls by the runner where there is one."""
+        return model if self.helpers.runner is None else RunModel(model, self.helpers.runner, plain=model is self.model)
 
     @property
     def model_calls(self) -> float:

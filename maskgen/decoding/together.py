@@ -44,6 +44,28 @@ def row_groups(batch: TokenBatch, model: nn.Module, batch_invariant: bool | None
     return [[row for row in every if lengths[row] == length] for length in sorted(set(lengths))], True
 
 
+def agrees(model: nn.Module, key: tuple[Any, ...]) -> bool | None:
+    """Whether calls of this shape gave the same bits together and alone when they were compared; None where they never were.
+
+    Args:
+        model: The network.
+        key: What decides the shape of the calls; the number of threads counts too.
+    """
+    return _AGREES.setdefault(model, {}).get((*key, torch.get_num_threads()))
+
+
+def note_agreement(model: nn.Module, key: tuple[Any, ...], alone: Sequence[Tensor], together: Sequence[Tensor]) -> None:
+    """Remember whether calls of this shape give the same bits together and alone.
+
+    Args:
+        model: The network.
+        key: As in `agrees`.
+        alone: Results of the calls one by one.
+        together: Results of the same calls together.
+    """
+    _AGREES.setdefault(model, {})[(*key, torch.get_num_threads())] = all(map(torch.equal, alone, together))
+
+
 def logits_together(
     model: nn.Module, together: LogitsFn, alone: Sequence[LogitsFn], counter: ModelCallCounter, shape: Callable[..., tuple[Any, ...]]
 ) -> LogitsFn:
@@ -61,16 +83,16 @@ def logits_together(
     """
 
     def logits_fn(batch: TokenBatch, cells: Bool[Tensor, "batch length"], segment: Segment, progress: float) -> Tensor:
-        known = _AGREES.setdefault(model, {})
-        key = (*cells.shape, segment.size, torch.get_num_threads(), *shape(batch, cells, segment, progress))
-        if known.get(key):
+        key = (*cells.shape, segment.size, *shape(batch, cells, segment, progress))
+        measured = agrees(model, key)
+        if measured:
             return together(batch, cells, segment, progress)
         rows = cells.any(dim=1).nonzero()[:, 0].tolist()
         parts = [alone[row](batch.alone(row), cells[row : row + 1], segment, progress) for row in rows]
         exact = torch.cat(parts) if parts else torch.zeros(0, segment.size)
-        if key not in known and len(rows) == len(alone):
+        if measured is None and len(rows) == len(alone):
             before = counter.rows
-            known[key] = torch.equal(exact, together(batch, cells, segment, progress))
+            note_agreement(model, key, [exact], [together(batch, cells, segment, progress)])
             counter.rows = before
         return exact
 

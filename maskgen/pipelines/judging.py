@@ -1,18 +1,23 @@
 """Likelihoods, zero-shot classification and features: what every pipeline says of media that it did not generate."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal, TypeVar
 
 from torch import Tensor
 
+from maskgen.decoding.decoder import Helpers
 from maskgen.decoding.settings import GenerationSettings
+from maskgen.networks.published import PublishedNetwork
 from maskgen.scoring.estimators import ScoreSettings
 from maskgen.scoring.features import Pool, embed_rows
 from maskgen.scoring.likelihood import Marks, Score, Scorer
 from maskgen.scoring.ranking import Ranked, rank_candidates
 from maskgen.tokens.batch import Codes
 from maskgen.tokens.space import TokenSpace
+
+T = TypeVar("T")
 
 
 class Judging(ABC):
@@ -21,6 +26,7 @@ class Judging(ABC):
     model: Any
     space: TokenSpace
     settings: dict[str, GenerationSettings]
+    helpers: Helpers
 
     @abstractmethod
     def encoded(self, row: Mapping[str, Any]) -> dict[str, Codes]:
@@ -64,7 +70,8 @@ class Judging(ABC):
         for row, mark, other in zip(rows, marks, others, strict=True):
             codes = self.encoded(row)
             same = {target: codes[target]} if target in codes else {}
-            scores.append(scorer(codes, mark, None if other is None else {**self.encoded(other), **same}))
+            against_codes = None if other is None else {**self.encoded(other), **same}
+            scores.append(self._judged(1, partial(scorer, codes, mark, against_codes)))
         return scores
 
     def classify(
@@ -123,4 +130,10 @@ class Judging(ABC):
         Raises:
             ValueError: If a modality is unknown, or layer or pool does not exist, or nothing in a row has states.
         """
-        return embed_rows(self.model, self.space, [self.encoded(row) for row in rows], layer, pool, target)
+        known = [self.encoded(row) for row in rows]
+        return self._judged(len(rows), lambda: embed_rows(self.model, self.space, known, layer, pool, target))
+
+    def _judged(self, rows: int, call: Callable[[], T]) -> T:
+        """Result of a call that runs the model. Published networks remember conditions between calls, so they run one call at a time."""
+        runner = self.helpers.runner if isinstance(self.model, PublishedNetwork) else None
+        return call() if runner is None else runner.apart(rows, call)

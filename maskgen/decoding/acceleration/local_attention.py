@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from maskgen.decoding.acceleration.kv_cache import PrefixCacheModel
+from maskgen.decoding.runner import RunModel
 from maskgen.networks.auto import Network
 from maskgen.tokens.batch import TokenBatch
 
@@ -25,7 +26,7 @@ class LocalAttentionModel:
     Source: restricted context of MAGNeT, arXiv:2401.04577.
     """
 
-    model: Network | PrefixCacheModel
+    model: Network | PrefixCacheModel | RunModel
     window: int
 
     def __post_init__(self) -> None:
