@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from maskgen.decoding.runner import ModelRunner
-from maskgen.networks.joined import ModelCall, joined_hidden
+from maskgen.networks.joined import ForwardCall, joined_hidden
 from maskgen.pipelines.base import Pipeline
 from maskgen.serving import forwards
 from maskgen.serving.engine import Engine, EngineLimits
@@ -105,11 +105,11 @@ class Recorder(ModelRunner):
     """Runs calls in place and keeps them."""
 
     def __init__(self) -> None:
-        self.calls: list[ModelCall] = []
+        self.calls: list[ForwardCall] = []
 
     def shared(self, model: Any, batch: TokenBatch, window: torch.Tensor | None) -> torch.Tensor:
         """A call of the model."""
-        self.calls.append(ModelCall(batch, window))
+        self.calls.append(ForwardCall(batch, window))
         hidden: torch.Tensor = model(batch)
         return hidden
 

@@ -131,9 +131,8 @@ def tidy(text: str) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def stale(folder: Path = FOLDER) -> list[str]:
-    """Names of the files that are missing, out of date or left over."""
-    wanted = pages()
+def stale(wanted: Mapping[str, str], folder: Path = FOLDER) -> list[str]:
+    """Names of the files that are missing, out of date or left over, given the pages of today."""
     there = {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.md")}
     return sorted(name for name in {*wanted, *there} if wanted.get(name) != there.get(name))
 
@@ -143,7 +142,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="write docs/reference/ from the docstrings")
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a page is out of date")
     if parser.parse_args().check:
-        if found := stale():
+        if found := stale(pages()):
             sys.exit(f"out of date: {', '.join(found)}; run: uv run python docs/make_reference.py")
         return
     FOLDER.mkdir(exist_ok=True)

@@ -113,6 +113,7 @@ def test_the_wheel_is_imported_from_outside(site: Path, tmp_path: Path) -> None:
     assert found.stdout.strip() == str(site / "maskgen" / "__init__.py"), found.stderr
 
 
+@pytest.mark.slow
 def test_pictures_and_speech_need_no_extra(site: Path, tmp_path: Path) -> None:
     picture = outside(
         site, tmp_path, "-m", "maskgen", "generate", "image", "a red heart", "--out", "heart.png", "--seed", "0", without=EXTRAS
@@ -129,6 +130,7 @@ def test_a_model_that_is_not_installed_names_the_pip_command(site: Path, tmp_pat
     assert found.stderr.strip().endswith("the model 'any-64' is not installed; install it with: pip install maskgen-any-64")
 
 
+@pytest.mark.slow
 def test_a_model_beside_the_wheel_is_found_with_its_tokenizers(site: Path, tmp_path: Path) -> None:
     for model, package in MODEL_PACKAGES.items():
         packed = tmp_path / "beside"
@@ -159,6 +161,7 @@ def test_a_shipped_configuration_is_found_from_outside(site: Path, tmp_path: Pat
     assert "data/emoji/build/tokens" in missing.stderr
 
 
+@pytest.mark.slow
 def test_a_shipped_recipe_is_copied_and_built(site: Path, tmp_path: Path) -> None:
     found = outside(site, tmp_path, "-m", "maskgen", "data", "build", "data/wordnet/recipe.yaml", "--out", "data/wordnet/build/tokens")
     assert found.returncode == 2

@@ -48,9 +48,10 @@ def test_every_command_parses() -> None:
             assert build_parser().parse_args(arguments).verb
 
 
-@pytest.mark.parametrize(
-    "line", [line for line in COMMANDS if re.search("generate (image|speech) ", line) and not re.search("--(image|mask|edit|audio)", line)]
-)
+GENERATING = [line for line in COMMANDS if re.search("generate (image|speech) ", line) and not re.search("--(image|mask|edit|audio)", line)]
+
+
+@pytest.mark.parametrize("line", [GENERATING[0], *(pytest.param(line, marks=pytest.mark.slow) for line in GENERATING[1:])])
 def test_generation_commands_write_what_they_say(line: str, tmp_path: Path) -> None:
     words = shlex.split(line.split(" #")[0])
     arguments = words[words.index("maskgen") + 1 :]

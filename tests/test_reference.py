@@ -60,5 +60,5 @@ def test_tidy_wraps_text_and_leaves_code(tool: ModuleType) -> None:
     assert (empty, code) == ("", ["```python", "x" * 200, "```"])
 
 
-def test_the_pages_are_fresh(tool: ModuleType) -> None:
-    assert tool.stale() == [], "run: uv run python docs/make_reference.py"
+def test_the_pages_are_fresh(tool: ModuleType, pages: dict[str, str]) -> None:
+    assert tool.stale(pages) == [], "run: uv run python docs/make_reference.py"

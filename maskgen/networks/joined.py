@@ -13,7 +13,7 @@ from maskgen.networks.visibility import nearby, visible
 from maskgen.tokens.batch import TokenBatch
 
 
-class ModelCall(NamedTuple):
+class ForwardCall(NamedTuple):
     """What a network is called with.
 
     Args:
@@ -30,7 +30,7 @@ class ModelCall(NamedTuple):
         return self.batch.valid.numel()
 
 
-def joined_hidden(model: MaskTransformer, calls: Sequence[ModelCall]) -> list[Float[Tensor, "batch length dim"]]:
+def joined_hidden(model: MaskTransformer, calls: Sequence[ForwardCall]) -> list[Float[Tensor, "batch length dim"]]:
     """Hidden states of each call, computed in one pass over the cells of all of them, without padding.
 
     Embedding and attention of a call are computed as in `MaskTransformer.forward`; the layers between run on the cells of all calls.
@@ -61,7 +61,7 @@ def _mixed(own: Sequence[Float[Tensor, "1 heads cells head_dim"]], rows: int, se
     return rearrange(attend(query, key, value, seen), "b l d -> 1 (b l) d")
 
 
-def _mask(call: ModelCall) -> Tensor | None:
+def _mask(call: ForwardCall) -> Tensor | None:
     """The attention mask of a call."""
     batch = call.batch
     near = None if call.window is None else nearby(batch.modality, batch.coords[..., 0], call.window)

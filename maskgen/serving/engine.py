@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from maskgen.decoding.runner import ModelRunner
-from maskgen.networks.joined import ModelCall
+from maskgen.networks.joined import ForwardCall
 from maskgen.pipelines.base import Pipeline
 from maskgen.serving.forwards import EngineStats, Forwards
 from maskgen.serving.work import Cancelled, EngineClosed, EngineFull, EngineLimits, Job, TimedOut
@@ -172,7 +172,7 @@ class _JobRunner(ModelRunner):
 
     def shared(self, model: Any, batch: TokenBatch, window: Tensor | None) -> Tensor:
         self.job.check()
-        hidden: Tensor = self._waited(lambda: self.forwards.hidden(self.job, model, ModelCall(batch, window)))
+        hidden: Tensor = self._waited(lambda: self.forwards.hidden(self.job, model, ForwardCall(batch, window)))
         return hidden
 
     def apart(self, rows: int, call: Callable[[], Any]) -> Any:

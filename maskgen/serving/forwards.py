@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from maskgen.networks.joined import ModelCall
-from maskgen.serving.joining import Joining, alone
+from maskgen.networks.joined import ForwardCall
+from maskgen.serving.joining import Joining, called_alone
 
 GATHER_S = 0.005
 """How long the model thread waits for a request that took its last hidden states and is likely to ask again."""
@@ -50,7 +50,7 @@ class _Ticket:
 
     owner: Any
     model: Any
-    call: ModelCall | Callable[[], Any]
+    call: ForwardCall | Callable[[], Any]
     rows: int
     hidden: Future[Any] = field(default_factory=Future)
 
@@ -77,7 +77,7 @@ class Forwards:
         self._thread = threading.Thread(target=self._run, name="maskgen-model", daemon=True)
         self._thread.start()
 
-    def hidden(self, owner: Any, model: Any, call: ModelCall) -> Future[Tensor]:
+    def hidden(self, owner: Any, model: Any, call: ForwardCall) -> Future[Tensor]:
         """Hidden states of a call that may share a pass.
 
         Args:
@@ -145,7 +145,7 @@ class Forwards:
             return [first]
         if id(first.model) not in self._joinings:
             self._joinings[id(first.model)] = Joining(first.model, self.max_rows)
-        calls = [one.call for one in same if isinstance(one.call, ModelCall)]
+        calls = [one.call for one in same if isinstance(one.call, ForwardCall)]
         return [same[place] for place in self._joinings[id(first.model)].chosen(calls)]
 
     def _serve(self, tickets: Sequence[_Ticket]) -> None:
@@ -173,7 +173,7 @@ def _answers(tickets: Sequence[_Ticket], joining: Joining | None) -> list[Any]:
     with _turn(tickets[0].call):
         if len(tickets) > 1 and joining is not None:
             try:
-                return list(joining.run([one.call for one in tickets if isinstance(one.call, ModelCall)]))
+                return list(joining.run([one.call for one in tickets if isinstance(one.call, ForwardCall)]))
             except Exception:  # whatever one of the calls did wrong, it is told below
                 return [_answer(one) for one in tickets]
         return [_answer(one) for one in tickets]
@@ -182,11 +182,11 @@ def _answers(tickets: Sequence[_Ticket], joining: Joining | None) -> list[Any]:
 def _answer(ticket: _Ticket) -> Any:
     """Hidden states of one call, or what it raised, which belongs to the request that waits for them."""
     try:
-        return alone(ticket.model, ticket.call) if isinstance(ticket.call, ModelCall) else ticket.call()
+        return called_alone(ticket.model, ticket.call) if isinstance(ticket.call, ForwardCall) else ticket.call()
     except BaseException as error:
         return error
 
 
-def _turn(call: ModelCall | Callable[[], Any]) -> Any:
+def _turn(call: ForwardCall | Callable[[], Any]) -> Any:
     """What is held during a pass: the CPU's lock, also where the device is unknown."""
-    return nullcontext() if isinstance(call, ModelCall) and call.batch.ids.device.type != "cpu" else _CPU
+    return nullcontext() if isinstance(call, ForwardCall) and call.batch.ids.device.type != "cpu" else _CPU

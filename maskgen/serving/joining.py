@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from maskgen.decoding.together import agrees, note_agreement
-from maskgen.networks.joined import ModelCall, RoundingKinds, joined_hidden
+from maskgen.networks.joined import ForwardCall, RoundingKinds, joined_hidden
 from maskgen.networks.transformer import MaskTransformer
 from maskgen.tokens.batch import stack
 
@@ -38,7 +38,7 @@ class Joining:
         self._kinds = RoundingKinds(model) if self.exact and self.any_length else None
         self._tried = self._alike = 0
 
-    def chosen(self, calls: Sequence[ModelCall]) -> list[int]:
+    def chosen(self, calls: Sequence[ForwardCall]) -> list[int]:
         """Places of the calls that go into the next pass: the first one, and those that can join it, in their order."""
         if not self.any_length:
             return self._equal(calls)
@@ -55,28 +55,28 @@ class Joining:
             found.pop()
         return found
 
-    def run(self, calls: Sequence[ModelCall]) -> list[Tensor]:
+    def run(self, calls: Sequence[ForwardCall]) -> list[Tensor]:
         """Hidden states of each of the chosen calls."""
         if len(calls) == 1:
-            return [alone(self.model, calls[0])]
+            return [called_alone(self.model, calls[0])]
         key = ("served", len(calls)) if self.any_length else ("served", *_form(calls))
         measured = agrees(self.model, key) if self.exact else True
         if measured:
             return self._together(calls)
-        found = [alone(self.model, call) for call in calls]
+        found = [called_alone(self.model, call) for call in calls]
         if measured is None:
             note_agreement(self.model, key, found, self._together(calls))
         return found
 
-    def _together(self, calls: Sequence[ModelCall]) -> list[Tensor]:
+    def _together(self, calls: Sequence[ForwardCall]) -> list[Tensor]:
         """Hidden states of the calls by one pass."""
         if self.any_length:
             return joined_hidden(self.model, calls)
         windows = [call.window for call in calls if call.window is not None]
-        joint = ModelCall(stack(*(call.batch for call in calls)), torch.cat(windows) if windows else None)
-        return list(torch.split(alone(self.model, joint), [len(call.batch) for call in calls]))
+        joint = ForwardCall(stack(*(call.batch for call in calls)), torch.cat(windows) if windows else None)
+        return list(torch.split(called_alone(self.model, joint), [len(call.batch) for call in calls]))
 
-    def _kind(self, call: ModelCall) -> int | None:
+    def _kind(self, call: ForwardCall) -> int | None:
         """How the products of a call round; 0 where that does not count."""
         return 0 if self._kinds is None else self._kinds.of(call.num_cells)
 
@@ -88,7 +88,7 @@ class Joining:
         self._tried, self._alike = self._tried + 1, self._alike + same
         return same
 
-    def _equal(self, calls: Sequence[ModelCall]) -> list[int]:
+    def _equal(self, calls: Sequence[ForwardCall]) -> list[int]:
         """Places of the calls of the first one's form; where bits count a power of two of them, so that few shapes are compared."""
         form, rows, found = _form(calls[:1]), 0, list[int]()
         for place, call in enumerate(calls):
@@ -98,13 +98,13 @@ class Joining:
         return found[: 1 << (len(found).bit_length() - 1)] if self.exact else found
 
 
-def alone(model: nn.Module, call: ModelCall) -> Tensor:
+def called_alone(model: nn.Module, call: ForwardCall) -> Tensor:
     """Hidden states of one call by a pass of its own."""
     hidden: Tensor = model(call.batch) if call.window is None else model(call.batch, window=call.window)
     return hidden
 
 
-def _form(calls: Sequence[ModelCall]) -> tuple[Any, ...]:
+def _form(calls: Sequence[ForwardCall]) -> tuple[Any, ...]:
     """What decides the shapes inside a pass over calls of equal form: rows, length, levels, and the visible cells of each modality."""
     first = calls[0]
     visible = (first.batch.modality * first.batch.valid).flatten().bincount().tolist()

@@ -105,6 +105,18 @@ def _write_titok_codec(folder: Path, codec: TiTok) -> None:
     (folder / "config.json").write_text(json.dumps(published_config(codec.config)))
 
 
+def inside(write: Callable[[Path], object]) -> Callable[[Path], None]:
+    """What writes a model with the companions that `write` puts beside it in folders inside."""
+
+    def written(folder: Path) -> None:
+        write(folder / "model")
+        for path in (folder / "model").iterdir():
+            path.rename(folder / path.name)
+        (folder / "model").rmdir()
+
+    return written
+
+
 FOLDERS: Mapping[str, Callable[[Path], object]] = {
     "aMUSEd": amused,
     "Halton-MaskGIT": write_halton,
@@ -114,15 +126,15 @@ FOLDERS: Mapping[str, Callable[[Path], object]] = {
     "MMaDA": write_mmada,
     "Lumina-DiMOO": write_lumina,
     "LLaDA": write_llada,
-    "MDLM": write_mdlm,
+    "MDLM": inside(write_mdlm),
     "Dream": write_dream,
-    "Omni-Diffusion": write_omni,
-    "Show-o": write_showo,
+    "Omni-Diffusion": inside(write_omni),
+    "Show-o": inside(write_showo),
     "MAGNeT": magnet,
     "MaskGen": write_maskgen,
 }
 """Name of a family to what writes a tiny model of it into a folder. A new family needs an entry here, and none elsewhere."""
 ROWS: Mapping[str, Callable[[Any, str], Mapping[str, torch.Tensor]]] = {}
 """Families whose rows need other conditions than a text or a label: from a pipeline and a target to the known cells of a row."""
-CALLS: Mapping[str, Callable[[Any, int], Any]] = {}
+CALLS: Mapping[str, Callable[[Any, int], Any]] = {"MDLM": lambda pipe, seed: pipe("a dog [3]", seed=seed, num_inference_steps=2)}
 """Families whose pipelines are called otherwise than by their class: from a pipeline and a seed to the output."""

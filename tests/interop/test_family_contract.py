@@ -4,6 +4,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from itertools import product
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import maskgen
+from maskgen.decoding.settings import GenerationSettings
 from maskgen.interop.families import families, published_family
 from maskgen.sampling import by_name, names
 from maskgen.tokens.batch import UNKNOWN
@@ -28,8 +30,13 @@ SAMPLERS = [name for name in names() if name not in ("critic", "frequency")]
 """Those left out need a trained critic, or the attention of maskgen's own transformer."""
 
 
+ELSEWHERE = {"MaskGCT": "test_maskgct.py", "4M": "test_fourm.py"}
+"""Families of several stages or dozens of modalities, whose own files ask the same of each part."""
+
+
 def test_every_family_has_a_folder() -> None:
-    assert set(FOLDERS) == {family.name for family in families()}
+    assert set(FOLDERS) | set(ELSEWHERE) == {family.name for family in families()}
+    assert all((Path(__file__).parent / name).is_file() for name in ELSEWHERE.values())
     assert set(ROWS) | set(CALLS) <= set(FOLDERS)
 
 
@@ -67,6 +74,11 @@ def row_of(pipe: maskgen.Pipeline, target: str, known: bool = False, words: int 
     return {**row, target: codes.masked_fill(hidden, UNKNOWN)}
 
 
+def short(settings: GenerationSettings, steps: int) -> GenerationSettings:
+    """The settings with few steps; blocks of single cells keep theirs, one a cell."""
+    return settings if settings.sampler == "blocks" else settings.changed(steps=(steps,))
+
+
 def called(pipe: Any, seed: int = 0) -> Any:
     """A call with the least that its class needs."""
     few = {"seed": seed, "num_inference_steps": 2}
@@ -100,9 +112,11 @@ def test_a_call_yields_the_medium_of_its_class(pipe: maskgen.Pipeline) -> None:
         assert (output.audio[0].samples == again.audio[0].samples).all()
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_every_sampler_keeps_known_cells_and_fills_all_others(pipe: maskgen.Pipeline, name: str) -> None:
-    for target in pipe.settings:
+@pytest.mark.parametrize("turn", [0, *(pytest.param(turn, marks=pytest.mark.slow) for turn in (1, 2, 3))])
+def test_every_sampler_keeps_known_cells_and_fills_all_others(pipe: maskgen.Pipeline, turn: int) -> None:
+    """Every fourth sampler, other ones for each family; the slow turns are the rest."""
+    first = (turn + list(FOLDERS).index(str(pipe.family))) % 4
+    for target, name in product(pipe.settings, SAMPLERS[first::4]):
         own, row = pipe.settings_of(target), row_of(pipe, target)
         plain = {"sampler_options": {}, "temperature": (1.0,), "choice_temperature": (1.0,)}
         grouped = replace(own, groups=None if by_name(name).needs else own.groups)
@@ -115,7 +129,7 @@ def test_every_sampler_keeps_known_cells_and_fills_all_others(pipe: maskgen.Pipe
 def test_a_row_is_the_same_alone_and_beside_a_longer_one(pipe: maskgen.Pipeline) -> None:
     for target in pipe.settings:
         rows = [row_of(pipe, target), row_of(pipe, target, words=5)]
-        settings = pipe.settings_of(target).changed(steps=(2,))
+        settings = short(pipe.settings_of(target), 2)
         together = pipe.generate(rows, target, [3, 4], settings, batch_invariant=True)
         for place, row in enumerate(rows):
             assert torch.equal(together.codes[place], pipe.generate([row], target, [3 + place], settings).codes[0])
@@ -162,7 +176,7 @@ def test_what_is_saved_is_loaded_bit_for_bit(pipe: maskgen.Pipeline, tmp_path: P
         name: one.fingerprint for name, one in pipe.tokenizers.items()
     }
     for target in pipe.settings:
-        row, settings = row_of(pipe, target), pipe.settings_of(target).changed(steps=(2,))
+        row, settings = row_of(pipe, target), short(pipe.settings_of(target), 2)
         one, other = (each.generate([row], target, [5], settings).codes[0] for each in (pipe, again))
         assert torch.equal(one, other)
 
@@ -173,7 +187,7 @@ def test_half_precision_reaches_the_network_and_no_tokenizer(pipe: maskgen.Pipel
     networks = [one.network for one in half.tokenizers.values() if isinstance(getattr(one, "network", None), torch.nn.Module)]
     assert all(weight.dtype == torch.float32 for network in networks for weight in network.parameters())
     for target in pipe.settings:
-        row, settings = row_of(pipe, target), pipe.settings_of(target).changed(steps=(1,))
+        row, settings = row_of(pipe, target), short(pipe.settings_of(target), 1)
         codes = half.generate([row], target, [0], settings).codes[0]
         assert 0 <= int(codes.min()) <= int(codes.max()) < pipe.space.modality(target).codebook_size
 

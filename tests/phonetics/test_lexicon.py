@@ -153,6 +153,7 @@ def test_edits_are_levenshtein() -> None:
     assert [edits(*pair) for pair in (("", "abc"), ("abc", ""), ("kitten", "sitting"), ("same", "same"))] == [3, 3, 3, 0]
 
 
+@pytest.mark.slow
 def test_the_network_learns_a_regular_spelling_and_repeats_itself() -> None:
     generator = torch.Generator().manual_seed(0)
     sound = dict(zip("aioukmnpst", "AIOUKMNPST".translate(str.maketrans("UKMNPST", "ukmnpst")), strict=True))

@@ -60,7 +60,7 @@ def picture() -> Image.Image:
 
 
 @pytest.mark.parametrize("target", SHAPES)
-@pytest.mark.parametrize("share", [0.0, 0.5, 0.9])
+@pytest.mark.parametrize("share", [pytest.param(0.0, marks=pytest.mark.slow), 0.5, pytest.param(0.9, marks=pytest.mark.slow)])
 def test_every_target_from_every_subset_with_any_known_cells(model: AnyToAnyPipeline, target: str, share: float) -> None:
     """One batch that mixes all directions to a target equals its rows alone; known cells stay; codes are of the target's own levels."""
     others = [name for name in SHAPES if name != target]

@@ -75,6 +75,7 @@ def validated(trained: AdaptedTokenModule, folder: Path, steps: int) -> float:
     return float(found[0]["val/loss_text_level0"])
 
 
+@pytest.mark.slow
 def test_a_pretrained_start_learns_the_grammar_better_than_a_random_one_in_equal_steps(shards: str, learned: str, tmp_path: Path) -> None:
     steps = 30
     random = language_model(tmp_path / "random", 0)

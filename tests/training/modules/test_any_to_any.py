@@ -68,6 +68,7 @@ def trainer(folder: Path, steps: int, *callbacks: L.Callback, **options: Any) ->
     )
 
 
+@pytest.mark.slow
 def test_every_direction_of_the_table_is_learned(folders: tuple[str, str], tmp_path: Path) -> None:
     trained = module(folders)
     fit = trainer(tmp_path, 180, val_check_interval=180, check_val_every_n_epoch=None, num_sanity_val_steps=0)
@@ -145,6 +146,7 @@ TOWERS = TowersConfig(
 )
 
 
+@pytest.mark.slow
 def test_towers_start_from_models_that_were_trained_apart_and_learn_together(folders: tuple[str, str], tmp_path: Path) -> None:
     apart = {}
     for (name, tower), folder, tasks in zip(TOWERS.towers.items(), folders, (["draw", "caption"], ["hear"]), strict=True):

@@ -33,6 +33,7 @@ def accuracy(trained: MaskedTokenModule, batch: TokenBatch, drop_condition: floa
     return float(torch.cat(correct).mean())
 
 
+@pytest.mark.slow
 def test_two_layers_learn_eight_samples_by_heart_and_from_their_captions(shards: str, batch: TokenBatch) -> None:
     steps = 220
     trained = module(shards, TransformerConfig(dim=64, num_layers=2, num_heads=2), lr=1e-2, weight_decay=0.0, max_steps=steps)

@@ -215,6 +215,7 @@ def test_a_logger_whose_package_is_missing_names_what_to_install(here: Path, cap
 # The screen
 
 
+@pytest.mark.slow
 def test_lightning_speaks_once_and_epochs_have_no_wrong_total(here: Path) -> None:
     file = config(here)
     written = yaml.safe_load(Path(file).read_text())
