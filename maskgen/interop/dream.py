@@ -9,7 +9,7 @@ from maskgen.decoding.settings import GenerationSettings
 from maskgen.interop.base import Family, LoadOptions, peek_json, read_json
 from maskgen.interop.dream_network import DreamConfig, DreamNetwork
 from maskgen.interop.llada import CONFIG, SMALL_FILES, architectures
-from maskgen.interop.llada_text import read_text_tokenizer
+from maskgen.interop.llada_text import SETTINGS_FILE, read_text_tokenizer
 from maskgen.interop.qwen_vocabulary import MERGES, WORDS
 from maskgen.interop.sequences import Layout, ModelVocabulary, cell_after_cell
 from maskgen.interop.weights import load_exactly, weight_files
@@ -17,6 +17,8 @@ from maskgen.io.files import write_atomic
 from maskgen.tokens.space import TokenSpace
 
 ANSWER_TOKENS = 512
+FIRST_IMAGE = "<|image_0|>"
+"""Token of the first image code in a vocabulary of Omni-Diffusion."""
 DREAM_FILES = (*SMALL_FILES, WORDS, MERGES, "added_tokens.json")
 """Files that describe a model and its tokenizer."""
 
@@ -101,7 +103,15 @@ def write_dream_network(network: DreamNetwork, folder: Path) -> None:
 def _recognises(folder: Path) -> bool:
     """Whether a folder holds a Dream."""
     config = peek_json(folder / CONFIG)
-    return config.get("model_type") == "Dream" and "DreamModel" in (architectures(config) or ("DreamModel",))
+    known = config.get("model_type") == "Dream" and "DreamModel" in (architectures(config) or ("DreamModel",))
+    return known and not has_image_codes(folder)
+
+
+def has_image_codes(folder: Path) -> bool:
+    """Whether the vocabulary of a folder names codes of images, as that of Omni-Diffusion does."""
+    added = peek_json(folder / SETTINGS_FILE).get("added_tokens_decoder")
+    named = {one.get("content") for one in added.values() if isinstance(one, dict)} if isinstance(added, dict) else set()
+    return FIRST_IMAGE in named or FIRST_IMAGE in peek_json(folder / "added_tokens.json")
 
 
 def _load(folder: Path, options: LoadOptions) -> Parts:

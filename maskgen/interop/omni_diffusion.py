@@ -13,10 +13,10 @@ from torch import Tensor
 from maskgen.decoding.parts import Parts
 from maskgen.decoding.settings import GenerationSettings
 from maskgen.interop.base import Family, LoadOptions, peek_json, read_json
-from maskgen.interop.dream import dream_settings, read_dream_network, write_dream_network
+from maskgen.interop.dream import dream_settings, has_image_codes, read_dream_network, write_dream_network
 from maskgen.interop.dream_network import DreamConfig, DreamNetwork
 from maskgen.interop.llada import CONFIG
-from maskgen.interop.llada_text import SETTINGS_FILE, folder_vocabulary
+from maskgen.interop.llada_text import folder_vocabulary
 from maskgen.interop.mmada import read_magvit2
 from maskgen.interop.sequences import ModelVocabulary, Order, Piece, SequenceRow, arranged
 from maskgen.networks.backbone import Vocabulary
@@ -28,7 +28,6 @@ from maskgen.tokens.space import TokenSpace
 logger = logging.getLogger(__name__)
 CODE = re.compile(r"<\|(audio|image)_(\d+)\|>")
 """Tokens of the vocabulary that are codes of a sound or an image."""
-FIRST_IMAGE = "<|image_0|>"
 DRAW = "<|im_start|>user\nGenerate an image based on the provided text description.\n"
 TURN = "<|im_end|>\n<|im_start|>assistant\n"
 QUESTION = "Please describe this image in detail."
@@ -107,11 +106,7 @@ def _first_turn(ids: Int[Tensor, " cells"], turn: Sequence[int]) -> int | None:
 
 def _recognises(folder: Path) -> bool:
     """Whether a folder holds an Omni-Diffusion: Dream's network whose vocabulary has codes of images."""
-    if peek_json(folder / CONFIG).get("model_type") != "Dream":
-        return False
-    added = peek_json(folder / SETTINGS_FILE).get("added_tokens_decoder")
-    named = {one.get("content") for one in added.values() if isinstance(one, dict)} if isinstance(added, dict) else set()
-    return FIRST_IMAGE in named or FIRST_IMAGE in peek_json(folder / "added_tokens.json")
+    return peek_json(folder / CONFIG).get("model_type") == "Dream" and has_image_codes(folder)
 
 
 def text_and_codes(vocabulary: Vocabulary, source: Path) -> tuple[str, dict[str, int]]:
