@@ -168,7 +168,9 @@ def test_specialists_draw_and_speak_in_its_place(bundle: Path, tmp_path: Path, t
 def test_specialists_follow_the_machine_and_their_own_settings(bundle: Path, tmp_path: Path, tiny_bundle: Path) -> None:
     folder = shutil.copytree(bundle, tmp_path / "with")
     (folder / "specialists.json").write_text(json.dumps({"image": os.path.relpath(tiny_bundle, folder)}))
-    args = argparse.Namespace(model=str(folder), device="cpu", dtype="bfloat16", variant=None, int8=False, compile=False)
+    args = argparse.Namespace(
+        model=str(folder), device="cpu", dtype="bfloat16", variant=None, revision=None, local_files_only=False, int8=False, compile=False
+    )
     model = pipeline_of(args, "AnyToAnyPipeline", specialists=True)
     assert {one.dtype for one in (model, model.specialists["image"])} == {torch.bfloat16}
     assert model.decoder_of("image") is model.specialists["image"]

@@ -89,7 +89,10 @@ def test_packed_weights_draw_the_same_and_stay_where_they_are(tiny_bundle: Path,
 @pytest.mark.parametrize("asked", [{}, {"dtype": "bfloat16"}, {"compile": True}], ids=str)
 def test_the_command_line_packs_what_can_be_packed(tiny_bundle: Path, asked: dict[str, Any]) -> None:
     machine = argparse.Namespace(
-        variant=None, **{"model": tiny_bundle, "device": "cpu", "dtype": "float32", "int8": False, "compile": False, **asked}
+        variant=None,
+        revision=None,
+        local_files_only=False,
+        **{"model": tiny_bundle, "device": "cpu", "dtype": "float32", "int8": False, "compile": False, **asked},
     )
     assert is_packed(pipeline_of(machine).model) == (not asked)
 

@@ -30,6 +30,7 @@ def test_it_hears_what_it_says_and_when(model: AnyToAnyPipeline) -> None:
     assert 0.2 < first.candidate["transcript"].starts_s[-1] / said.audio[0].seconds < 0.9
 
 
+@pytest.mark.slow
 def test_its_bridge_carries_what_is_heard_into_the_picture(model: AnyToAnyPipeline) -> None:
     """Light and dark skin, as spoken by the model: the pictures that it draws from the slots of its transcript differ as the words do."""
     brightness = {}

@@ -89,6 +89,7 @@ def hammered(server: Running, clients: int, going: Any) -> Counter[str]:
     return seen
 
 
+@pytest.mark.slow
 def test_a_few_clients_get_the_answers_that_they_get_alone(models: dict[str, Pipeline]) -> None:
     left = iter(range(FEW_REQUESTS))
     with running(models, LIMITS) as server:

@@ -33,7 +33,7 @@ def captioned(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("rank", [4, None])
+@pytest.mark.parametrize("rank", [4, pytest.param(None, marks=pytest.mark.slow)])
 def test_a_folder_is_learned_and_the_model_written_in_its_own_layout(tmp_path: Path, rank: int | None) -> None:
     model, pictures = amused(tmp_path / "model"), captioned(tmp_path / "pictures")
     lora = None if rank is None else LoraSettings(rank=rank)

@@ -44,6 +44,7 @@ def test_a_small_window_keeps_rows_of_few_shards_together() -> None:
 
 @settings(deadline=None)
 @given(weights=st.lists(st.floats(0.01, 5), min_size=1, max_size=4), blocks=st.integers(1, 4))
+@pytest.mark.slow
 def test_a_mixture_holds_each_share_and_loses_nothing_of_any_part(weights: list[float], blocks: int) -> None:
     parts = [ShuffledOrder([3, 4], number) for number in range(len(weights))]
     mixture = MixtureOrder(parts, weights, 0)
