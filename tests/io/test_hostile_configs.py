@@ -229,6 +229,7 @@ def little_memory() -> Iterator[None]:
 def refuse_all(bundle: tuple[Path, Callable[[Path], Any]], seeds: range) -> None:
     folder, load = bundle
     whole = json.loads((folder / CONFIG_FILE).read_text())["config"]
+    load(folder)  # what a first load imports is not a configuration's time
     try:
         for seed in seeds:
             config = mutated(whole, random.Random(f"{folder.parent.name[:7]}{sorted(whole)}{seed}"))
