@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Generic, TypeVar
 
@@ -17,6 +18,7 @@ from maskgen.serving.errors import ApiError, api_error, client_faults
 from maskgen.serving.events import Emit, sse
 from maskgen.serving.served import Served
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 DECODING_THREADS = 4
 """Uploads that are decoded at once."""
@@ -165,7 +167,9 @@ class JobStream(Response):
             for task in tasks:
                 task.cancel()
             sent, _ = await asyncio.gather(*tasks, return_exceptions=True)
-        if isinstance(sent, Exception):
+        if isinstance(sent, ApiError):  # the head is sent, so an incomplete body is what tells the client
+            logger.warning("an answer was cut off while it was sent: %s", sent.message)
+        elif isinstance(sent, Exception):
             raise sent
 
     async def _send(self, send: Send) -> None:

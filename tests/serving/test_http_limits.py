@@ -8,7 +8,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -20,9 +20,10 @@ from builders.served import LIMITS, Running, running
 
 from maskgen.pipelines.base import Pipeline
 from maskgen.sampling.base import State
-from maskgen.serving import routes_images
+from maskgen.serving import jobs, routes_images
 from maskgen.serving.app import create_app
 from maskgen.serving.engine import EngineLimits
+from maskgen.serving.errors import ApiError
 from maskgen.serving.limits import ServeLimits
 from maskgen.serving.media import base64_text
 
@@ -265,3 +266,25 @@ def test_a_client_that_does_not_take_its_answer_is_given_up(server: Running) -> 
 def test_limits_are_positive() -> None:
     with pytest.raises(ValueError, match="max_steps must be above 0, got 0"):
         ServeLimits(max_steps=0)
+
+
+def test_a_stream_out_of_time_is_cut_off_without_an_end(server: Running, caplog: pytest.LogCaptureFixture) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"first"
+        raise ApiError(504, "out of time")
+
+    async def receive() -> dict[str, Any]:
+        return await asyncio.Future()
+
+    told: list[dict[str, Any]] = []
+
+    async def send(message: Any) -> None:
+        told.append(message)
+
+    async def stream() -> None:
+        running = jobs.Running(server.catalogue.models["pictures"], lambda pipeline, step, emit: None)
+        await jobs.JobStream(running, chunks())({"type": "http"}, receive, send)
+
+    asyncio.run(stream())
+    assert [message.get("body") for message in told] == [None, b"first"]
+    assert [record.getMessage() for record in caplog.records] == ["an answer was cut off while it was sent: out of time"]

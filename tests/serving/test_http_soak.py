@@ -1,16 +1,17 @@
 """Many clients at once, mixed routes: every answer is the one that the request gets alone, and memory stays flat."""
 
-import http.client
+import itertools
 import json
 import os
-import random
-import threading
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import clients
 from builders.served import LIMITS, Running, running
 
 from maskgen.pipelines.base import Pipeline
@@ -44,71 +45,54 @@ def requests() -> list[Request]:
     return [(path, body) for path, bodies in routes for body in bodies]
 
 
-def answer(server: Running, request: Request) -> tuple[int, Any]:
-    """Status, and what of an answer does not depend on the time."""
-    path, body = request
-    status, content = server.call("POST", path, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    if path == "/v1/audio/speech" or status != 200:
-        return status, content
-    found = json.loads(content)
-    return status, found.get("data") or found.get("outputs")
-
-
 def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def hammered(server: Running, clients: int, going: Any) -> Counter[str]:
-    """What clients saw: good, busy (429), wrong, lost."""
-    asked = requests()
-    alone = [answer(server, one) for one in asked]
-    assert {status for status, _ in alone} == {200}
-    seen: Counter[str] = Counter()
-    lock = threading.Lock()
+def answered_alone(server: Running) -> tuple[list[tuple[str, dict[str, Any], str]], float]:
+    """All requests with the digests of their answers, each asked alone; and the mean seconds of an answer, asked a second time."""
+    found = [clients.asked(server.port, path, body) for path, body in requests()]
+    assert {status for status, _, _ in found} == {200}
+    begun_s = time.monotonic()
+    again = [clients.asked(server.port, path, body) for path, body in requests()]
+    assert again == found
+    mean_s = (time.monotonic() - begun_s) / len(found)
+    return [(path, body, digest) for (path, body), (_, digest, _) in zip(requests(), found, strict=True)], mean_s
 
-    def client(number: int) -> None:
-        chance = random.Random(number)
-        while going():
-            place = chance.randrange(len(asked))
-            try:
-                status, found = answer(server, asked[place])
-            except (OSError, http.client.HTTPException) as error:
-                status, found = 0, repr(error)
-            kind = "lost" if status == 0 else "good" if (status, found) == alone[place] else "busy" if status == 429 else "wrong"
-            with lock:
-                seen[kind] += 1
-            if kind == "busy":
-                time.sleep(0.2)
 
-    threads = [threading.Thread(target=client, args=(number,)) for number in range(clients)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(300)
-    assert not any(thread.is_alive() for thread in threads)
-    return seen
+def hammered(server: Running, file: Path, num_clients: int, seconds: float, count: int = 0) -> dict[str, int]:
+    """What clients in another process saw."""
+    command = [sys.executable, clients.__file__, str(file), str(server.port), str(num_clients), str(seconds), str(count)]
+    found: dict[str, int] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=seconds + 300).stdout)
+    return found
 
 
 @pytest.mark.slow
-def test_a_few_clients_get_the_answers_that_they_get_alone(models: dict[str, Pipeline]) -> None:
-    left = iter(range(FEW_REQUESTS))
+def test_a_few_clients_get_the_answers_that_they_get_alone(models: dict[str, Pipeline], tmp_path: Path) -> None:
     with running(models, LIMITS) as server:
-        seen = hammered(server, FEW_CLIENTS, lambda: next(left, None) is not None)
-    assert dict(seen) == {"good": FEW_REQUESTS}
+        (tmp_path / "asked.json").write_text(json.dumps(answered_alone(server)[0]))
+        seen = hammered(server, tmp_path / "asked.json", FEW_CLIENTS, 300.0, FEW_REQUESTS)
+    assert seen == {"good": FEW_REQUESTS, "asked": FEW_REQUESTS}
 
 
 @pytest.mark.slow
-def test_two_hundred_clients_lose_nothing(models: dict[str, Pipeline]) -> None:
+def test_two_hundred_clients_lose_nothing(models: dict[str, Pipeline], tmp_path: Path) -> None:
     """For two minutes; the queues are short, so that some clients are told to come back."""
     with running(models, LIMITS, EngineLimits(max_running=8, max_waiting=32)) as server:
-        hammered(server, 8, iter([True] * 200 + [False] * 8).__next__)
-        before, end = resident_bytes(), time.monotonic() + SECONDS
-        seen = hammered(server, CLIENTS, lambda: time.monotonic() < end)
-        grown = resident_bytes() - before
+        asked, alone_s = answered_alone(server)
+        (tmp_path / "asked.json").write_text(json.dumps(asked))
+        hammered(server, tmp_path / "asked.json", 8, 300.0, 200)
+        seen, resident = Counter[str](), [resident_bytes()]
+        for _ in range(2):
+            seen.update(hammered(server, tmp_path / "asked.json", CLIENTS, SECONDS / 2))
+            resident.append(resident_bytes())
         waiting = [one.engine.stats.waiting + one.engine.stats.running for one in server.catalogue.models.values()]
-    print(f"{dict(seen)}, grown by {grown / 2**20:.1f} MiB")
-    assert seen["wrong"] == seen["lost"] == 0
+    grown = [(later - earlier) / 2**20 for earlier, later in itertools.pairwise(resident)]
+    rate = seen["good"] / SECONDS
+    print(f"{dict(seen)}, {rate:.1f} answers a second, one after another {1 / alone_s:.1f}, grown by {grown[0]:.1f} and {grown[1]:.1f} MiB")
+    assert not {"wrong", "lost"} & set(seen)
     assert seen["good"] > CLIENTS
     assert seen["busy"] > 0
     assert waiting == [0, 0, 0]
-    assert grown < 100 * 2**20
+    assert grown[0] < 100  # buffers and threads of 200 clients
+    assert grown[1] < 16
