@@ -31,7 +31,7 @@ def add_demo(verbs: Any) -> None:
     add_specialists(parser)
     add_machine(parser)
     served = {name: default for name, (_, default, _) in ENGINE_LIMITS.items()} | dict.fromkeys(LIMITS)
-    fixed = {"host": LOCAL_HOSTS[0], "api_keys": None, "cors": [], "host_name": [], "drain_s": 5.0, "page": True}
+    fixed: dict[str, Any] = {"host": LOCAL_HOSTS[0], "api_keys": None, "cors": [], "host_name": [], "drain_s": 5.0, "page": True}
     parser.set_defaults(verb=_demo, **served, **fixed)
 
 

@@ -8,19 +8,19 @@ from typing import Any
 
 import gradio as gr
 
+from maskgen.processors.spoken import SpeechRequest
 from maskgen.serving.calls import Made, artist_of, both, callbacks, decode_options, draw_images, speak_text
 from maskgen.serving.events import StepWatch
 from maskgen.serving.generate_calls import GenerateArguments, generate
 from maskgen.serving.media import image_bytes
-from maskgen.serving.page.controls import LARGEST_SEED, model_choice
-from maskgen.serving.page.following import Live, followed, note_html, told_errors, telling
+from maskgen.serving.page.controls import EVENT, LARGEST_SEED, examples_of, model_choice, picture_upload, run_and_stop, stop_by
+from maskgen.serving.page.following import Live, followed, note_html, telling, told_errors
 from maskgen.serving.page.speech_tab import WAVE, playable
 from maskgen.serving.page.uploads import uploaded_picture, uploaded_recording
 from maskgen.serving.schemas import Decoding
 from maskgen.serving.served import Served
 from maskgen.serving.service import Service
 from maskgen.serving.subtitles import words_of
-from maskgen.processors.spoken import SpeechRequest
 from maskgen.tokenizers.transcript import Transcript
 
 TEXT, PICTURE, RECORDING = "a text", "a picture", "a recording"
@@ -47,38 +47,48 @@ class AnyTab:
                 source = gr.Radio([TEXT, PICTURE, RECORDING], value=TEXT, label="From")
                 with gr.Column(visible=True) as texts:
                     text = gr.Textbox(EXAMPLES[0], label="Text", lines=2, max_length=limits.max_characters)
-                    gr.Examples([[one] for one in EXAMPLES], [text], label="Examples", api_visibility="private")
+                    examples_of(EXAMPLES, text)
                 with gr.Column(visible=False) as pictures:
-                    picture = gr.Image(
-                        label="Picture", type="filepath", image_mode=None, format="png", sources=["upload", "clipboard"], height=230, buttons=[], elem_classes="mg-picture"
-                    )
+                    picture = picture_upload()
                     drawn = gr.Button("Draw an example picture", size="sm", elem_classes="mg-small")
                 with gr.Column(visible=False) as recordings:
                     recording = gr.Audio(
-                        label="Recording", type="filepath", sources=["upload", "microphone"], editable=False, buttons=[], waveform_options=WAVE
+                        label="Recording",
+                        type="filepath",
+                        sources=["upload", "microphone"],
+                        editable=False,
+                        buttons=[],
+                        waveform_options=WAVE,
                     )
                     spoken = gr.Button("Speak an example", size="sm", elem_classes="mg-small")
-                with gr.Row():
-                    run = gr.Button("Get the others", variant="primary", scale=3, min_width=120)
-                    stop = gr.Button("Stop", scale=1, min_width=80)
+                run, stop = run_and_stop("Get the others")
                 model = model_choice(self.models)
                 with gr.Row():
                     fresh = gr.Checkbox(True, label="New seed each time", min_width=140)
                     seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=LARGEST_SEED, min_width=120)
                 most = min(limits.max_candidates, MOST_CANDIDATES)
-                candidates = gr.Slider(1, most, 1, step=1, label="Candidates", info="captions or transcripts, of which the likeliest is kept")
+                candidates = gr.Slider(
+                    1, most, 1, step=1, label="Candidates", info="captions or transcripts, of which the likeliest is kept"
+                )
             with gr.Column(scale=7, min_width=300):
                 live = gr.HTML(note_html("The other media appear here, with the steps that led to them."))
                 written = gr.Textbox(label="Text", interactive=False, lines=2, visible=False)
-                shown = gr.Image(label="Picture", interactive=False, format="png", height=300, buttons=["download", "fullscreen"], alt_text="The picture that was made", elem_classes="mg-picture")
+                shown = gr.Image(
+                    label="Picture",
+                    interactive=False,
+                    format="png",
+                    height=300,
+                    buttons=["download", "fullscreen"],
+                    alt_text="The picture that was made",
+                    elem_classes="mg-picture",
+                )
                 heard = gr.Audio(label="Speech", interactive=False, format="wav", buttons=["download"], waveform_options=WAVE)
-        options: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
-        source.change(self.parts, source, [texts, pictures, recordings, written, shown, heard], **options)
+        source.change(self.parts, source, [texts, pictures, recordings, written, shown, heard], **EVENT)
         inputs = [model, source, text, picture, recording, fresh, seed, candidates]
-        started = run.click(telling(self.others), inputs, [live, written, shown, heard, seed], **options)
-        drawn.click(telling(self.example_picture), model, [live, picture], **options)
-        spoken.click(telling(self.example_recording), model, [live, recording], **options)
-        stop.click(lambda: note_html("Stopped."), None, live, cancels=[started], api_visibility="private")
+        started = run.click(telling(self.others), inputs, [live, written, shown, heard, seed], **EVENT)
+        drawn.click(telling(self.example_picture), model, [live, picture], **EVENT)
+        spoken.click(telling(self.example_recording), model, [live, recording], **EVENT)
+        stop_by(stop, live, started)
 
     @staticmethod
     def parts(source: str) -> list[Any]:
@@ -94,8 +104,8 @@ class AnyTab:
         picture: str | None,
         recording: str | None,
         fresh: bool,
-        seed: float | None,
-        candidates: float,
+        seed: int | float | None,
+        candidates: int | float,
     ) -> AsyncIterator[tuple[Any, Any, Any, Any, Any]]:
         """The other media of one.
 
@@ -136,10 +146,7 @@ class AnyTab:
                 continue
             self.service.metrics.images.labels(served.name).inc(len(made.images))
             self.service.metrics.audio_s.labels(served.name).inc(sum(one.seconds for one in made.audio))
-            said = f"{', then '.join(step.replace('>', 'to') for step in made.steps)} in {time.perf_counter() - started_s:.1f} s, seed {made.seeds[0]}."
-            times = times_html(made.transcripts[0]) if made.transcripts else ""
-            image = made.images[0] if made.images else None
-            yield note_html(said) + times, made.texts[0] if made.texts else "", image, playable(made.audio[0]) if made.audio else None, gr.skip()
+            yield (*made_values(made, time.perf_counter() - started_s), gr.skip())
 
     async def example_picture(self, model: str) -> AsyncIterator[tuple[Any, Any]]:
         """A picture that the model draws, to be described."""
@@ -173,6 +180,14 @@ class AnyTab:
         if not text.strip():
             raise ValueError("the text is empty; write what is to be drawn and spoken")
         return {"prompt": text}, ("image", "audio")
+
+
+def made_values(made: Made, elapsed_s: float) -> tuple[str, str, Any, Any]:
+    """What was made as values of the outputs: how in words, the text, the picture and the speech."""
+    steps = ", then ".join(step.replace(">", "to") for step in made.steps)
+    said = note_html(f"{steps} in {elapsed_s:.1f} s, seed {made.seeds[0]}.") + (times_html(made.transcripts[0]) if made.transcripts else "")
+    image, wave = (media[0] if media else None for media in (made.images, made.audio))
+    return said, made.texts[0] if made.texts else "", image, None if wave is None else playable(wave)
 
 
 def times_html(transcript: Transcript) -> str:

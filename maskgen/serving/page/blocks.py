@@ -27,12 +27,12 @@ def page_blocks(service: Service) -> gr.Blocks:
     Raises:
         ValueError: If no model draws, speaks or goes from any medium to any.
     """
-    able = {task: [one for one in service.catalogue.models.values() if task in one.tasks] for task in ("draw", "edit", "speak", "transcribe")}
+    able = {
+        task: [one for one in service.catalogue.models.values() if task in one.tasks] for task in ("draw", "edit", "speak", "transcribe")
+    }
     if not able["draw"] and not able["speak"]:
         raise ValueError("no model of this page draws or speaks; name one that does, such as --model emoji-64")
-    with gr.Blocks(
-        title="maskgen", analytics_enabled=False, delete_cache=(FILES_LOOKED_AT_S, FILES_KEPT_S), fill_width=True
-    ) as blocks:
+    with gr.Blocks(title="maskgen", analytics_enabled=False, delete_cache=(FILES_LOOKED_AT_S, FILES_KEPT_S), fill_width=True) as blocks:
         names = "".join(f"<li>{html.escape(one.name)}</li>" for one in service.catalogue.models.values())
         gr.HTML(HEADER.format(about=_about(able), models=names))
         with gr.Tabs():
@@ -51,7 +51,8 @@ def page_blocks(service: Service) -> gr.Blocks:
             with gr.Tab("Inspect"):
                 InspectTab(service, able["draw"], able["speak"]).build()
     blocks.queue(max_size=service.limits.max_requests, default_concurrency_limit=None, api_open=False)
-    return blocks
+    page: gr.Blocks = blocks
+    return page
 
 
 def _about(able: dict[str, list[Served]]) -> str:

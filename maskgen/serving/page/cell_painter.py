@@ -14,7 +14,8 @@ TEMPLATE = """
 ${value.cells ? `<div class="mg-paint" role="group" aria-label="Cells of the picture: mark those that are made anew"
   style="--columns:${value.columns};aspect-ratio:${value.columns}/${value.rows};background-image:url(${value.image})">
   ${[...value.cells].map((mark, i) => `<button type="button" data-cell="${i}" tabindex="${i === value.at ? 0 : -1}"
-    aria-pressed="${mark === "1"}" aria-label="Row ${Math.floor(i / value.columns) + 1}, column ${i % value.columns + 1}"></button>`).join("")}
+    aria-pressed="${mark === "1"}"
+    aria-label="Row ${Math.floor(i / value.columns) + 1}, column ${i % value.columns + 1}"></button>`).join("")}
 </div>
 <p class="mg-hint">${[...value.cells].filter(mark => mark === "1").length} of ${value.cells.length} cells are made anew.
 Drag to mark; arrow keys and space work too.</p>`

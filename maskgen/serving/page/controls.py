@@ -12,6 +12,7 @@ from maskgen.pipelines.base import Pipeline
 from maskgen.sampling import names
 from maskgen.serving.calls import decode_options
 from maskgen.serving.limits import ServeLimits
+from maskgen.serving.page.following import note_html
 from maskgen.serving.schemas import Decoding
 from maskgen.serving.served import Served
 
@@ -20,6 +21,8 @@ OWN = "model's own"
 MOST_SHOWN_STEPS = 64
 """Largest value of the sliders for steps; a model whose own number is larger gets that."""
 LARGEST_SEED = 2**31 - 1
+EVENT: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
+"""Options of every event: no route of its own, no veil over what it changes, and the engine's queue in place of Gradio's."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,56 @@ def decode_controls(settings: GenerationSettings, limits: ServeLimits, open_: bo
     return DecodeControls(seed, drawn, steps_slider, scale, heat, sampler)
 
 
+def run_and_stop(words: str) -> tuple[gr.Button, gr.Button]:
+    """The button that begins a decode, and the one that ends it."""
+    with gr.Row():
+        return gr.Button(words, variant="primary", scale=3, min_width=120), gr.Button("Stop", scale=1, min_width=80)
+
+
+def stop_by(stop: gr.Button, live: gr.HTML, *started: Any) -> None:
+    """Let a button end decodes.
+
+    Args:
+        stop: The button.
+        live: Says that they were stopped.
+        started: The events that begin them.
+    """
+    stop.click(lambda: note_html("Stopped."), None, live, cancels=list(started), **EVENT)
+
+
+def examples_of(texts: Sequence[str], box: gr.Textbox) -> None:
+    """Texts to click on, which go into a box."""
+    gr.Examples([[one] for one in texts], [box], label="Examples", api_visibility="private")
+
+
+def picture_gallery(label: str) -> gr.Gallery:
+    """A gallery of finished pictures."""
+    return gr.Gallery(
+        label=label,
+        columns=2,
+        format="png",
+        type="filepath",
+        object_fit="contain",
+        interactive=False,
+        buttons=["download", "fullscreen"],
+        elem_classes="mg-gallery",
+    )
+
+
+def picture_upload(height: int = 220) -> gr.Image:
+    """Where a picture is dropped. Gradio hands its path on; `uploaded_picture` decodes it."""
+    return gr.Image(
+        label="Picture",
+        type="filepath",
+        image_mode=None,
+        format="png",
+        sources=["upload", "clipboard"],
+        height=height,
+        buttons=[],
+        elem_classes="mg-picture",
+    )
+
+
 def own_values(settings: GenerationSettings) -> tuple[int, float, float]:
     """Steps and temperature of the coarsest level and the guidance scale, as a model has them."""
     return settings.steps[0], settings.guidance_scale, settings.temperature[0]
@@ -100,19 +153,18 @@ def follow_model(model: gr.Dropdown, controls: DecodeControls, settings_of: Call
         chosen,
         model,
         [controls.steps, controls.guidance, controls.temperature, controls.sampler],
-        api_visibility="private",
-        show_progress="hidden",
+        **EVENT,
     )
 
 
 def chosen_options(
     limits: ServeLimits,
     settings: GenerationSettings,
-    seed: float | None,
+    seed: int | float | None,
     drawn: bool,
-    steps: float,
-    guidance: float,
-    temperature: float,
+    steps: int | float,
+    guidance: int | float,
+    temperature: int | float,
     sampler: str,
 ) -> dict[str, Any]:
     """Options of a pipeline's call from the values of controls; what is as the model has it is left out.
@@ -135,5 +187,5 @@ def chosen_options(
 
 def settings_for(pipeline: Pipeline | None, target: str) -> GenerationSettings:
     """How a pipeline decodes a target."""
-    assert pipeline is not None and target in pipeline.tokenizers, "only models with the task are asked"
+    assert pipeline is not None, "only models with the task are asked"
     return pipeline.settings_of(target)

@@ -12,8 +12,19 @@ from maskgen.pipelines.options import settings_from
 from maskgen.serving.calls import Made, artist_of, callbacks, draw_images
 from maskgen.serving.events import StepWatch
 from maskgen.serving.media import image_bytes
-from maskgen.serving.page.controls import chosen_options, decode_controls, follow_model, model_choice, settings_for
-from maskgen.serving.page.following import Live, followed, note_html, steps_in_all, told_errors, telling
+from maskgen.serving.page.controls import (
+    EVENT,
+    chosen_options,
+    decode_controls,
+    examples_of,
+    follow_model,
+    model_choice,
+    picture_gallery,
+    run_and_stop,
+    settings_for,
+    stop_by,
+)
+from maskgen.serving.page.following import Live, followed, note_html, steps_in_all, telling, told_errors
 from maskgen.serving.served import Served
 from maskgen.serving.service import Service
 
@@ -47,10 +58,8 @@ class DrawTab:
         with gr.Row(elem_classes="mg-columns"):
             with gr.Column(scale=5, min_width=300):
                 prompt = gr.Textbox(EXAMPLES[0], label="Prompt", lines=2, max_length=limits.max_characters, placeholder="What to draw")
-                with gr.Row():
-                    run = gr.Button("Draw", variant="primary", scale=3, min_width=120)
-                    stop = gr.Button("Stop", variant="secondary", scale=1, min_width=80)
-                gr.Examples([[one] for one in EXAMPLES], [prompt], label="Examples", api_visibility="private")
+                run, stop = run_and_stop("Draw")
+                examples_of(EXAMPLES, prompt)
                 model = model_choice(self.models)
                 most = min(limits.max_outputs, MOST_PICTURES)
                 count = gr.Slider(1, most, min(4, most), step=1, label="Pictures")
@@ -58,23 +67,13 @@ class DrawTab:
                 controls = decode_controls(self.settings_of(self.models[0].name), limits)
             with gr.Column(scale=7, min_width=300):
                 live = gr.HTML(note_html("Pictures appear here; while they are decoded, the first one is shown as it stands."))
-                gallery = gr.Gallery(
-                    label="Pictures",
-                    columns=2,
-                    format="png",
-                    type="filepath",
-                    object_fit="contain",
-                    interactive=False,
-                    buttons=["download", "fullscreen"],
-                    elem_classes="mg-gallery",
-                )
+                gallery = picture_gallery("Pictures")
         follow_model(model, controls, self.settings_of)
-        options = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
         inputs, outputs = [model, prompt, negative, count, *controls.all], [live, gallery, controls.seed]
-        started = [run.click(telling(self.draw), inputs, outputs, **options), prompt.submit(telling(self.draw), inputs, outputs, **options)]
-        stop.click(lambda: note_html("Stopped."), None, live, cancels=started, api_visibility="private")
+        started = [run.click(telling(self.draw), inputs, outputs, **EVENT), prompt.submit(telling(self.draw), inputs, outputs, **EVENT)]
+        stop_by(stop, live, *started)
 
-    async def draw(self, model: str, prompt: str, negative: str, count: float, *chosen: Any) -> AsyncIterator[tuple[Any, Any, Any]]:
+    async def draw(self, model: str, prompt: str, negative: str, count: int | float, *chosen: Any) -> AsyncIterator[tuple[Any, Any, Any]]:
         """Pictures of a prompt.
 
         Args:
@@ -99,16 +98,16 @@ class DrawTab:
             own = self.settings_of(model)
             options = {**chosen_options(service.limits, own, *chosen), "num_outputs": int(count)}
             given = {"negative_prompt": negative} if negative.strip() else {}
+            artist = artist_of(served.engine.pipeline)
+            assert artist is not None, "the model draws"
+            levels = len(artist.space.of("image"))
+            settings = settings_from(own, options, levels)
 
         def work(pipeline: Any, step: Any, emit: Any) -> Made:
-            artist = artist_of(pipeline)
-            assert artist is not None, "the model draws"
-            settings = settings_from(own, options, len(artist.space.of("image")))
             watch = StepWatch(emit, artist, service.limits.max_previews, settings, partial(image_bytes, kind="webp"))
             return draw_images(pipeline, prompt, given, {**options, **callbacks(step, watch)})
 
-        levels = len(artist_of(served.engine.pipeline).space.of("image"))  # type: ignore[union-attr]
-        live = Live(steps_in_all(settings_from(own, options, levels), levels))
+        live = Live(steps_in_all(settings, levels))
         yield live.html, [], options["seed"]
         async for shown, made in followed(served, work, live):
             if made is None:

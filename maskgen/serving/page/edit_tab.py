@@ -1,7 +1,7 @@
 """The tab that edits pictures: marked cells made anew, a wider picture, a variation."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,9 +17,21 @@ from maskgen.serving.calls import Made, callbacks, draw_images, edit_image
 from maskgen.serving.events import StepWatch
 from maskgen.serving.media import image_bytes
 from maskgen.serving.page.cell_painter import NO_PICTURE, cell_painter, painted_mask, painter_value
-from maskgen.serving.page.controls import chosen_options, decode_controls, follow_model, model_choice, settings_for
+from maskgen.serving.page.controls import (
+    EVENT,
+    chosen_options,
+    decode_controls,
+    examples_of,
+    follow_model,
+    model_choice,
+    picture_gallery,
+    picture_upload,
+    run_and_stop,
+    settings_for,
+    stop_by,
+)
 from maskgen.serving.page.draw_tab import drawn_words
-from maskgen.serving.page.following import Live, followed, note_html, steps_in_all, told_errors, telling
+from maskgen.serving.page.following import Live, followed, note_html, steps_in_all, telling, told_errors
 from maskgen.serving.page.uploads import uploaded_picture
 from maskgen.serving.served import Served
 from maskgen.serving.service import Service
@@ -54,9 +66,7 @@ class EditTab:
         side = self._side(first) or 8
         with gr.Row(elem_classes="mg-columns"):
             with gr.Column(scale=5, min_width=300):
-                picture = gr.Image(
-                    label="Picture", type="filepath", image_mode=None, format="png", sources=["upload", "clipboard"], height=210, buttons=[], elem_classes="mg-picture"
-                )
+                picture = picture_upload()
                 example = gr.Button("Draw the example picture", size="sm", elem_classes="mg-small")
                 kind = gr.Radio([PAINT, WIDEN, VARY], value=PAINT, label="Edit")
                 with gr.Column(visible=True) as painting:
@@ -69,10 +79,8 @@ class EditTab:
                 with gr.Column(visible=False) as varying:
                     strength = gr.Slider(0, 1, 0.5, step=0.05, label="Strength", info="share of random cells that are made anew")
                 prompt = gr.Textbox(PROMPTS[0], label="Prompt", lines=2, max_length=limits.max_characters)
-                with gr.Row():
-                    run = gr.Button("Edit", variant="primary", scale=3, min_width=120)
-                    stop = gr.Button("Stop", scale=1, min_width=80)
-                gr.Examples([[one] for one in PROMPTS], [prompt], label="Examples", api_visibility="private")
+                run, stop = run_and_stop("Edit")
+                examples_of(PROMPTS, prompt)
                 model = model_choice(self.models)
                 most = min(limits.max_outputs, MOST_EDITS)
                 count = gr.Slider(1, most, min(2, most), step=1, label="Pictures")
@@ -80,24 +88,14 @@ class EditTab:
                 controls = decode_controls(self.settings_of(first), limits)
             with gr.Column(scale=7, min_width=300):
                 live = gr.HTML(note_html("The edited pictures appear here. What is not marked comes back as it was, pixel for pixel."))
-                gallery = gr.Gallery(
-                    label="Edited pictures",
-                    columns=2,
-                    format="png",
-                    type="filepath",
-                    object_fit="contain",
-                    interactive=False,
-                    buttons=["download", "fullscreen"],
-                    elem_classes="mg-gallery",
-                )
+                gallery = picture_gallery("Edited pictures")
         follow_model(model, controls, self.settings_of)
-        options: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
-        kind.change(self.parts, kind, [painting, widening, varying], **options)
-        gr.on([picture.change, model.change], self.shown, [model, picture], painter, **options)
-        example.click(telling(self.example, 1), model, [picture, live], **options)
+        kind.change(self.parts, kind, [painting, widening, varying], **EVENT)
+        gr.on([picture.change, model.change], self.shown, [model, picture], painter, **EVENT)
+        example.click(telling(self.example, 1), model, [picture, live], **EVENT)
         inputs = [model, picture, kind, painter, *sides, strength, prompt, negative, count, *controls.all]
-        started = run.click(telling(self.edit), inputs, [live, gallery, controls.seed], **options)
-        stop.click(lambda: note_html("Stopped."), None, live, cancels=[started], api_visibility="private")
+        started = run.click(telling(self.edit), inputs, [live, gallery, controls.seed], **EVENT)
+        stop_by(stop, live, started)
 
     @staticmethod
     def parts(kind: str) -> list[Any]:
@@ -138,14 +136,14 @@ class EditTab:
         path: str | None,
         kind: str,
         painted: Any,
-        left: float,
-        top: float,
-        right: float,
-        bottom: float,
-        strength: float,
+        left: int | float,
+        top: int | float,
+        right: int | float,
+        bottom: int | float,
+        strength: int | float,
         prompt: str,
         negative: str,
-        count: float,
+        count: int | float,
         *chosen: Any,
     ) -> AsyncIterator[tuple[Any, Any, Any]]:
         """Edited pictures.
@@ -177,15 +175,9 @@ class EditTab:
             own = self.settings_of(model)
             options = {**chosen_options(limits, own, *chosen), "num_outputs": int(count)}
             picture = await self.service.uploads.decoded(lambda: self._read(artist, path))
-            given: dict[str, Any] = {"image": picture, **({"negative_prompt": negative} if negative.strip() else {})}
-            if kind == PAINT:
-                given["mask_image"] = painted_mask(painted, picture.size, *self._grid(artist, picture))
-            elif kind == WIDEN:
-                given["outpaint"] = (int(left), int(top), int(right), int(bottom))
-                limits.check_number("the pixels to add", [int(left), int(top), int(right), int(bottom)], CELLS_TO_ADD * pixels_per_cell(artist.tokenizers["image"]))
-            else:
-                given["strength"] = float(strength)
-        settings = settings_from(own, options, len(artist.space.of("image")))
+            given = self._given(artist, picture, kind, painted, (left, top, right, bottom), strength)
+            given |= {"negative_prompt": negative} if negative.strip() else {}
+            settings = settings_from(own, options, len(artist.space.of("image")))
 
         def work(pipeline: Any, step: Any, emit: Any) -> Made:
             watch = StepWatch(emit, artist, limits.max_previews, settings, partial(image_bytes, kind="webp"))
@@ -200,6 +192,22 @@ class EditTab:
             self.service.metrics.images.labels(served.name).inc(len(made.images))
             pictures = [(one, f"seed {seed}") for one, seed in zip(made.images, made.seeds, strict=True)]
             yield note_html(drawn_words(made, time.perf_counter() - started_s)), pictures, gr.skip()
+
+    def _given(
+        self, artist: Pipeline, picture: Image.Image, kind: str, painted: Any, sides: Sequence[int | float], strength: int | float
+    ) -> dict[str, Any]:
+        """Arguments of the call for one of the three edits.
+
+        Raises:
+            ValueError: If nothing is marked, or more is added than the page allows.
+        """
+        if kind == PAINT:
+            return {"image": picture, "mask_image": painted_mask(painted, picture.size, *self._grid(artist, picture))}
+        if kind == VARY:
+            return {"image": picture, "strength": float(strength)}
+        added = tuple(int(side) for side in sides)
+        self.service.limits.check_number("the pixels to add", added, CELLS_TO_ADD * pixels_per_cell(artist.tokenizers["image"]))
+        return {"image": picture, "outpaint": added}
 
     def _artist(self, name: str) -> Pipeline:
         """The pipeline that edits for a model."""

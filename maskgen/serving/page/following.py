@@ -117,9 +117,7 @@ def steps_in_all(settings: GenerationSettings, levels: int) -> int:
     return sum(settings.at(group[0]).steps for group in level_groups(settings.groups, levels))
 
 
-async def followed(
-    model: Served, work: Callable[[Pipeline, StepCallback, Emit], T], live: Live
-) -> AsyncIterator[tuple[str, T | None]]:
+async def followed(model: Served, work: Callable[[Pipeline, StepCallback, Emit], T], live: Live) -> AsyncIterator[tuple[str, T | None]]:
     """Run some work as a job of a model's engine; it is cancelled when the iteration is closed.
 
     Args:

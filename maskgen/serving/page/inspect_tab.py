@@ -18,8 +18,17 @@ from maskgen.processors.animation import decode_frames
 from maskgen.processors.spoken import SpeechRequest
 from maskgen.serving.calls import artist_of, both, callbacks, voice_of
 from maskgen.serving.events import StepWatch
-from maskgen.serving.page.controls import chosen_options, decode_controls, follow_model, settings_for
-from maskgen.serving.page.following import Live, followed, note_html, steps_in_all, told_errors, telling
+from maskgen.serving.page.controls import (
+    EVENT,
+    chosen_options,
+    decode_controls,
+    examples_of,
+    follow_model,
+    run_and_stop,
+    settings_for,
+    stop_by,
+)
+from maskgen.serving.page.following import Live, followed, note_html, steps_in_all, telling, told_errors
 from maskgen.serving.page.reveal import STEP_HEADERS, Reveal, reveal_of, step_rows
 from maskgen.serving.page.reveal_html import bars_html, maps_html, strip_html
 from maskgen.serving.page.speech_tab import WAVE, playable
@@ -28,7 +37,6 @@ from maskgen.serving.service import Service
 
 PICTURE, SPEECH = "picture", "speech"
 EXAMPLES = {PICTURE: ("a red heart, flat style", "a snowman, noto style"), SPEECH: ("Good morning.", "The last train has gone.")}
-
 
 
 @dataclass(frozen=True)
@@ -75,24 +83,31 @@ class InspectTab:
             with gr.Column(scale=5, min_width=300):
                 choice = gr.Dropdown(list(self.choices), value=first, label="Model and what it makes")
                 text = gr.Textbox(examples[0], label="Prompt", lines=2, max_length=limits.max_characters)
-                with gr.Row():
-                    run = gr.Button("Decode and inspect", variant="primary", scale=3, min_width=120)
-                    stop = gr.Button("Stop", scale=1, min_width=80)
-                gr.Examples([[one] for one in examples], [text], label="Examples", api_visibility="private")
+                run, stop = run_and_stop("Decode and inspect")
+                examples_of(examples, text)
                 controls = decode_controls(self.settings_of(first), limits, open_=True)
-                picture = gr.Image(label="Result", interactive=False, format="png", height=220, buttons=["download"], alt_text="The picture that was made", elem_classes="mg-picture")
-                player = gr.Audio(label="Result", interactive=False, format="wav", visible=False, buttons=["download"], waveform_options=WAVE)
+                picture = gr.Image(
+                    label="Result",
+                    interactive=False,
+                    format="png",
+                    height=220,
+                    buttons=["download"],
+                    alt_text="The picture that was made",
+                    elem_classes="mg-picture",
+                )
+                player = gr.Audio(
+                    label="Result", interactive=False, format="wav", visible=False, buttons=["download"], waveform_options=WAVE
+                )
             with gr.Column(scale=7, min_width=300):
                 live = gr.HTML(note_html("See in which order cells are fixed, and how sure the model is of each."))
                 seen = gr.HTML(label="Maps, pictures and bars")
                 with gr.Accordion("Steps in numbers", open=False):
                     table = gr.Dataframe(headers=list(STEP_HEADERS), interactive=False, label="Steps", max_height=320)
         follow_model(choice, controls, self.settings_of)
-        options: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
-        choice.change(self.example_of, [choice, text], text, **options)
+        choice.change(self.example_of, [choice, text], text, **EVENT)
         outputs = [live, picture, player, seen, table, controls.seed]
-        started = run.click(telling(self.inspect), [choice, text, *controls.all], outputs, **options)
-        stop.click(lambda: note_html("Stopped."), None, live, cancels=[started], api_visibility="private")
+        started = run.click(telling(self.inspect), [choice, text, *controls.all], outputs, **EVENT)
+        stop_by(stop, live, started)
 
     def example_of(self, choice: str, text: str) -> str:
         """An example for what a choice makes, in place of one for the other."""
@@ -120,15 +135,15 @@ class InspectTab:
             self.service.limits.check_text("the prompt", text)
             own = self.settings_of(choice)
             options = chosen_options(self.service.limits, own, *chosen)
+            decoder = artist_of(served.engine.pipeline) if kind == PICTURE else voice_of(served.engine.pipeline).pipeline
+            assert decoder is not None, "the choice draws or speaks"
+            levels = len(decoder.space.of("image" if kind == PICTURE else "audio"))
+            live = Live(steps_in_all(settings_from(own, options, levels), levels))
 
         def work(pipeline: Any, step: Any, emit: Any) -> Inspected:
             run = inspected_picture if kind == PICTURE else inspected_speech
             return run(pipeline, text, options, both(step, StepWatch(emit)))
 
-        decoder = artist_of(served.engine.pipeline) if kind == PICTURE else voice_of(served.engine.pipeline).pipeline
-        assert decoder is not None, "the choice draws or speaks"
-        levels = len(decoder.space.of("image" if kind == PICTURE else "audio"))
-        live = Live(steps_in_all(settings_from(own, options, levels), levels))
         yield live.html, *[gr.skip()] * 4, options["seed"]
         async for update, found in followed(served, work, live):
             yield (update, *[gr.skip()] * 5) if found is None else (*shown_values(found), gr.skip())

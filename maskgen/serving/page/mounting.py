@@ -10,17 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from maskgen.serving.errors import ApiError
-from maskgen.serving.page.blocks import page_blocks
-from maskgen.serving.page.look import CSS, HEAD, page_theme
+from maskgen.serving.errors import DRAIN_RETRY_S, ApiError
 from maskgen.serving.service import Service
 
 GET_ROUTES = re.compile(
-    r"/|/config|/theme\.css|/(assets|static|svelte)/[\w./@-]+|/favicon\.ico|/manifest\.json"
+    r"/|/config|/theme\.css|/(assets|static|svelte)(/[\w@-][\w.@-]*)+|/favicon\.ico|/manifest\.json"
     r"|/gradio_api/(app_id|startup-events|queue/data|upload_progress|theme\.css|heartbeat/\w+|file=/.+)"
 )
 POST_ROUTES = re.compile(r"/gradio_api/(queue/join|upload|cancel|reset)/?")
@@ -31,8 +28,8 @@ MOST_FILE_BYTES = 2**30
 """Size of all files of the page together above which uploads are refused."""
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; worker-src 'self' blob:; "
-    "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
+    "img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; "
+    "worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
 )
 """Content-Security-Policy: the browser asks this server alone, and no other site shows the page inside its own."""
 LOOK_S = 0.25
@@ -62,8 +59,13 @@ def page_application(service: Service) -> ASGIApp:
     Args:
         service: Models, limits and metrics, shared with the routes of the server.
     """
+    import gradio as gr
+
+    from maskgen.serving.page.blocks import page_blocks
+    from maskgen.serving.page.look import CSS, HEAD, page_theme
+
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    return gr.mount_gradio_app(
+    gr.mount_gradio_app(
         app,
         page_blocks(service),
         path="/",
@@ -76,9 +78,10 @@ def page_application(service: Service) -> ASGIApp:
         pwa=False,
         max_file_size=service.limits.max_body_bytes,
         theme=page_theme(),
-        css=CSS,
+        css_paths=CSS,
         head=HEAD,
     )
+    return app
 
 
 class PageGate:
@@ -123,7 +126,9 @@ class PageGate:
         if path.startswith("/gradio_api/file="):
             self._check_file(path.partition("=")[2])
         if path.startswith("/gradio_api/upload") and scope["method"] == "POST" and _size(self.folder) > MOST_FILE_BYTES:
-            raise ApiError(429, "the page holds too many files; try again in an hour", code="too_many_files", headers={"Retry-After": "3600"})
+            raise ApiError(
+                429, "the page holds too many files; try again in an hour", code="too_many_files", headers={"Retry-After": "3600"}
+            )
         if not path.startswith("/gradio_api/queue/join"):
             return receive
         body = b"".join([part async for part in _parts(receive)])
@@ -163,6 +168,9 @@ class PageGate:
         await asyncio.gather(task, return_exceptions=True)
         if begun:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
+            return
+        ended = ApiError(503, "the server is shutting down", code="shutting_down", headers={"Retry-After": str(DRAIN_RETRY_S)})
+        await ended.response(scope, receive, send)
 
 
 def _guarded(send: Send) -> Send:

@@ -27,12 +27,8 @@ def maps_html(reveal: Reveal) -> str:
         ("Order of reveal", "the step that fixed each cell", order, "first step", "last step"),
         ("Confidence", "the probability of each code at that step", sure, "0", "1"),
     ):
-        figures = "".join(
-            _figure(picture, f"{title}, {name}: {words}", name, style) for picture, name in zip(pictures, names, strict=True)
-        )
-        parts.append(
-            f'<section><h4>{title}</h4><div class="mg-maps">{figures}</div>{LEGEND.format(low=low, high=high)}</section>'
-        )
+        figures = "".join(_figure(picture, f"{title}, {name}: {words}", name, style) for picture, name in zip(pictures, names, strict=True))
+        parts.append(f'<section><h4>{title}</h4><div class="mg-maps">{figures}</div>{LEGEND.format(low=low, high=high)}</section>')
     return f'<div class="mg-two">{"".join(parts)}</div>'
 
 
@@ -62,7 +58,8 @@ def bars_html(steps: Sequence[RevealStep]) -> str:
     return (
         f'<section><h4>Mean confidence of the codes that each step fixed</h4><div class="mg-bars">'
         f'<svg viewBox="0 0 {wide} {high}" preserveAspectRatio="none" role="img" '
-        f'aria-label="A bar a step, from 0 to 1; the table below has the numbers">{bars}</svg></div><div class="mg-key">{key}</div></section>'
+        f'aria-label="A bar a step, from 0 to 1; the table below has the numbers">{bars}</svg></div>'
+        f'<div class="mg-key">{key}</div></section>'
     )
 
 

@@ -8,11 +8,22 @@ import gradio as gr
 
 from maskgen.decoding.settings import GenerationSettings
 from maskgen.io.audio import Waveform, sixteen_bits
+from maskgen.pipelines.options import settings_from
 from maskgen.processors.spoken import SpeechRequest
 from maskgen.serving.calls import both, speak_text, voice_of
 from maskgen.serving.events import StepWatch
-from maskgen.serving.page.controls import chosen_options, decode_controls, follow_model, model_choice, settings_for
-from maskgen.serving.page.following import Live, followed, note_html, steps_in_all, told_errors, telling
+from maskgen.serving.page.controls import (
+    EVENT,
+    chosen_options,
+    decode_controls,
+    examples_of,
+    follow_model,
+    model_choice,
+    run_and_stop,
+    settings_for,
+    stop_by,
+)
+from maskgen.serving.page.following import Live, followed, note_html, steps_in_all, telling, told_errors
 from maskgen.serving.page.uploads import uploaded_recording
 from maskgen.serving.page.wave_span import NO_RECORDING, chosen_span, span_value, wave_span
 from maskgen.serving.served import Served
@@ -48,17 +59,19 @@ class SpeechTab:
         with gr.Row(elem_classes="mg-columns"):
             with gr.Column(scale=5, min_width=300):
                 text = gr.Textbox(EXAMPLES[0], label="Text", lines=3, max_length=limits.max_characters, placeholder="What to say")
-                with gr.Row():
-                    run = gr.Button("Speak", variant="primary", scale=3, min_width=120)
-                    stop = gr.Button("Stop", scale=1, min_width=80)
-                gr.Examples([[one] for one in EXAMPLES], [text], label="Examples", api_visibility="private")
+                run, stop = run_and_stop("Speak")
+                examples_of(EXAMPLES, text)
                 model = model_choice(self.models)
                 voice = gr.Dropdown(list(first.voices), value=_first_voice(first), label="Voice", visible=len(first.voices) > 1)
                 with gr.Row():
                     speed = gr.Slider(0.5, 2, 1, step=0.05, label="Speed", min_width=140)
-                    seconds = gr.Slider(0, limits.max_speech_s, 0, step=0.1, label="Length", info="seconds; 0 follows the speed", min_width=140)
+                    seconds = gr.Slider(
+                        0, limits.max_speech_s, 0, step=0.1, label="Length", info="seconds; 0 follows the speed", min_width=140
+                    )
                 with gr.Accordion("Voice prompt", open=False):
-                    prompt = gr.Audio(label="Recording whose voice is taken up", type="filepath", sources=["upload", "microphone"], buttons=[])
+                    prompt = gr.Audio(
+                        label="Recording whose voice is taken up", type="filepath", sources=["upload", "microphone"], buttons=[]
+                    )
                     said = gr.Textbox(label="What it says", info="helps; may be left empty", max_length=limits.max_characters)
                 controls = decode_controls(self.settings_of(first.name), limits)
             with gr.Column(scale=7, min_width=300):
@@ -68,22 +81,26 @@ class SpeechTab:
                     gr.Markdown("### Edit a span\nReplace a part of a recording; every sample outside it comes back unchanged.")
                     take = gr.Button("Take the speech above", size="sm", elem_classes="mg-small")
                     recording = gr.Audio(
-                        label="Recording", type="filepath", sources=["upload", "microphone"], editable=False, buttons=[], waveform_options=WAVE
+                        label="Recording",
+                        type="filepath",
+                        sources=["upload", "microphone"],
+                        editable=False,
+                        buttons=[],
+                        waveform_options=WAVE,
                     )
                     span = wave_span()
                     words = gr.Textbox(WORDS[0], label="New words of the span", max_length=limits.max_characters)
                     change = gr.Button("Replace the span", variant="primary")
-                    gr.Examples([[one] for one in WORDS], [words], label="Examples", api_visibility="private")
+                    examples_of(WORDS, words)
                     edited = gr.Audio(label="Edited speech", interactive=False, format="wav", buttons=["download"], waveform_options=WAVE)
         follow_model(model, controls, self.settings_of)
-        options: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": None}
-        model.change(self.voices, model, voice, **options)
+        model.change(self.voices, model, voice, **EVENT)
         inputs = [model, text, voice, speed, seconds, prompt, said, *controls.all]
-        started = run.click(telling(self.speak), inputs, [live, player, controls.seed], **options)
-        take.click(lambda path: path, player, recording, **options)
-        recording.change(self.spanned, recording, span, **options)
-        changing = change.click(telling(self.edit), [model, recording, span, words, *controls.all], [live, edited, controls.seed], **options)
-        stop.click(lambda: note_html("Stopped."), None, live, cancels=[started, changing], api_visibility="private")
+        started = run.click(telling(self.speak), inputs, [live, player, controls.seed], **EVENT)
+        take.click(lambda path: path, player, recording, **EVENT)
+        recording.change(self.spanned, recording, span, **EVENT)
+        changing = change.click(telling(self.edit), [model, recording, span, words, *controls.all], [live, edited, controls.seed], **EVENT)
+        stop_by(stop, live, started, changing)
 
     def voices(self, model: str) -> Any:
         """The voices of a model."""
@@ -103,7 +120,15 @@ class SpeechTab:
             return span_value(await self._recording(path))
 
     async def speak(
-        self, model: str, text: str, voice: str | None, speed: float, seconds: float, prompt: str | None, said: str, *chosen: Any
+        self,
+        model: str,
+        text: str,
+        voice: str | None,
+        speed: int | float,
+        seconds: int | float,
+        prompt: str | None,
+        said: str,
+        *chosen: Any,
     ) -> AsyncIterator[tuple[Any, Any, Any]]:
         """Speech of a text.
 
@@ -140,9 +165,7 @@ class SpeechTab:
         async for update in self._spoken(model, request, chosen):
             yield update
 
-    async def edit(
-        self, model: str, path: str | None, span: Any, words: str, *chosen: Any
-    ) -> AsyncIterator[tuple[Any, Any, Any]]:
+    async def edit(self, model: str, path: str | None, span: Any, words: str, *chosen: Any) -> AsyncIterator[tuple[Any, Any, Any]]:
         """A recording with a span of it spoken anew.
 
         Args:
@@ -172,11 +195,12 @@ class SpeechTab:
             served = self.service.catalogue.find(model, "speak")
             own = self.settings_of(model)
             options = chosen_options(self.service.limits, own, *chosen)
+            levels = len(voice_of(served.engine.pipeline).pipeline.space.of("audio"))
+            live = Live(steps_in_all(settings_from(own, options, levels), levels))
 
         def work(pipeline: Any, step: Any, emit: Any) -> Waveform:
             return speak_text(pipeline, request, options, both(step, StepWatch(emit)))
 
-        live = Live(self._steps(served, own, options))
         yield live.html, gr.skip(), options["seed"]
         async for shown, wave in followed(served, work, live):
             if wave is None:
@@ -186,13 +210,6 @@ class SpeechTab:
             elapsed_s = time.perf_counter() - started_s
             said = f"{wave.seconds:.2f} s of speech in {elapsed_s:.1f} s, {wave.sample_rate_hz} Hz, seed {options['seed']}."
             yield note_html(said), playable(wave), gr.skip()
-
-    @staticmethod
-    def _steps(served: Served, own: GenerationSettings, options: dict[str, Any]) -> int:
-        """Steps of all levels."""
-        levels = len(voice_of(served.engine.pipeline).pipeline.space.of("audio"))
-        steps = options.get("num_inference_steps")
-        return steps_in_all(own if steps is None else own.changed(steps=steps), levels)
 
     async def _recording(self, path: str | None, name: str = "the recording") -> Waveform:
         return await self.service.uploads.decoded(lambda: uploaded_recording(path, self.service.limits, name))
