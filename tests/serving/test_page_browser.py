@@ -1,5 +1,6 @@
 """The web page in a real browser: a person clicks through every tab with tiny models; nothing fails and nothing leaves the machine."""
 
+import resource
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -204,3 +205,22 @@ def test_an_open_page_does_not_hold_a_shutdown(chromium: Any, models: dict[str, 
         server.thread.join(5)
         assert not server.thread.is_alive()
     assert not folder.exists()
+
+
+def resident_mb() -> float:
+    """Memory of this process, which holds the server."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+
+
+@pytest.mark.slow
+def test_memory_is_flat_over_fifty_generations(chromium: Any, server: Running) -> None:
+    page, watch = opened(chromium, server)
+    before = 0.0
+    for number in range(60):
+        press(page, "Draw")
+        page.get_by_role("progressbar").locator("visible=true").wait_for()
+        wait_for(page, "4 pictures of 32 x 32 pixels")
+        if number == 9:
+            before = resident_mb()
+    assert resident_mb() - before < 20
+    assert watch.errors == []

@@ -14,7 +14,7 @@ from maskgen.serving.events import StepWatch
 from maskgen.serving.generate_calls import GenerateArguments, generate
 from maskgen.serving.media import image_bytes
 from maskgen.serving.page.controls import EVENT, LARGEST_SEED, examples_of, model_choice, picture_upload, run_and_stop, stop_by
-from maskgen.serving.page.following import Live, followed, note_html, telling, told_errors
+from maskgen.serving.page.following import MOST_PREVIEWS, Live, followed, note_html, telling, told_errors
 from maskgen.serving.page.speech_tab import WAVE, playable
 from maskgen.serving.page.uploads import uploaded_picture, uploaded_recording
 from maskgen.serving.schemas import Decoding
@@ -135,7 +135,7 @@ class AnyTab:
             given["candidates"] = int(candidates)
 
         def work(pipeline: Any, step: Any, emit: Any) -> Made:
-            watch = StepWatch(emit, artist_of(pipeline), limits.max_previews, None, partial(image_bytes, kind="webp"))
+            watch = StepWatch(emit, artist_of(pipeline), MOST_PREVIEWS, None, partial(image_bytes, kind="webp"))
             return generate(pipeline, GenerateArguments(targets, given), options, both(step, watch), callbacks(step, watch))
 
         live = Live()

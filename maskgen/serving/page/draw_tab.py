@@ -24,7 +24,7 @@ from maskgen.serving.page.controls import (
     settings_for,
     stop_by,
 )
-from maskgen.serving.page.following import Live, followed, note_html, steps_in_all, telling, told_errors
+from maskgen.serving.page.following import MOST_PREVIEWS, Live, followed, note_html, steps_in_all, telling, told_errors
 from maskgen.serving.served import Served
 from maskgen.serving.service import Service
 
@@ -104,7 +104,7 @@ class DrawTab:
             settings = settings_from(own, options, levels)
 
         def work(pipeline: Any, step: Any, emit: Any) -> Made:
-            watch = StepWatch(emit, artist, service.limits.max_previews, settings, partial(image_bytes, kind="webp"))
+            watch = StepWatch(emit, artist, MOST_PREVIEWS, settings, partial(image_bytes, kind="webp"))
             return draw_images(pipeline, prompt, given, {**options, **callbacks(step, watch)})
 
         live = Live(steps_in_all(settings, levels))

@@ -31,7 +31,7 @@ from maskgen.serving.page.controls import (
     stop_by,
 )
 from maskgen.serving.page.draw_tab import drawn_words
-from maskgen.serving.page.following import Live, followed, note_html, steps_in_all, telling, told_errors
+from maskgen.serving.page.following import MOST_PREVIEWS, Live, followed, note_html, steps_in_all, telling, told_errors
 from maskgen.serving.page.uploads import uploaded_picture
 from maskgen.serving.served import Served
 from maskgen.serving.service import Service
@@ -180,7 +180,7 @@ class EditTab:
             settings = settings_from(own, options, len(artist.space.of("image")))
 
         def work(pipeline: Any, step: Any, emit: Any) -> Made:
-            watch = StepWatch(emit, artist, limits.max_previews, settings, partial(image_bytes, kind="webp"))
+            watch = StepWatch(emit, artist, MOST_PREVIEWS, settings, partial(image_bytes, kind="webp"))
             return edit_image(pipeline, prompt, given, {**options, **callbacks(step, watch)})
 
         live = Live(steps_in_all(settings, len(artist.space.of("image"))))

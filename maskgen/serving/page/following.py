@@ -1,6 +1,7 @@
 """A decode as the page shows it: the job of an engine, its steps as they come, and its errors as messages."""
 
 import asyncio
+import contextlib
 import html
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,10 @@ from maskgen.serving.served import Served
 T = TypeVar("T")
 TICK_S = 0.5
 """Longest time between two updates; a person who left is noticed at the next one."""
+PAUSE_S = 0.15
+"""Shortest time between two updates while a decode goes on; each costs the server as much as a small step."""
+MOST_PREVIEWS = 8
+"""Previews of a decode, each of which decodes a whole picture."""
 KINDS = {"image": "picture", "audio": "speech", "text": "text", "transcript": "transcript"}
 """Modalities as the page calls them."""
 
@@ -153,6 +158,9 @@ async def _next_events(running: Running[Any]) -> list[Any] | None:
             events = [await running.queue.get()]
     except TimeoutError:
         return []
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(PAUSE_S):
+            await running.ended.wait()
     while not running.queue.empty() and events[-1] is not None:
         events.append(running.queue.get_nowait())
     if events[-1] is not None:
