@@ -27,6 +27,9 @@ async def page(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await asyncio.sleep(60)
     body = (await receive()).get("body", b"")
+    if body == b'{"fn_index": 9999}':
+        await PlainTextResponse("Internal Server Error", 500)(scope, receive, send)
+        raise KeyError(9999)
     await PlainTextResponse(b"page:" + body)(scope, receive, send)
 
 
@@ -98,6 +101,11 @@ def test_only_files_of_the_page_are_read(gate: PageGate, tmp_path: Path) -> None
         assert not asked(gate, "GET", f"/gradio_api/file={name}")[1].startswith("page")
     assert asked(gate, "POST", "/gradio_api/queue/join", b'{"url": "data:image/png;base64,AA"}')[0] == 403
     assert asked(gate, "POST", "/gradio_api/queue/join", b"[" * 100_000)[0] == 400
+
+
+def test_what_gradio_fails_on_is_a_mistake_of_the_request(gate: PageGate) -> None:
+    status, body, _ = asked(gate, "POST", "/gradio_api/queue/join", b'{"fn_index": 9999}')
+    assert (status, "reload it" in body) == (400, True)
 
 
 def test_uploads_end_where_the_folder_is_full(gate: PageGate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,6 +114,9 @@ class PageGate:
         if STREAMS.fullmatch(scope["path"]):
             await self._streamed(scope, receive, send)
             return
+        if scope["method"] == "POST":
+            await self._posted(scope, receive, send)
+            return
         await self.page(scope, receive, _guarded(send))
 
     async def _checked(self, scope: Scope, receive: Receive) -> Receive:
@@ -148,6 +151,23 @@ class PageGate:
         """
         if "\0" in name or not name.startswith("/") or not Path(name).resolve().is_relative_to(self.folder):
             raise ApiError(403, "that is no file of the page; upload the file itself", code="unknown_file")
+
+    async def _posted(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A request of the page's scripts; what Gradio fails on is a mistake of the request, such as an event that the page has not."""
+        failed = False
+
+        async def sending(message: Message) -> None:
+            nonlocal failed
+            failed = failed or (message["type"] == "http.response.start" and message["status"] >= 500)
+            if not failed:
+                await send(message)
+
+        try:
+            await self.page(scope, receive, sending)
+        except (ValueError, TypeError, LookupError, AttributeError, AssertionError):
+            failed = True
+        if failed:
+            await ApiError(400, "this is no event of the page; reload it", code="unknown_event").response(scope, receive, send)
 
     async def _streamed(self, scope: Scope, receive: Receive, send: Send) -> None:
         """An answer that stays open, until the page or the server ends."""
