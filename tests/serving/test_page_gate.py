@@ -101,6 +101,8 @@ def test_only_files_of_the_page_are_read(gate: PageGate, tmp_path: Path) -> None
         assert not asked(gate, "GET", f"/gradio_api/file={name}")[1].startswith("page")
     assert asked(gate, "POST", "/gradio_api/queue/join", b'{"url": "data:image/png;base64,AA"}')[0] == 403
     assert asked(gate, "POST", "/gradio_api/queue/join", b"[" * 100_000)[0] == 400
+    deep = b'{"a":' * 900 + json.dumps({"path": "/etc/passwd"}).encode() + b"}" * 900
+    assert asked(gate, "POST", "/gradio_api/queue/join", deep)[0] == 403
 
 
 def test_what_gradio_fails_on_is_a_mistake_of_the_request(gate: PageGate) -> None:
@@ -135,6 +137,8 @@ def test_a_browser_brings_the_key_as_a_password(gate: PageGate, models: dict[str
         assert asked(with_page, "GET", path, headers=basic(f"me:{KEY}"))[0] == 200
         assert asked(with_page, "GET", path, headers={"Authorization": f"Bearer {KEY}"})[0] == 200
         assert asked(without, "GET", path, headers=basic(f"me:{KEY}"))[0] == 401
+    large = Guard(gate, ServeLimits(max_body_bytes=20), ApiKeys(), service.metrics)
+    assert asked(large, "POST", "/gradio_api/queue/join", b"[1,2,3,4,5,6,7,8,9,0,1,2,3]")[0] == 413
     for wrong in ("me:", "me:another-key", KEY, f"{KEY}:", "me"):
         assert asked(with_page, "GET", "/", headers=basic(wrong))[0] == 401
     assert asked(with_page, "GET", "/", headers={"Authorization": "Basic ***"})[0] == 401

@@ -186,8 +186,9 @@ def made_values(made: Made, elapsed_s: float) -> tuple[str, str, Any, Any]:
     """What was made as values of the outputs: how in words, the text, the picture and the speech."""
     steps = ", then ".join(step.replace(">", "to") for step in made.steps)
     said = note_html(f"{steps} in {elapsed_s:.1f} s, seed {made.seeds[0]}.") + (times_html(made.transcripts[0]) if made.transcripts else "")
-    image, wave = (media[0] if media else None for media in (made.images, made.audio))
-    return said, made.texts[0] if made.texts else "", image, None if wave is None else playable(wave)
+    image = made.images[0] if made.images else None
+    wave = playable(made.audio[0]) if made.audio else None
+    return said, made.texts[0] if made.texts else "", image, wave
 
 
 def times_html(transcript: Transcript) -> str:

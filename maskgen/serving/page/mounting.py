@@ -6,11 +6,12 @@ import os
 import re
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from maskgen.serving.errors import DRAIN_RETRY_S, ApiError
@@ -134,9 +135,11 @@ class PageGate:
             )
         if not path.startswith("/gradio_api/queue/join"):
             return receive
-        body = b"".join([part async for part in _parts(receive)])
         try:
+            body = b"".join([part async for part in _parts(receive)])
             value = json.loads(body)
+        except HTTPException as error:  # the guard's, of a body that is too large or too slow
+            raise ApiError(error.status_code, str(error.detail), headers=error.headers) from error
         except (ValueError, RecursionError) as error:
             raise ApiError(400, "the body is no JSON; use the page itself", code="invalid_body") from error
         for found in _named_files(value):
@@ -164,8 +167,9 @@ class PageGate:
 
         try:
             await self.page(scope, receive, sending)
-        except (ValueError, TypeError, LookupError, AttributeError, AssertionError):
-            failed = True
+        except Exception:  # what it answered with a status above
+            if not failed:
+                raise
         if failed:
             await ApiError(400, "this is no event of the page; reload it", code="unknown_event").response(scope, receive, send)
 
@@ -225,19 +229,24 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
 
 
 def _named_files(value: Any) -> Iterator[str]:
-    """Every path that a body names."""
-    if isinstance(value, dict):
-        path, url = value.get("path"), value.get("url")
-        if isinstance(path, str):
-            yield path
-        if isinstance(url, str) and url.startswith("data:"):
-            yield url
-        value = list(value.values())
-    if isinstance(value, list):
-        for one in value:
-            yield from _named_files(one)
+    """Every path that a body names, and every picture that it holds as a URL."""
+    left = [value]
+    while left:
+        one = left.pop()
+        if isinstance(one, dict):
+            path, url = one.get("path"), one.get("url")
+            if isinstance(path, str):
+                yield path
+            if isinstance(url, str) and url.startswith("data:"):
+                yield url
+        left.extend(one.values() if isinstance(one, dict) else one if isinstance(one, list) else ())
 
 
 def _size(folder: Path) -> int:
-    """Bytes of all files in a folder."""
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    """Bytes of all files in a folder; files that vanish meanwhile do not count."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                total += os.stat(os.path.join(place, name)).st_size
+    return total
