@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from maskgen.cli.bench import add_bench
 from maskgen.cli.compare import add_compare
 from maskgen.cli.data import add_data
+from maskgen.cli.demo import add_demo
 from maskgen.cli.evaluate_image import add_evaluate
 from maskgen.cli.export import add_export
 from maskgen.cli.finetune import add_finetune
@@ -95,6 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_evaluate(verbs)
     add_score(verbs)
     add_serve(verbs)
+    add_demo(verbs)
     add_bench(verbs)
     add_tune(verbs)
     add_compare(verbs)

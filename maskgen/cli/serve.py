@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import logging
 import re
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +60,7 @@ def add_serve(verbs: Any) -> None:
     parser.add_argument(
         "--host-name", action="append", default=[], metavar="NAME", help="name that the header Host may have; localhost alone on localhost"
     )
+    parser.add_argument("--page", action="store_true", help="with the page of `maskgen demo` at /; needs maskgen[demo]")
     parser.add_argument("--drain-s", type=float, default=30.0, help="seconds that running requests get at SIGTERM (default: %(default)s)")
     add_specialists(parser)
     add_machine(parser)
@@ -72,9 +74,22 @@ def add_serve(verbs: Any) -> None:
 
 def _serve(args: argparse.Namespace) -> None:
     """Load the models and answer requests until a signal ends the server."""
+    shown = ", its page is at /" if args.page else ""
+    serve_models(args, f"maskgen serves {{models}} at {{address}}; its API is described at /docs{shown}")
+
+
+def serve_models(args: argparse.Namespace, words: str) -> None:
+    """Load models and serve them until a signal ends the server.
+
+    Args:
+        args: Of `maskgen serve`.
+        words: Printed when it listens, with {models} and {address}.
+    """
     named = [named_model(one) for one in args.model]
     for package in ("fastapi", "uvicorn", "multipart", "prometheus_client"):
         need(package, "serve", "maskgen serve")
+    if args.page:
+        need("gradio", "demo", "the page")
     from maskgen.serving.app import create_app
     from maskgen.serving.keys import read_keys
     from maskgen.serving.served import Catalogue
@@ -85,13 +100,23 @@ def _serve(args: argparse.Namespace) -> None:
     if args.host not in LOCAL_HOSTS and not len(keys):
         logger.warning("the server listens at %s without API keys: whoever reaches it may use it; see --api-keys", args.host)
     catalogue = Catalogue([_loaded(name, model, args) for name, model in named])
-    server = make_server(create_app(catalogue, limits, keys, hosts, args.cors), catalogue, args.host, args.port, args.drain_s)
 
     def started(port: int) -> None:
-        address = f"[{args.host}]" if ":" in args.host else args.host
-        print(f"maskgen serves {', '.join(catalogue.models)} at http://{address}:{port}; its API is described at /docs", flush=True)
+        host = f"[{args.host}]" if ":" in args.host else args.host
+        print(words.format(models=", ".join(catalogue.models), address=f"http://{host}:{port}"), flush=True)
 
-    run_server(server, started)
+    with _page_files(args.page) as page:
+        app = create_app(catalogue, limits, keys, hosts, args.cors, page)
+        run_server(make_server(app, catalogue, args.host, args.port, args.drain_s), started)
+
+
+def _page_files(page: bool) -> AbstractContextManager[Path | None]:
+    """A folder for the files of the page; nothing without it."""
+    if not page:
+        return nullcontext()
+    from maskgen.serving.page.mounting import page_folder
+
+    return page_folder()
 
 
 def named_model(text: str) -> tuple[str, str]:

@@ -1,6 +1,7 @@
 """The HTTP application: routes around a catalogue of models. It holds no model; every request is work for an engine."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from pathlib import Path
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
@@ -31,6 +32,7 @@ def create_app(
     keys: ApiKeys | None = None,
     hosts: Collection[str] = (),
     origins: Collection[str] = (),
+    page: Path | None = None,
 ) -> Guard:
     """The ASGI application of a server.
 
@@ -40,6 +42,7 @@ def create_app(
         keys: Of which every request must bring one; None leaves the server open.
         hosts: Names that the header Host may have; none allows all.
         origins: Origins of pages that may call the server; "*" allows all. None are allowed unless given.
+        page: Folder of the web page's files (`maskgen.serving.page.mounting.page_folder`), which then answers at /; None serves no page.
 
     Returns:
         The application. With `draining` set it refuses new requests.
@@ -53,6 +56,15 @@ def create_app(
     inner: ASGIApp = app
     if origins:
         inner = CORSMiddleware(app, allow_origins=list(origins), allow_methods=["GET", "POST"], allow_headers=["*"])
-    guard = Guard(inner, limits, keys or ApiKeys(), service.metrics, hosts, origins)
+    if page is not None:
+        inner = _with_page(inner, service, page, lambda: guard.draining and not catalogue.busy)
+    guard = Guard(inner, limits, keys or ApiKeys(), service.metrics, hosts, origins, basic=page is not None)
     app.state.guard = lambda: guard
     return guard
+
+
+def _with_page(app: ASGIApp, service: Service, folder: Path, ended: Callable[[], bool]) -> ASGIApp:
+    """The application behind the web page's gate."""
+    from maskgen.serving.page.mounting import PageGate, page_application
+
+    return PageGate(app, page_application(service), folder, ended)

@@ -32,6 +32,7 @@ class Guard:
         hosts: Names that the header Host may have; none allows all. They keep pages of other sites from reaching a local server by a name
             that resolves to it.
         origins: Origins of pages that may call the server beside its own.
+        basic: Whether a browser may ask its user for a key, as the password of HTTP's Basic scheme.
     """
 
     def __init__(
@@ -42,8 +43,9 @@ class Guard:
         metrics: Metrics,
         hosts: Collection[str] = (),
         origins: Collection[str] = (),
+        basic: bool = False,
     ) -> None:
-        self.app, self.limits, self.keys, self.metrics = app, limits, keys, metrics
+        self.app, self.limits, self.keys, self.metrics, self.basic = app, limits, keys, metrics, basic
         self.hosts, self.origins = {host.lower() for host in hosts}, set(origins)
         self.draining, self.open, self.held_bytes = False, 0, 0
 
@@ -89,8 +91,8 @@ class Guard:
         if sum(len(name) + len(value) for name, value in scope["headers"]) > LARGEST_HEAD_BYTES:
             return ApiError(431, f"the headers have more than {LARGEST_HEAD_BYTES} bytes; send fewer", code="head_too_large")
         preflight = bool(self.origins) and scope["method"] == "OPTIONS" and b"access-control-request-method" in headers
-        if not free and not preflight and not self.keys.allows(headers.get(b"authorization")):
-            wanted = {"WWW-Authenticate": "Bearer"}
+        if not free and not preflight and not self.keys.allows(headers.get(b"authorization"), self.basic):
+            wanted = {"WWW-Authenticate": 'Basic realm="maskgen: any name, an API key as password"' if self.basic else "Bearer"}
             return ApiError(401, "a valid API key is needed; send Authorization: Bearer KEY", code="invalid_api_key", headers=wanted)
         if self.open > self.limits.max_requests and not free:
             return ApiError(

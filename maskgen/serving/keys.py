@@ -1,5 +1,6 @@
 """API keys of the server: read from a file or the environment, compared in constant time."""
 
+import base64
 import hashlib
 import hmac
 import os
@@ -31,17 +32,22 @@ class ApiKeys:
     def __len__(self) -> int:
         return len(self._hashes)
 
-    def allows(self, authorization: bytes | None) -> bool:
+    def allows(self, authorization: bytes | None, basic: bool = False) -> bool:
         """Whether a header `Authorization` holds one of the keys; always where there are none.
 
         All keys are compared, each in constant time, so that the time says nothing about them.
+
+        Args:
+            authorization: The header.
+            basic: Whether the scheme Basic, whose password is the key, is taken beside Bearer.
         """
         if not self._hashes:
             return True
         scheme, _, key = (authorization or b"").strip().partition(b" ")
-        given = _hash(key.strip())
+        by_password = basic and scheme.lower() == b"basic"
+        given = _hash(_password(key) if by_password else key.strip())
         found = [hmac.compare_digest(given, one) for one in self._hashes]
-        return any(found) and scheme.lower() == b"bearer"
+        return any(found) and (by_password or scheme.lower() == b"bearer")
 
 
 def read_keys(path: Path | None, environment: Mapping[str, str] | None = None) -> ApiKeys:
@@ -67,6 +73,14 @@ def read_keys(path: Path | None, environment: Mapping[str, str] | None = None) -
             raise ValueError(f"{path} holds no API key, so nobody could use the server; write one key a line")
     found = (os.environ if environment is None else environment).get(VARIABLE, "")
     return ApiKeys([*keys, *(key.strip() for key in found.split(",") if key.strip())])
+
+
+def _password(credentials: bytes) -> bytes:
+    """The password of the scheme Basic; empty where there is none."""
+    try:
+        return base64.b64decode(credentials.strip(), validate=True).partition(b":")[2]
+    except ValueError:
+        return b""
 
 
 def _hash(key: bytes) -> bytes:

@@ -120,6 +120,11 @@ class Catalogue:
             raise ApiError(400, f"the model {found.name} cannot {task}; {names} can", param="model", code="model_unfit")
         return found
 
+    @property
+    def busy(self) -> bool:
+        """Whether a request runs or waits."""
+        return any(one.engine.stats.running or one.engine.stats.waiting for one in self.models.values())
+
     def close(self, drain_s: float | None = None) -> None:
         """Close every engine, all at once: what runs is finished, the rest refused."""
         threads = [threading.Thread(target=one.engine.close, args=(drain_s,)) for one in self.models.values()]

@@ -72,7 +72,7 @@ def make_server(guard: Guard, catalogue: Catalogue, host: str, port: int, drain_
         timeout_graceful_shutdown=int(drain_s) + 1,
         h11_max_incomplete_event_size=LARGEST_HEAD_BYTES,
         limit_concurrency=CONNECTIONS_PER_REQUEST * guard.limits.max_requests,
-        lifespan="off",
+        lifespan="on",
     )
     return DrainingServer(config, guard, catalogue, drain_s)
 
