@@ -14,7 +14,6 @@ from maskgen.tokenizers.tiling import Tiling, decode_in_tiles, encode_in_tiles
 from maskgen.tokens.batch import Codes
 from maskgen.tokens.space import Kind
 
-
 MOST_PIXELS = 2**22
 """Pixels of all images of one call of a network, unless a single image has more."""
 

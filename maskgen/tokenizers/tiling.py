@@ -59,7 +59,7 @@ class Tiling:
         return width * height > self.above**2 and max(width, height) > self.size
 
 
-class Span(NamedTuple):
+class TileSpan(NamedTuple):
     """Cells of a tile along one axis: its own from `start` to `end`, with its halo from `left` to `right`."""
 
     start: int
@@ -73,7 +73,7 @@ class Span(NamedTuple):
         return slice(self.start - self.left, self.end - self.left)
 
 
-def spans(length: int, size: int, halo: int) -> list[Span]:
+def tile_spans(length: int, size: int, halo: int) -> list[TileSpan]:
     """Tiles of about equal length that cover an axis.
 
     Args:
@@ -83,12 +83,10 @@ def spans(length: int, size: int, halo: int) -> list[Span]:
     """
     count = -(-length // size)
     edges = [length * number // count for number in range(count + 1)]
-    return [Span(start, end, max(0, start - halo), min(length, end + halo)) for start, end in itertools.pairwise(edges)]
+    return [TileSpan(start, end, max(0, start - halo), min(length, end + halo)) for start, end in itertools.pairwise(edges)]
 
 
-def encode_in_tiles(
-    picture: Image.Image, side: int, tiling: Tiling, encode: Callable[[Sequence[Image.Image]], Sequence[Codes]]
-) -> Codes:
+def encode_in_tiles(picture: Image.Image, side: int, tiling: Tiling, encode: Callable[[Sequence[Image.Image]], Sequence[Codes]]) -> Codes:
     """Codes [level, rows, columns] of an image, encoded tile by tile.
 
     Args:
@@ -99,7 +97,7 @@ def encode_in_tiles(
     """
     places = list(_tiles(picture.height // side, picture.width // side, side, tiling))
 
-    def tile(rows: Span, columns: Span) -> Codes:
+    def tile(rows: TileSpan, columns: TileSpan) -> Codes:
         region = picture.crop((columns.left * side, rows.left * side, columns.right * side, rows.right * side))
         return encode([region])[0]
 
@@ -112,9 +110,7 @@ def encode_in_tiles(
     return found
 
 
-def decode_in_tiles(
-    codes: Codes, side: int, tiling: Tiling, decode: Callable[[Sequence[Codes]], Sequence[Image.Image]]
-) -> Image.Image:
+def decode_in_tiles(codes: Codes, side: int, tiling: Tiling, decode: Callable[[Sequence[Codes]], Sequence[Image.Image]]) -> Image.Image:
     """The image of a code grid [level, rows, columns], decoded tile by tile and blended at the borders.
 
     Args:
@@ -126,7 +122,7 @@ def decode_in_tiles(
     shape = codes.shape[1], codes.shape[2]
     mixed = np.zeros((shape[0] * side, shape[1] * side, 3), dtype=np.float32)
 
-    def tile(rows: Span, columns: Span) -> Image.Image:
+    def tile(rows: TileSpan, columns: TileSpan) -> Image.Image:
         return decode([codes[:, rows.left : rows.right, columns.left : columns.right]])[0]
 
     for (rows, columns), picture in _each(list(_tiles(*shape, side, tiling)), tile, tiling.norms):
@@ -136,13 +132,13 @@ def decode_in_tiles(
     return Image.fromarray(np.rint(mixed).clip(0, 255).astype(np.uint8))
 
 
-def _tiles(rows: int, columns: int, side: int, tiling: Tiling) -> Iterator[tuple[Span, Span]]:
+def _tiles(rows: int, columns: int, side: int, tiling: Tiling) -> Iterator[tuple[TileSpan, TileSpan]]:
     """Rows and columns of every tile of a grid."""
     size, halo = max(1, tiling.size // side), -(-tiling.halo // side)
-    return itertools.product(spans(rows, size, halo), spans(columns, size, halo))
+    return itertools.product(tile_spans(rows, size, halo), tile_spans(columns, size, halo))
 
 
-def _ramp(span: Span, length: int, side: int, halo: int) -> np.ndarray:
+def _ramp(span: TileSpan, length: int, side: int, halo: int) -> np.ndarray:
     """Weight of each pixel of a tile along one axis: it falls to 0 over half the halo at both sides of a border; neighbours add up to 1."""
     reach = halo / 2
     place = np.arange(span.left * side, span.right * side, dtype=np.float32) + 0.5
@@ -154,7 +150,9 @@ def _ramp(span: Span, length: int, side: int, halo: int) -> np.ndarray:
     return weight
 
 
-def _each(places: Sequence[tuple[Span, Span]], tile: Callable[[Span, Span], Any], norms: Norms) -> Iterator[tuple[tuple[Span, Span], Any]]:
+def _each(
+    places: Sequence[tuple[TileSpan, TileSpan]], tile: Callable[[TileSpan, TileSpan], Any], norms: Norms
+) -> Iterator[tuple[tuple[TileSpan, TileSpan], Any]]:
     """Every tile with its result, after the passes over all tiles that its norms need."""
     if norms == "tile":
         yield from ((place, tile(*place)) for place in places)
@@ -170,7 +168,7 @@ def _each(places: Sequence[tuple[Span, Span]], tile: Callable[[Span, Span], Any]
     yield from ((place, shared.run(tile, place)) for place in places)
 
 
-def _stopped(shared: "_SharedNorms", tile: Callable[[Span, Span], Any], places: Sequence[tuple[Span, Span]]) -> bool:
+def _stopped(shared: "_SharedNorms", tile: Callable[[TileSpan, TileSpan], Any], places: Sequence[tuple[TileSpan, TileSpan]]) -> bool:
     """Collect the statistics of the first norm that has none, from all tiles; False if there is no such norm."""
     number = len(shared.moments)
     for place in places:
@@ -212,10 +210,12 @@ class _SharedNorms(TorchFunctionMode):
         super().__init__()
         self.moments: list[_Moments] = []
         self.complete = self.stop = False
-        self.place: tuple[Span, Span] | None = None
+        self.place: tuple[TileSpan, TileSpan] | None = None
         self.number = self.from_norm = 0
 
-    def run(self, tile: Callable[[Span, Span], Any], place: tuple[Span, Span], from_norm: int = 0, stop: bool = False) -> Any:
+    def run(
+        self, tile: Callable[[TileSpan, TileSpan], Any], place: tuple[TileSpan, TileSpan], from_norm: int = 0, stop: bool = False
+    ) -> Any:
         """Process one tile; until `complete`, its values are added to the statistics.
 
         Args:
@@ -244,7 +244,7 @@ class _SharedNorms(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _own_values(x: Tensor, groups: int, rows: Span, columns: Span) -> Tensor:
+def _own_values(x: Tensor, groups: int, rows: TileSpan, columns: TileSpan) -> Tensor:
     """Values [groups, n] of a tile without its halo, at any resolution; flattened images keep the halo."""
     assert len(x) == 1, "tiles are processed one by one"
     if x.ndim == 4:

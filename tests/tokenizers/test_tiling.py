@@ -14,7 +14,7 @@ from maskgen.autoencoders.quantizers import FiniteScalarQuantizer
 from maskgen.tokenizers.grid_images import GridImageTokenizer
 from maskgen.tokenizers.image import ImageTokenizer
 from maskgen.tokenizers.llamagen_vq import LlamaGenVQTokenizer
-from maskgen.tokenizers.tiling import Tiling, spans
+from maskgen.tokenizers.tiling import Tiling, tile_spans
 
 CONFIG = ImageAutoencoderConfig(patch=2, encoder_channels=(16, 16), decoder_channels=(16, 16), encoder_blocks=1, decoder_blocks=1)
 
@@ -48,7 +48,7 @@ def apart(one: Image.Image, other: Image.Image) -> np.ndarray:
 
 @given(length=st.integers(1, 200), size=st.integers(1, 50), halo=st.integers(0, 20))
 def test_spans_cover_an_axis_once_within_their_size(length: int, size: int, halo: int) -> None:
-    found = spans(length, size, halo)
+    found = tile_spans(length, size, halo)
     assert [cell for span in found for cell in range(span.start, span.end)] == list(range(length))
     assert all(0 < span.end - span.start <= size and max(0, span.start - halo) == span.left for span in found)
     assert all(min(length, span.end + halo) == span.right and span.own.stop - span.own.start == span.end - span.start for span in found)
@@ -88,7 +88,9 @@ def test_only_images_above_the_size_are_cut_and_a_batch_may_hold_both() -> None:
     one._encode_batch = lambda pictures: regions.extend(picture.size for picture in pictures) or plain(pictures)  # type: ignore[method-assign,func-returns-value]
     one.tile = Tiling(size=32, halo=0, above=40, norms="tile")
     small, large = one.encode([picture(40, 40), picture(64, 48)])
-    assert regions == [(40, 40), (32, 24), (32, 24), (32, 24), (32, 24)] and small.shape == (1, 10, 10) and large.shape == (1, 12, 16)
+    assert regions == [(40, 40), (32, 24), (32, 24), (32, 24), (32, 24)]
+    assert small.shape == (1, 10, 10)
+    assert large.shape == (1, 12, 16)
 
 
 def test_attention_over_the_image_and_other_tokenizers_work_in_tiles() -> None:
@@ -97,7 +99,8 @@ def test_attention_over_the_image_and_other_tokenizers_work_in_tiles() -> None:
     one = LlamaGenVQTokenizer(LlamaGenVQ(config))
     one.tile = Tiling(size=16, halo=8, above=0)
     codes = one.encode([picture(32, 24)])[0]
-    assert codes.shape == (1, 24 // one.pixels_per_cell, 32 // one.pixels_per_cell) and one.decode([codes])[0].size == (32, 24)
+    assert codes.shape == (1, 24 // one.pixels_per_cell, 32 // one.pixels_per_cell)
+    assert one.decode([codes])[0].size == (32, 24)
 
 
 def test_large_images_go_to_the_network_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +108,8 @@ def test_large_images_go_to_the_network_few_at_a_time(monkeypatch: pytest.Monkey
     one, calls = tokenizer(), []
     plain = one._encode_batch
     one._encode_batch = lambda pictures: calls.append(len(pictures)) or plain(pictures)  # type: ignore[method-assign,func-returns-value]
-    assert len(one.encode([picture(32, 32)] * 5)) == 5 and calls == [2, 2, 1]
+    assert len(one.encode([picture(32, 32)] * 5)) == 5
+    assert calls == [2, 2, 1]
 
 
 @pytest.mark.parametrize("wrong", [{"size": 0}, {"halo": 600}, {"above": -1}])
@@ -116,4 +120,6 @@ def test_impossible_tiles_are_refused(wrong: dict[str, object]) -> None:
 
 def test_every_grid_tokenizer_cuts_by_default_above_1024_pixels() -> None:
     tile = GridImageTokenizer.tile
-    assert tile is not None and not tile.cuts(1024, 1024) and tile.cuts(1040, 1024)
+    assert tile is not None
+    assert not tile.cuts(1024, 1024)
+    assert tile.cuts(1040, 1024)
