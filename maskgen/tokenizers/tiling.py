@@ -73,6 +73,10 @@ class TileSpan(NamedTuple):
         return slice(self.start - self.left, self.end - self.left)
 
 
+TilePlace = tuple[TileSpan, TileSpan]
+"""Rows and columns of a tile."""
+
+
 def tile_spans(length: int, size: int, halo: int) -> list[TileSpan]:
     """Tiles of about equal length that cover an axis.
 
@@ -132,7 +136,7 @@ def decode_in_tiles(codes: Codes, side: int, tiling: Tiling, decode: Callable[[S
     return Image.fromarray(np.rint(mixed).clip(0, 255).astype(np.uint8))
 
 
-def _tiles(rows: int, columns: int, side: int, tiling: Tiling) -> Iterator[tuple[TileSpan, TileSpan]]:
+def _tiles(rows: int, columns: int, side: int, tiling: Tiling) -> Iterator[TilePlace]:
     """Rows and columns of every tile of a grid."""
     size, halo = max(1, tiling.size // side), -(-tiling.halo // side)
     return itertools.product(tile_spans(rows, size, halo), tile_spans(columns, size, halo))
@@ -150,9 +154,7 @@ def _ramp(span: TileSpan, length: int, side: int, halo: int) -> np.ndarray:
     return weight
 
 
-def _each(
-    places: Sequence[tuple[TileSpan, TileSpan]], tile: Callable[[TileSpan, TileSpan], Any], norms: Norms
-) -> Iterator[tuple[tuple[TileSpan, TileSpan], Any]]:
+def _each(places: Sequence[TilePlace], tile: Callable[[TileSpan, TileSpan], Any], norms: Norms) -> Iterator[tuple[TilePlace, Any]]:
     """Every tile with its result, after the passes over all tiles that its norms need."""
     if norms == "tile":
         yield from ((place, tile(*place)) for place in places)
@@ -168,7 +170,7 @@ def _each(
     yield from ((place, shared.run(tile, place)) for place in places)
 
 
-def _stopped(shared: "_SharedNorms", tile: Callable[[TileSpan, TileSpan], Any], places: Sequence[tuple[TileSpan, TileSpan]]) -> bool:
+def _stopped(shared: "_SharedNorms", tile: Callable[[TileSpan, TileSpan], Any], places: Sequence[TilePlace]) -> bool:
     """Collect the statistics of the first norm that has none, from all tiles; False if there is no such norm."""
     number = len(shared.moments)
     for place in places:
@@ -210,12 +212,10 @@ class _SharedNorms(TorchFunctionMode):
         super().__init__()
         self.moments: list[_Moments] = []
         self.complete = self.stop = False
-        self.place: tuple[TileSpan, TileSpan] | None = None
+        self.place: TilePlace | None = None
         self.number = self.from_norm = 0
 
-    def run(
-        self, tile: Callable[[TileSpan, TileSpan], Any], place: tuple[TileSpan, TileSpan], from_norm: int = 0, stop: bool = False
-    ) -> Any:
+    def run(self, tile: Callable[[TileSpan, TileSpan], Any], place: TilePlace, from_norm: int = 0, stop: bool = False) -> Any:
         """Process one tile; until `complete`, its values are added to the statistics.
 
         Args:
