@@ -2,12 +2,13 @@
 
 Run:    OMP_NUM_THREADS=1 uv run python benchmarks/high_resolution.py               # about five minutes; weights are random
         OMP_NUM_THREADS=1 uv run python benchmarks/high_resolution.py --side 512    # a minute
-        OMP_NUM_THREADS=1 uv run python benchmarks/high_resolution.py --parts tiles # the tokenizer alone: whole image beside tiles
+        OMP_NUM_THREADS=1 uv run python benchmarks/high_resolution.py --parts tiles --side 512     # tiles beside the whole image
+        OMP_NUM_THREADS=1 uv run python benchmarks/high_resolution.py --parts memory               # the same for memory
 
 A cell is 16 x 16 pixels, so 1,024 pixels are 4,096 cells. What counts is the process' own memory (RssAnon), sampled every 10 ms. The edit
 is inpainting of a hole of 1/16 of the image, once plainly and once with the setting `refresh`, which keeps keys and values of known
 cells; `agree` is the share of the hole's codes that both write alike. Random weights write noise, so agreement on a trained model is
-measured elsewhere (docs/images.md). The tiles are those of a VQ-GAN of LlamaGen's published size.
+measured by `larger_grids.py edit`. Tiles: memory with a VQ-GAN of LlamaGen's size, differences with the shipped, trained tokenizer.
 """
 
 import argparse
@@ -26,15 +27,17 @@ from maskgen.autoencoders.image import ImageAutoencoder, ImageAutoencoderConfig
 from maskgen.autoencoders.llamagen import LlamaGenConfig, LlamaGenVQ
 from maskgen.autoencoders.quantizers import VectorQuantizer
 from maskgen.decoding.settings import GenerationSettings
+from maskgen.io.shipped import find_path
 from maskgen.networks.transformer import MaskTransformer, TransformerConfig
 from maskgen.pipelines.text_to_image import TextToImagePipeline
+from maskgen.tokenizers.auto import load_tokenizer
 from maskgen.tokenizers.image import ImageTokenizer
 from maskgen.tokenizers.llamagen_vq import LlamaGenVQTokenizer
 from maskgen.tokenizers.text import train_bpe
 from maskgen.tokenizers.tiling import Tiling
 from maskgen.tokens.space import TokenSpace
 
-PARTS = ("pipeline", "tiles")
+PARTS = ("pipeline", "memory", "tiles")
 
 
 class Phases:
@@ -120,20 +123,33 @@ def run_pipeline(phases: Phases, side: int, dim: int, layers: int, refresh: int)
     }
 
 
-def run_tiles(phases: Phases, side: int) -> list[dict[str, Any]]:
+def run_memory(phases: Phases, image: Image.Image) -> None:
     """A VQ-GAN of LlamaGen's size on the whole image and in tiles."""
     torch.manual_seed(0)
-    tokenizer = LlamaGenVQTokenizer(LlamaGenVQ(LlamaGenConfig()))
-    image, rows = picture(side), []
-    tokenizer.tile = None
-    whole = phases.run("VQ-GAN, encode whole", lambda: tokenizer.encode([image])[0])
-    shown = np.asarray(phases.run("VQ-GAN, decode whole", lambda: tokenizer.decode([whole])[0])).astype(int)
-    for tile in (Tiling(size=side // 2, halo=side // 16, above=0, norms="tile"), Tiling(size=side // 2, halo=side // 16, above=0)):
-        tokenizer.tile = tile
-        name = f"VQ-GAN, {{}} tiles of {tile.size}, {tile.norms}"
-        codes = phases.run(name.format("encode"), lambda: tokenizer.encode([image])[0])
-        made = np.asarray(phases.run(name.format("decode"), lambda: tokenizer.decode([whole])[0])).astype(int)
-        rows.append({"norms": tile.norms, "same_codes": float((codes == whole).float().mean()), **seams(made, shown, tile.size)})
+    large = LlamaGenVQTokenizer(LlamaGenVQ(LlamaGenConfig()))
+    for tile in (None, Tiling(size=image.width // 4, halo=image.width // 16, above=0, norms="tile")):
+        large.tile = tile
+        what = "whole" if tile is None else f"tiles of {tile.size}"
+        codes = phases.run(f"VQ-GAN, encode {what}", lambda: large.encode([image])[0])
+        phases.run(f"VQ-GAN, decode {what}", lambda known=codes: large.decode([known])[0])
+
+
+def run_tiles(phases: Phases, side: int) -> list[dict[str, Any]]:
+    """What tiles change in the codes and images of the shipped tokenizer."""
+    image = picture(side)
+    shipped, rows = load_tokenizer(find_path("tokenizers/image-emoji64/bundle")), []
+    assert isinstance(shipped, ImageTokenizer), "the shipped image tokenizer is learned"
+    shipped.tile = None
+    whole = shipped.encode([image])[0]
+    shown = np.asarray(shipped.decode([whole])[0]).astype(int)
+    for halo, norms in ((0, "tile"), (64, "tile"), (64, "pooled"), (64, "exact")):
+        shipped.tile = tile = Tiling(size=side // 4, halo=halo, above=0, norms=norms)  # type: ignore[arg-type]
+        name = f"shipped, {{}}, halo {halo}, {norms}"
+        codes = phases.run(name.format("encode"), lambda: shipped.encode([image])[0])
+        made = np.asarray(phases.run(name.format("decode"), lambda: shipped.decode([whole])[0])).astype(int)
+        same = [round(float((one == other).float().mean()), 3) for one, other in zip(codes, whole, strict=True)]
+        rows.append({"norms": norms, "halo": halo, "same_codes_by_level": same, **seams(made, shown, tile.size)})
+        print(rows[-1], flush=True)
     return rows
 
 
@@ -163,6 +179,8 @@ def main() -> None:
     phases, found = Phases(), dict[str, Any]()
     if "pipeline" in options.parts:
         found["pipeline"] = run_pipeline(phases, options.side, options.dim, options.layers, options.refresh)
+    if "memory" in options.parts:
+        run_memory(phases, picture(options.side))
     if "tiles" in options.parts:
         found["tiles"] = run_tiles(phases, options.side)
     peak = max(phase["peak_gb"] for phase in phases.found.values())

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -44,6 +44,7 @@ def hidden(network: MaskTransformer, batch: TokenBatch) -> Tensor:
         return network(batch)
 
 
+@settings(max_examples=20)
 @given(
     sizes=st.lists(st.tuples(st.integers(1, 5), st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=3),
     side=st.integers(1, 3),
