@@ -108,7 +108,7 @@ def _labels(given: list[str] | None, tokenizers: "Mapping[str, Tokenizer]") -> A
     """Labels as the pipeline takes them: NAME, or ATTRIBUTE=NAME of a model with several attributes, whose entries make one label."""
     if given is None:
         return None
-    names = [name for name, one in tokenizers.items() if one.kind == "attribute"]
+    names = [name for name, one in tokenizers.items() if one.kind == "attribute" and name != "micro"]
     pairs = [one.partition("=") for one in given]
     if len(names) > 1 and all(equals and name in names for name, equals, _ in pairs):
         return {name: value for name, _, value in pairs}

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from maskgen.io.schema import Items, Real, Whole, record_of
+from maskgen.networks.compression import CellCompression, blocks_of, check_compress, refuse_blocks
+from maskgen.networks.rope import RopeScaling, check_scaling, rope_frequencies, rotate
 from maskgen.networks.visibility import nearby, visible
 from maskgen.tokens.batch import TokenBatch
 
@@ -33,6 +35,12 @@ class TransformerConfig:
             once per decode (`maskgen.decoding.acceleration.kv_cache.PrefixCacheModel`) instead of at every step.
         head_width: Width of one head; 0 takes dim / num_heads. Networks that share their attention need equal heads
             (`maskgen.networks.towers`), not equal widths.
+        rope_scaling: How rotary frequencies of rows and columns change for grids `rope_factor` times as long a side as those of the
+            training: none, interpolate, ntk or yarn; see `maskgen.networks.rope.axis_frequencies`.
+        rope_factor: See `rope_scaling`; 1 changes nothing.
+        rope_trained: Cells a side of the training's grid, for yarn.
+        compress: Cells a side of the blocks that image grids are merged into for the trunk
+            (`maskgen.networks.compression.CellCompression`); 1 merges none. Not with blind_condition, refresh, merge or shortcut.
     """
 
     dim: int = 512
@@ -46,6 +54,10 @@ class TransformerConfig:
     tie_head: bool = False
     blind_condition: bool = False
     head_width: int = 0
+    rope_scaling: RopeScaling = "none"
+    rope_factor: float = 1.0
+    rope_trained: int = 0
+    compress: int = 1
 
     def __post_init__(self) -> None:
         if self.head_width < 0 or self.head_dim % 2 or (not self.head_width and self.dim % self.num_heads):
@@ -57,6 +69,8 @@ class TransformerConfig:
             raise ValueError(f"rope_split needs three shares (time, row, column), not all 0, got {tuple(self.rope_split)}")
         if self.rope_raster < 0:
             raise ValueError(f"rope_raster counts columns and must be at least 0, got {self.rope_raster}")
+        check_scaling(self.rope_scaling, self.rope_factor, self.rope_trained)
+        check_compress(self.compress, self.blind_condition)
 
     @property
     def head_dim(self) -> int:
@@ -173,6 +187,7 @@ class MaskTransformer(nn.Module):
         self.norm = nn.RMSNorm(config.dim)
         self.head = self.embed if config.tie_head else nn.Embedding(vocab_size, config.dim)
         self.apply(_initialise)
+        self.compression = CellCompression(config.dim, config.compress) if config.compress > 1 else None
         for block in self.blocks:
             assert isinstance(block, Block)
             for linear in (block.attention.out, block.feed.out):
@@ -200,7 +215,23 @@ class MaskTransformer(nn.Module):
                 f"the model has blind_condition={self.config.blind_condition} and was called {found}; "
                 "give context with blind_condition only (maskgen.decoding.acceleration.kv_cache.PrefixCacheModel does)"
             )
-        x, rotation = self.start(batch.ids, batch.modality, batch.coords)
+        x, rotation = self._start(batch.ids, batch.modality, batch.coords)
+        if self.compression is None:
+            return self._trunk(x, rotation, batch, context, window)
+        blocks = blocks_of(batch, self.compression.side)
+        small = self._trunk(self.compression.merged(x, blocks), self._rotation(blocks.batch.coords), blocks.batch, None, window)
+        hidden: Tensor = self.norm(self.compression.restored(x, small, blocks))
+        return hidden
+
+    def _trunk(
+        self,
+        x: Float[Tensor, "batch length dim"],
+        rotation: tuple[Tensor, Tensor],
+        batch: TokenBatch,
+        context: Tensor | None,
+        window: Tensor | None,
+    ) -> Float[Tensor, "batch length dim"]:
+        """All blocks and the last norm."""
         near = None if window is None else nearby(batch.modality, batch.coords[..., 0], window)
         seen = visible(batch.valid, batch.document, context, near)
         for block in self.blocks:
@@ -211,11 +242,21 @@ class MaskTransformer(nn.Module):
     def start(
         self, ids: Int[Tensor, "batch length level"], modality: Int[Tensor, "batch length"], coords: Int[Tensor, "batch length 3"]
     ) -> tuple[Float[Tensor, "batch length dim"], tuple[Tensor, Tensor]]:
-        """Input of the first block, and cosine and sine [batch 1 length pairs] of every cell's rotary angles."""
-        x = self.embed_norm(self.embed(ids).sum(dim=2) + self.embed_modality(modality))
+        """Input of the first block, and cosine and sine [batch 1 length pairs] of every cell's rotary angles.
+
+        Raises:
+            ValueError: If the model merges cells: then its blocks do not see one position a cell.
+        """
+        refuse_blocks(self.compression)
+        return self._start(ids, modality, coords)
+
+    def _start(self, ids: Tensor, modality: Tensor, coords: Tensor) -> tuple[Float[Tensor, "batch length dim"], tuple[Tensor, Tensor]]:
+        return self.embed_norm(self.embed(ids).sum(dim=2) + self.embed_modality(modality)), self._rotation(coords)
+
+    def _rotation(self, coords: Int[Tensor, "batch length 3"]) -> tuple[Tensor, Tensor]:
         # A product and a sum, not a matrix product: autocast would round the angles to bfloat16.
         angles = (coords[..., None].float() * rope_frequencies(self.config, coords.device)).sum(dim=2)
-        return x, (angles.cos()[:, None], angles.sin()[:, None])
+        return angles.cos()[:, None], angles.sin()[:, None]
 
     def logits(self, hidden: Float[Tensor, "cells dim"], offset: int, size: int) -> Float[Tensor, "cells size"]:
         """Logits of the ids `offset` to `offset + size - 1` at the given cells: linear in `hidden`, without bias."""
@@ -245,34 +286,6 @@ def explicit_attention(
         scores = scores.masked_fill(~attn_mask, -1e4) if attn_mask.dtype == torch.bool else scores + attn_mask
     mixed: Tensor = scores.softmax(dim=-1) @ value
     return mixed
-
-
-def rope_frequencies(config: TransformerConfig, device: torch.device | str = "cpu") -> Float[Tensor, "3 pairs"]:
-    """Angular frequency of every rotary pair for (time, row, column); each pair rotates with one axis only.
-
-    The tensor is created on `device`: a copy from the CPU inside the model would keep CUDA graphs from recording it.
-    """
-    pairs = config.head_dim // 2
-    shares = [pairs * share // sum(config.rope_split) for share in config.rope_split]
-    shares[-1] += pairs - sum(shares)
-    frequencies = torch.zeros(3, pairs, device=device)
-    start = 0
-    for axis, count in enumerate(shares):
-        frequencies[axis, start : start + count] = config.rope_base ** (-torch.arange(count, device=device) / max(count, 1))
-        start += count
-    if config.rope_raster:
-        frequencies[1] += config.rope_raster * frequencies[0]
-        frequencies[2] += frequencies[0]
-    return frequencies
-
-
-def rotate(
-    x: Float[Tensor, "batch heads length head_dim"], rotation: tuple[Tensor, Tensor]
-) -> Float[Tensor, "batch heads length head_dim"]:
-    """Rotate each pair (first half, second half) of a head by the cell's angles. Source: RoFormer, arXiv:2104.09864."""
-    cosine, sine = (part.to(x.dtype) for part in rotation)
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat([first * cosine - second * sine, first * sine + second * cosine], dim=-1)
 
 
 def _initialise(module: nn.Module) -> None:

@@ -11,6 +11,7 @@ from maskgen.pipelines.outputs import GenerationOutput, as_type
 from maskgen.pipelines.storing import names_of
 from maskgen.processors.image import ImageProcessor, ImageRequest
 from maskgen.processors.labels import label_codes
+from maskgen.processors.micro import learned_micro
 from maskgen.tokenizers.image_geometry import image_size
 from maskgen.tokens.batch import Codes
 from maskgen.tokens.micro import NAME as MICRO
@@ -125,25 +126,26 @@ class TextToImagePipeline(Pipeline):
                 f"unconditional draws without a {'prompt' if prompt is not None else 'label'}, and one is given; leave one out"
             )
         needless = unconditional or "text" not in self.tokenizers
-        nothing = prompt is None and label is None and image is None and len(self.space.modalities) > 1
+        nothing = prompt is None and label is None and image is None and bool(set(names_of(self.space)) - {"image", MICRO})
         if needless and nothing and self.settings_of("image").guidance_scale == 1:
             logger.warning("drawn without a condition, which a model has learned only if its training had drop_condition above 0")
         return needless or label is not None
 
     def _micro(self, size: tuple[int, int] | None, options: DrawingOptions) -> Codes | None:
-        """Micro-conditions of a call as known cells; None where none is given.
+        """Micro-conditions of a call as known cells; None where none is given and the model has its own defaults.
 
         Raises:
             ValueError: If the model knows none.
         """
         original_size, crop, score = options.get("original_size"), options.get("crop"), options.get("aesthetic_score")
         given = {"original_size": original_size, "crop": crop, "aesthetic_score": score}
-        if not (names := [name for name, value in given.items() if value is not None]):
+        names, learned = [name for name, value in given.items() if value is not None], self.tokenizers.get(MICRO)
+        if not names and learned is None:
             return None
         if MICRO not in names_of(self.space):
             raise ValueError(f"this model was not trained with micro-conditions; leave {' and '.join(names)} out")
         own = size or image_size(self.tokenizers["image"], self.grids.get("image")) or (0, 0)
-        return micro_codes(own, original_size, crop, score)
+        return micro_codes(own, original_size, crop, score) if learned is None else learned_micro(learned, own, original_size, crop, score)
 
     def _size(self, width: Any, height: Any) -> tuple[int, int] | None:
         """Size of a new image; what is not given is the model's own."""

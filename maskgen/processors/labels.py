@@ -9,6 +9,7 @@ import torch
 
 from maskgen.tokenizers.base import Tokenizer
 from maskgen.tokens.batch import Codes
+from maskgen.tokens.micro import NAME as MICRO
 
 MOST_NAMED = 8
 """Values that an error lists."""
@@ -27,7 +28,7 @@ def label_codes(tokenizers: Mapping[str, Tokenizer], label: Any) -> dict[str, Co
     """
     if label is None:
         return {}
-    attributes = {name: one for name, one in tokenizers.items() if one.kind == "attribute"}
+    attributes = {name: one for name, one in tokenizers.items() if one.kind == "attribute" and name != MICRO}
     if not attributes:
         raise ValueError(f"this model has no classes, it has {', '.join(tokenizers)}; leave label out")
     if not isinstance(label, Mapping):

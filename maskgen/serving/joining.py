@@ -34,7 +34,7 @@ class Joining:
         self.model, self.max_rows = model, max_rows
         self.on_cpu = weight.device.type == "cpu"
         self.exact = self.on_cpu and weight.dtype == torch.float32
-        self.any_length = isinstance(model, MaskTransformer) and not model.config.blind_condition
+        self.any_length = isinstance(model, MaskTransformer) and not model.config.blind_condition and model.config.compress == 1
         self._kinds = RoundingKinds(model) if self.exact and self.any_length else None
         self._tried = self._alike = 0
 

@@ -17,6 +17,7 @@ from maskgen.tokenizers.image import ImageTokenizer
 from maskgen.tokenizers.llamagen_vq import LlamaGenVQTokenizer
 from maskgen.tokenizers.magvit2 import CLASS_NAME as MAGVIT2
 from maskgen.tokenizers.magvit2 import Magvit2Tokenizer
+from maskgen.tokenizers.micro import MicroTokenizer
 from maskgen.tokenizers.phone_table import PhoneTableTokenizer
 from maskgen.tokenizers.phonemes import PhonemeTokenizer
 from maskgen.tokenizers.pixels import PixelTokenizer
@@ -34,6 +35,7 @@ TOKENIZER_KINDS: dict[str, Any] = {
     "audio_tokenizer": AudioTokenizer,
     "transcript_tokenizer": TranscriptTokenizer,
     "attribute_tokenizer": AttributeTokenizer,
+    "micro_tokenizer": MicroTokenizer,
     "diffusers_vq_tokenizer": DiffusersVQTokenizer,
     "magvit2_tokenizer": Magvit2Tokenizer,
     "llamagen_vq_tokenizer": LlamaGenVQTokenizer,

@@ -78,10 +78,10 @@ def micro_conditions(batch: TokenBatch, space: TokenSpace, default: MicroConditi
     return found
 
 
-def micro_codes(
+def told_conditions(
     size: tuple[int, int], original_size: Sequence[int] | None, crop: Sequence[int] | None, aesthetic_score: float | None
-) -> Codes:
-    """Micro-conditions of a call as known cells.
+) -> MicroConditions:
+    """Micro-conditions of a call.
 
     Args:
         size: (width, height) of the generated picture, the default of `original_size`.
@@ -100,4 +100,11 @@ def micro_codes(
             raise TypeError(f"{name} must be two whole numbers of pixels, got {pair!r}")
     width, height = original_size or size
     score = 6.0 if aesthetic_score is None else float(aesthetic_score)
-    return MicroConditions(width=width, height=height, crop=(0, 0) if crop is None else (crop[0], crop[1]), aesthetic=score).codes()
+    return MicroConditions(width=width, height=height, crop=(0, 0) if crop is None else (crop[0], crop[1]), aesthetic=score)
+
+
+def micro_codes(
+    size: tuple[int, int], original_size: Sequence[int] | None, crop: Sequence[int] | None, aesthetic_score: float | None
+) -> Codes:
+    """Micro-conditions of a call as known cells of a published model; see `told_conditions`."""
+    return told_conditions(size, original_size, crop, aesthetic_score).codes()

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from maskgen.data.build.held import held_summary, odd_ones
+from maskgen.data.build.held import bucket_summary, held_summary, odd_ones
 from maskgen.data.build.plan import Plan
 from maskgen.data.build.workers import Runner, in_process
 from maskgen.data.shards.manifest import (
@@ -293,6 +293,8 @@ def _log_held(out: Path, lines: Lines) -> None:
     """Log what the samples hold, and warn of those that are unlike the others of their source."""
     held = [one for line in lines.values() for one in line.held]
     if summary := held_summary(held):
+        logger.info("%s: %s", out, summary)
+    if summary := bucket_summary(line.buckets for line in lines.values()):
         logger.info("%s: %s", out, summary)
     for sentence in odd_ones(held):
         logger.warning(sentence)

@@ -1,7 +1,7 @@
 """What the samples of a build hold, in words: how many a text, a picture, a sound, which together, and which are unlike the rest."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from maskgen.data.build.job import FIRST_KEYS
 from maskgen.data.shards.manifest import Held
@@ -19,6 +19,15 @@ def held_summary(held: Iterable[Held]) -> str:
     single = (f"{sum(count for kinds, count in together.items() if kind in kinds)} hold a {name}" for kind, name in NAMES.items())
     combined = (f"{count} {_words(kinds)}" for kinds, count in sorted(together.items(), key=lambda pair: (-pair[1], pair[0])))
     return f"of {together.total()} samples {', '.join(single)}; together: {', '.join(combined)}"
+
+
+def bucket_summary(buckets: Iterable[Mapping[str, int]]) -> str:
+    """How many images each bucket has, the fullest first; empty for a build without buckets."""
+    total: Counter[str] = Counter()
+    for one in buckets:
+        total.update(one)
+    each = ", ".join(f"{count} of {size}" for size, count in sorted(total.items(), key=lambda pair: (-pair[1], pair[0])))
+    return f"{total.total()} images in {len(total)} buckets: {each}" if total else ""
 
 
 def odd_ones(held: Iterable[Held]) -> Iterator[str]:

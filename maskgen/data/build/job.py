@@ -121,6 +121,7 @@ class Tally:
     held: dict[tuple[str, tuple[str, ...]], list[str]] = field(default_factory=dict)
     resampled: int = 0
     notes: Counter[str] = field(default_factory=Counter)
+    buckets: Counter[str] = field(default_factory=Counter)
 
     def kept(self, samples: Iterable[DecodedSample | Reject]) -> Iterator[DecodedSample]:
         """The good samples; counts the others."""
@@ -132,6 +133,7 @@ class Tally:
             kinds = tuple(kind for kind in PART_NAMES if kind in sample.media)
             self.held.setdefault((str(sample.meta.get("source", "")), kinds), []).append(sample.key)
             self.notes.update(sample.notes)
+            self.buckets.update([sample.meta["bucket"]] if "bucket" in sample.meta and "image" in sample.media else [])
             if "source" in sample.meta:
                 self.sources[str(sample.meta["source"])] += 1
             yield sample
@@ -165,6 +167,7 @@ def build_shard(job: ShardJob) -> ManifestLine:
         rejects=tuple(sorted(tally.rejects)),
         resampled=tally.resampled,
         notes=dict(sorted(tally.notes.items())),
+        buckets=dict(sorted(tally.buckets.items())),
         fingerprints=job.output.fingerprints,
         version=__version__,
         plan=job.plan,

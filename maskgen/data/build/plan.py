@@ -116,6 +116,7 @@ def plan_recipe(recipe: Recipe, output: ShardOutput) -> Plan:
     _check_settings(recipe, items, output)
     settings = MediaSettings(recipe.image, recipe.audio, recipe.limits)
     plain = {name: value for name, value in dataclasses.asdict(recipe).items() if name not in NOT_IN_THE_BYTES}
+    plain["image"] = None if recipe.image is None else recipe.image.to_dict()
     about = {
         "name": recipe.name,
         "image": plain["image"],

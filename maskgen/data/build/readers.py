@@ -8,16 +8,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from maskgen.data.build.fitting import BUCKET, CROP_CORNER, fitted_images, with_facts
 from maskgen.data.build.job import DecodedSample, Origin, Reject
 from maskgen.data.build.recipe import AudioRecipe, ImageRecipe
 from maskgen.data.shards.format import Sample, read_split_shard
 from maskgen.data.shards.manifest import ShardEntry
 from maskgen.data.sources.items import Item
-from maskgen.data.sources.media import decode_image, decode_text, fit_image
+from maskgen.data.sources.media import decode_image, decode_text
 from maskgen.io.audio import Waveform, decode_audio, fit_audio, sixteen_bits
 from maskgen.io.limits import BadMedia, MediaLimits, Note
 
-RESERVED = frozenset({"captions", "source", "split", "crop", "sample_rate_hz", "seconds"})
+RESERVED = frozenset({"captions", "source", "split", "crop", BUCKET, *CROP_CORNER, "sample_rate_hz", "seconds"})
 """Names in a sample's JSON that the build writes itself; they override attributes of the same name."""
 
 
@@ -69,19 +70,21 @@ class ItemOrigin(Origin):
             meta |= _audio_facts(media["audio"])
         if "image" not in content:
             return [DecodedSample(item.key, meta, media, resampled, tuple(notes))]
-        pictures = [{**media, "image": picture} for picture in self._pictures(content["image"], notes.append)]
+        pictures = [
+            ({**media, "image": picture}, with_facts(meta, facts)) for picture, facts in self._pictures(content["image"], notes.append)
+        ]
         if len(pictures) == 1:
-            return [DecodedSample(item.key, meta, pictures[0], resampled, tuple(notes))]
+            return [DecodedSample(item.key, pictures[0][1], pictures[0][0], resampled, tuple(notes))]
         return [
-            DecodedSample(crop_key(item.key, n), {**meta, "crop": n}, crop, resampled, tuple(notes) if n == 1 else ())
-            for n, crop in enumerate(pictures, start=1)
+            DecodedSample(crop_key(item.key, n), {**told, "crop": n}, crop, resampled, tuple(notes) if n == 1 else ())
+            for n, (crop, told) in enumerate(pictures, start=1)
         ]
 
-    def _pictures(self, content: bytes, note: Note) -> list[Image.Image]:
-        """The crops of an image."""
+    def _pictures(self, content: bytes, note: Note) -> list[tuple[Image.Image, dict[str, Any]]]:
+        """The crops of an image, each with the entries of its JSON."""
         how = self.settings.image
         assert how is not None, "the plan refuses pictures without image settings"
-        return fit_image(decode_image(content, self.settings.limits, note), how.size, how.fit, how.crops)
+        return fitted_images(decode_image(content, self.settings.limits, note), how)
 
     def _audio(self, content: bytes, note: Note) -> tuple[Waveform, bool]:
         """The waveform at the recipe's rate, rounded to 16 bits as in a raw shard, so that both kinds of build give the same codes."""

@@ -10,11 +10,14 @@ from typing import Any, Literal, TypeVar
 
 import yaml
 
+from maskgen.data.sources.buckets import bucket_sizes
 from maskgen.data.sources.media import MAX_CROPS
 from maskgen.io.limits import MediaLimits
 
 SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 MODALITIES = ("text", "image", "audio")
+MICRO = "micro"
+"""Name of the modality of micro-conditions; its tokenizer reads numbers that the build notes."""
 DEFAULT_SPLIT = "train"
 Section = TypeVar("Section")
 
@@ -24,20 +27,49 @@ class ImageRecipe:
     """Image settings.
 
     Args:
-        size: Side in pixels.
-        fit: "letterbox" keeps the whole image, "crop" fills the square.
+        size: Side in pixels; with buckets the side of the square of the same area.
+        fit: "letterbox" keeps the whole image, "crop" fills the square, "bucket" fills the size of about the same area that cuts least.
         crops: Crops per image, each a sample of its own.
+        multiple: With buckets: pixels that sides are multiples of, those of a cell of the image tokenizer.
+        max_ratio: With buckets: largest ratio of the longer to the shorter side.
+        buckets: With buckets: the sizes themselves, [[width, height], ...], in place of `multiple` and `max_ratio`.
+        micro: Note the size of the original and the crop of every sample, for micro-conditions; builds with buckets always do.
     """
 
     size: int
-    fit: Literal["letterbox", "crop"] = "letterbox"
+    fit: Literal["letterbox", "crop", "bucket"] = "letterbox"
     crops: int = 1
+    multiple: int = 0
+    max_ratio: float = 2.0
+    buckets: tuple[tuple[int, ...], ...] = ()
+    micro: bool = False
 
     def __post_init__(self) -> None:
         if not 8 <= self.size <= 4096 or not 1 <= self.crops <= MAX_CROPS:
             raise ValueError(f"image size must lie in [8, 4096] and crops in [1, {MAX_CROPS}], got {self.size} and {self.crops}")
         if self.fit != "crop" and self.crops > 1:
             raise ValueError(f"{self.crops} crops need fit: crop, got fit: {self.fit}")
+        if self.fit != "bucket" and (self.multiple or self.buckets):
+            raise ValueError(f"image multiple and buckets need fit: bucket, got fit: {self.fit}")
+        if self.fit == "bucket" and bool(self.multiple) == bool(self.buckets):
+            raise ValueError("fit: bucket needs multiple, the pixels of a cell, or a list of buckets, and not both")
+        if any(len(pair) != 2 or not all(8 <= side <= 4096 for side in pair) for pair in self.buckets):
+            raise ValueError(f"buckets are pairs of width and height in [8, 4096], got {[list(pair) for pair in self.buckets]}")
+        if self.multiple:
+            bucket_sizes(self.size, self.multiple, self.max_ratio)
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """Sizes of the buckets; empty without buckets."""
+        if self.multiple:
+            return bucket_sizes(self.size, self.multiple, self.max_ratio)
+        return tuple((pair[0], pair[1]) for pair in self.buckets)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data without the settings of buckets and micro-conditions at their defaults, so that builds without them stay the same."""
+        plain = dataclasses.asdict(self)
+        late = {"multiple": 0, "max_ratio": 2.0, "buckets": (), "micro": False}
+        return {name: value for name, value in plain.items() if name not in late or value != late[name]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +126,8 @@ class Recipe:
             raise ValueError("sources is empty; give at least one source")
         if self.shard_samples < 1 or not 0 <= self.max_bad <= 1:
             raise ValueError(f"shard_samples must be at least 1 and max_bad lie in [0, 1], got {self.shard_samples} and {self.max_bad}")
-        if unknown := set(self.tokenizers) - set(MODALITIES):
-            raise ValueError(f"tokenizers has the unknown modality {min(unknown)!r}; known are {', '.join(MODALITIES)}")
+        if unknown := set(self.tokenizers) - {*MODALITIES, MICRO}:
+            raise ValueError(f"tokenizers has the unknown modality {min(unknown)!r}; known are {', '.join((*MODALITIES, MICRO))}")
         _check_splits(self.splits)
 
     def tokenizer_folder(self, modality: str) -> Path:

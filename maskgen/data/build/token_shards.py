@@ -17,6 +17,7 @@ from maskgen.tokenizers.attribute import AttributeTokenizer
 from maskgen.tokenizers.audio_base import SoundTokenizer
 from maskgen.tokenizers.auto import load_tokenizer
 from maskgen.tokenizers.base import Tokenizer
+from maskgen.tokenizers.micro import MicroTokenizer
 from maskgen.tokenizers.phonemes import PhonemeTokenizer
 from maskgen.tokenizers.transcript import Transcript, TranscriptTokenizer
 from maskgen.tokens.batch import Codes
@@ -183,11 +184,13 @@ def padded(captions: Sequence[Codes], dtype: type[np.signedinteger[Any]] = np.in
 
 
 def _attributes(media: Sequence[Any], tokenizer: Tokenizer) -> list[np.ndarray]:
-    """Code of each row's attribute, from its json: Int16 [1, 1].
+    """Code of each row's attribute, from its json: Int16 [1, 1]; [1, 5] of micro-conditions, where what a row lacks is not known.
 
     Raises:
         ValueError: If a row lacks the attribute.
     """
+    if isinstance(tokenizer, MicroTokenizer):
+        return _grids(media, tokenizer)
     assert isinstance(tokenizer, AttributeTokenizer), "attributes have a tokenizer of their own"
     for row in media:
         if tokenizer.field not in row:

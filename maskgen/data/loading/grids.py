@@ -35,7 +35,7 @@ def checked_grids(folders: str | Sequence[str], space: TokenSpace, given: Mappin
     """The code grids of a configuration, and those that all samples of a modality share where it names none.
 
     A grid in time alone has any length: speech and texts are generated at other lengths than they were learned at. Grids with rows and
-    columns, and images of any number of axes, have the size of a sample.
+    columns, and images of any number of axes, have the size of a sample, unless the build has buckets.
 
     Args:
         folders: Folder or URL of token shards, or several.
@@ -56,7 +56,10 @@ def checked_grids(folders: str | Sequence[str], space: TokenSpace, given: Mappin
         if name not in grids:
             if sized and len(shapes) == 1:
                 grids[name] = list(next(iter(shapes)))
-        elif tuple(grids[name]) not in shapes and (sized or len(grids[name]) not in {len(shape) for shape in shapes}):
+        elif tuple(grids[name]) not in shapes and (
+            (sized and not (space.modality(name).kind == "image" and _in_buckets(folders)))
+            or len(grids[name]) not in {len(shape) for shape in shapes}
+        ):
             have = " or ".join(str(list(shape)) for shape in sorted(shapes)[:3])
             raise ValueError(
                 f"the configuration's grid of {name} is {grids[name]}, the codes in {named(folders)} have {have}; "
@@ -66,3 +69,9 @@ def checked_grids(folders: str | Sequence[str], space: TokenSpace, given: Mappin
         if space.modality(name).is_text and len(grid) != 1:
             raise ValueError(f"the configuration's grid of {name} is {grid}, a text has one axis; write one number, such as [16]")
     return grids
+
+
+def _in_buckets(folders: str | Sequence[str]) -> bool:
+    """Whether all shards were built with aspect-ratio buckets: then the samples looked at need not have every grid."""
+    about = [ShardStore(folder).index().about.get("image") for folder in ([folders] if isinstance(folders, str) else folders)]
+    return all(isinstance(one, Mapping) and one.get("fit") == "bucket" for one in about)

@@ -100,6 +100,7 @@ class ManifestLine:
         version: Version of maskgen that wrote it.
         plan: Hash of the plan it belongs to.
         held: What its samples hold, by source; empty where an older manifest doesn't say.
+        buckets: Size of each bucket, such as "320 x 192", to the number of images; empty in builds without buckets.
     """
 
     entry: ShardEntry
@@ -110,10 +111,11 @@ class ManifestLine:
     plan: str
     held: tuple[Held, ...] = ()
     notes: Mapping[str, int] = field(default_factory=dict)
+    buckets: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """One line of JSON, without the line break."""
-        plain = asdict(self)
+        plain = {name: value for name, value in asdict(self).items() if name != "buckets" or value}
         rejects = [{"key": key, "reason": reason} for key, reason in self.rejects]
         return json.dumps({**plain.pop("entry"), **plain, "rejects": rejects}, sort_keys=True, ensure_ascii=False)
 
@@ -128,8 +130,8 @@ class ManifestLine:
             plain = json.loads(text)
             entry = _entry({name: plain.pop(name) for name in ShardEntry.__dataclass_fields__})
             rejects = tuple((row["key"], row["reason"]) for row in plain.pop("rejects"))
-            if not _are_counts(plain.get("notes", {})):
-                raise TypeError("notes are no counts")
+            if not all(_are_counts(plain.get(name, {})) for name in ("notes", "buckets")):
+                raise TypeError("notes or buckets are no counts")
             held = tuple(
                 Held(source=one["source"], kinds=tuple(one["kinds"]), count=int(one["count"]), first=tuple(one["first"]))
                 for one in plain.pop("held", ())

@@ -71,7 +71,7 @@ def fit_image(image: Image.Image, size: int, how: Literal["letterbox", "crop"], 
         if crops > 1:
             raise ValueError(f'a letterbox shows the whole picture, got crops={crops}; use how="crop" for several')
         return [_letterboxed(image, size)]
-    windows = _windows(*image.size)[:crops]
+    windows = crop_windows(*image.size)[:crops]
     return [image.resize((size, size), Image.Resampling.LANCZOS, box=window) for window in windows]
 
 
@@ -84,8 +84,8 @@ def _letterboxed(image: Image.Image, size: int) -> Image.Image:
     return letterbox(image.resize((width, height), Image.Resampling.LANCZOS), (size, size))
 
 
-def _windows(width: int, height: int) -> list[tuple[float, float, float, float]]:
-    """Square windows (left, top, right, bottom), the most informative first."""
+def crop_windows(width: int, height: int) -> list[tuple[float, float, float, float]]:
+    """Square windows (left, top, right, bottom) of an image that crops are cut from, the most informative first."""
     side, corner = min(width, height), CORNER_SHARE * min(width, height)
     places = [((width - side) / 2, (height - side) / 2, float(side))]
     if max(width, height) * CORNER_SHARE >= side:
