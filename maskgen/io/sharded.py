@@ -3,6 +3,7 @@
 import hashlib
 import pickle
 import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,9 @@ def read_sharded(folder: Path, map_location: Any = "cpu", mesh: Any = None) -> d
     try:
         tree = torch.load(folder / REST_FILE, map_location=map_location, weights_only=True)
         shards = {name: place(leaf) for name, leaf in _leaves(tree) if isinstance(leaf, Tensor) and leaf.is_meta}
-        load(dict(shards), storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=mesh is None)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process reads everything on purpose
+            load(dict(shards), storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=mesh is None)
     except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError, ValueError, IndexError) as error:
         raise ValueError(
             f"checkpoint {folder} is damaged or holds more than weights; give the folder that `maskgen fit` wrote"

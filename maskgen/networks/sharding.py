@@ -33,7 +33,6 @@ def shard(network: nn.Module, mesh: Any, policy: Any = None) -> None:
     for block in blocks_of(network):
         fully_shard(block, mesh=mesh, mp_policy=chosen)
     if isinstance(network, TowerTransformer):
-        network.run_every_tower()
         for block in blocks_of(network):
             for method in ("enter", "leave"):
                 register_fsdp_forward_method(block, method)

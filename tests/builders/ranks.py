@@ -177,7 +177,7 @@ def in_ranks(run: Callable[[int], None], ranks: int, timeout_s: float = 240) -> 
             os._exit(1)
         os._exit(0)
 
-    running = [multiprocessing.get_context("fork").Process(target=child, args=(rank,)) for rank in range(ranks)]
+    running = [multiprocessing.get_context("fork").Process(target=child, args=(rank,), daemon=True) for rank in range(ranks)]
     for one in running:
         one.start()
     for one in running:

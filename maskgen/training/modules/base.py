@@ -9,6 +9,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
+from maskgen.networks.towers import TowerTransformer
 from maskgen.tokens.space import TokenSpace
 from maskgen.training.modules.optim import MuonAdamW, gradient_norm, split_parameters, warmup_cosine
 from maskgen.training.modules.running_means import RunningMeans
@@ -74,9 +75,13 @@ class GeneratorModule(L.LightningModule, ABC, Generic[Network]):
     def setup(self, stage: str) -> None:
         """Refuse data whose ids mean other codes than the model's: such a training would run and learn nonsense.
 
+        On several ranks towers run without cells too, because a rank waits for the gradients of every weight of every other.
+
         Raises:
             ValueError: If the model's token space does not begin with the data's, or the tokenizers differ.
         """
+        if self.trainer.world_size > 1 and isinstance(self.model, TowerTransformer):
+            self.model.run_every_tower()
         data = getattr(self.trainer, "datamodule", None)
         space, fingerprints = getattr(data, "space", None), getattr(data, "fingerprints", {})
         if isinstance(space, TokenSpace) and not self.space.begins_with(space):
