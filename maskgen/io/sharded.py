@@ -45,13 +45,14 @@ def write_sharded(tree: dict[str, Any], folder: Path) -> None:
     Raises:
         OSError: If it cannot be written.
     """
-    from torch.distributed.checkpoint import HuggingFaceStorageWriter, save
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
+    from torch.distributed.checkpoint.state_dict_saver import save
     from torch.distributed.tensor import DTensor
 
     shards = {name: leaf.detach() for name, leaf in _leaves(tree) if isinstance(leaf, DTensor)}
     save(shards, storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
     if dist.get_rank() == 0:
-        rest = _mapped(tree, lambda _, leaf: torch.empty(leaf.shape, dtype=leaf.dtype, device="meta") if isinstance(leaf, DTensor) else leaf)
+        rest = _mapped(tree, lambda _, leaf: _placeholder(leaf) if isinstance(leaf, DTensor) else leaf)
         with (folder / REST_FILE).open("wb") as handle:
             torch.save(rest, handle)
     own = f"shard-{dist.get_rank() + 1:05d}-"
@@ -81,14 +82,15 @@ def verify_sharded(folder: Path, part: int = 0, parts: int = 1) -> None:
         ValueError: If a file is missing or damaged; names it.
     """
     if not is_sharded(folder):
-        raise ValueError(f"checkpoint {folder} has no {SUMS_FILE}, so it is no sharded checkpoint that was written to its end; take another")
+        raise ValueError(f"checkpoint {folder} has no {SUMS_FILE}, so it was not written to its end; take another checkpoint")
     lines = (folder / SUMS_FILE).read_text(errors="replace").splitlines()
     wanted = [(name, made) for made, _, name in (line.partition("  ") for line in lines)]
     if odd := next((name for name, _ in wanted if name != REST_FILE and not SHARD_NAME.fullmatch(name)), None):
         raise ValueError(f"checkpoint {folder} is damaged: its {SUMS_FILE} names {odd[:80]!r}; copy it again or take another")
-    if missing := [name for name, _ in wanted if not (folder / name).is_file()] + ([] if (REST_FILE in dict(wanted)) else [REST_FILE]):
-        raise ValueError(f"checkpoint {folder} lacks {', '.join(missing)} of {len(wanted)} files; copy the whole folder again or take another")
-    if extra := sorted(path.name for path in folder.glob("*.safetensors") if path.name not in dict(wanted)):
+    names = [name for name, _ in wanted]
+    if missing := [name for name in [*names, *([] if REST_FILE in names else [REST_FILE])] if not (folder / name).is_file()]:
+        raise ValueError(f"checkpoint {folder} lacks {', '.join(missing)}; copy the whole folder again or take another")
+    if extra := sorted(path.name for path in folder.glob("*.safetensors") if path.name not in names):
         raise ValueError(f"checkpoint {folder} has {', '.join(extra)}, which its {SUMS_FILE} lacks; copy the whole folder again")
     for name, made in wanted[part::parts]:
         if (found := file_sha256(folder / name)) != made:
@@ -112,7 +114,8 @@ def read_sharded(folder: Path, map_location: Any = "cpu", mesh: Any = None) -> d
     Raises:
         ValueError: If it can't be read, or holds more than weights and plain data.
     """
-    from torch.distributed.checkpoint import HuggingFaceStorageReader, load
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+    from torch.distributed.checkpoint.state_dict_loader import load
     from torch.distributed.tensor import Shard, empty
 
     def place(leaf: Tensor) -> Tensor:
@@ -128,11 +131,14 @@ def read_sharded(folder: Path, map_location: Any = "cpu", mesh: Any = None) -> d
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process reads everything on purpose
             load(dict(shards), storage_reader=HuggingFaceStorageReader(str(folder)), no_dist=mesh is None)
     except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError, ValueError, IndexError) as error:
-        raise ValueError(
-            f"checkpoint {folder} is damaged or holds more than weights; give the folder that `maskgen fit` wrote"
-        ) from error
+        raise ValueError(f"checkpoint {folder} is damaged or holds more than weights; give the folder that `maskgen fit` wrote") from error
     whole: dict[str, Any] = _mapped(tree, lambda name, leaf: shards.get(name, leaf))
     return whole
+
+
+def _placeholder(shard: Tensor) -> Tensor:
+    """A tensor without memory that says what belongs in its place."""
+    return torch.empty(shard.shape, dtype=shard.dtype, device="meta")
 
 
 def _leaves(tree: Any, place: str = "") -> Iterable[tuple[str, Any]]:

@@ -76,7 +76,7 @@ def fresh(build: Callable[[], Network], whole: bool = False) -> Network:
     if whole or not _WANTED.get():
         return build()
     noted = _Noted()
-    handle = register_module_parameter_registration_hook(noted.to_meta)
+    handle = register_module_parameter_registration_hook(noted.to_meta)  # type: ignore[arg-type]
     try:
         with noted:
             network = build()
@@ -98,7 +98,7 @@ def materialise(network: nn.Module, device: torch.device | str = "cpu") -> None:
     recipes = _RECIPES.pop(network, None)
     if recipes is None:
         return
-    network._apply(lambda tensor: torch.empty_like(tensor, device=device) if tensor.is_meta else tensor)
+    network._apply(lambda tensor: torch.empty_like(tensor, device=device) if tensor.is_meta else tensor)  # type: ignore[no-untyped-call]
     weights = dict(network.named_parameters())
     for name, recipe in recipes.items():
         fill_own(weights[name], recipe.drawn())
@@ -117,11 +117,11 @@ def fill_own(weight: Tensor, whole: Tensor) -> None:
     own.copy_(whole[start : start + len(own)])
 
 
-class _Noted(TorchDispatchMode):
+class _Noted(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes what is done to weights on the meta device, and moves the random generator as if it had been done."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.recipes: dict[int, WeightRecipe] = {}
         self._weights: list[Tensor] = []
         """Keeps storages alive, so that no two have one address."""

@@ -18,7 +18,7 @@ def shard(network: nn.Module, mesh: Any, policy: Any = None) -> None:
     Args:
         network: `MaskTransformer`, `TowerTransformer`, an adapted or a published network. Weights on the meta device get their values here.
         mesh: DeviceMesh of one axis.
-        policy: torch's MixedPrecisionPolicy: precision of the gathered weights and of the reduced gradients; None keeps that of the weights.
+        policy: torch's MixedPrecisionPolicy, for the gathered weights and the reduced gradients; None keeps the precision of the weights.
 
     Raises:
         ValueError: If the network has bridges: a rank without a cell that crosses one would not run it.
@@ -28,7 +28,7 @@ def shard(network: nn.Module, mesh: Any, policy: Any = None) -> None:
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
     if isinstance(network, TowerTransformer) and len(network.bridges):
-        raise ValueError("a network with bridges can't be sharded, because ranks whose rows don't cross one don't run it; take strategy ddp")
+        raise ValueError("a network with bridges can't be sharded: a rank whose rows cross none would not run it; take strategy ddp")
     chosen = policy or MixedPrecisionPolicy()
     for block in blocks_of(network):
         fully_shard(block, mesh=mesh, mp_policy=chosen)
@@ -54,6 +54,13 @@ def is_shard(tensor: Tensor) -> bool:
     from torch.distributed.tensor import DTensor
 
     return isinstance(tensor, DTensor)
+
+
+def own_part(tensor: Tensor) -> Tensor:
+    """This rank's part of a tensor; all of it where it is not sharded."""
+    from torch.distributed.tensor import DTensor
+
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def reshard(module: nn.Module) -> None:

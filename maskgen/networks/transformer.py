@@ -147,7 +147,7 @@ class Block(nn.Module):
         """Query, key and value of every cell of the residual stream, where attention itself runs outside of the block."""
         return self.attention.project(self.attention_norm(x), rotation)
 
-    def leave(self, x: Float[Tensor, "batch length dim"], heads: Float[Tensor, "batch length features"]) -> Float[Tensor, "batch length dim"]:
+    def leave(self, x: Float[Tensor, "batch length dim"], heads: Float[Tensor, "batch length _"]) -> Float[Tensor, "batch length dim"]:
         """Residual stream after the block, from the output of the attention heads."""
         return self.after(x, self.attention.out(heads))
 

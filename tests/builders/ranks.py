@@ -155,9 +155,7 @@ def launch(trainings: Sequence[Training], shards: list[str], ranks: int, folder:
             torch.save(train(training, shards, ranks, folder), folder / f"{training.name}.{rank}.pt")
 
     in_ranks(run, ranks)
-    return {
-        one.name: [torch.load(folder / f"{one.name}.{rank}.pt", weights_only=True) for rank in range(ranks)] for one in trainings
-    }
+    return {one.name: [torch.load(folder / f"{one.name}.{rank}.pt", weights_only=True) for rank in range(ranks)] for one in trainings}
 
 
 def in_ranks(run: Callable[[int], None], ranks: int, timeout_s: float = 240) -> None:

@@ -112,7 +112,9 @@ class TokenData(lightning.LightningDataModule):
         if self.global_batch is None:
             return self.batch_size
         if self.global_batch < 1 or self.global_batch % processes:
-            raise ValueError(f"global_batch is {self.global_batch}, which {processes} processes can't share evenly; take a multiple of {processes}")
+            raise ValueError(
+                f"global_batch is {self.global_batch}, which {processes} processes can't share evenly; take a multiple of {processes}"
+            )
         return self.global_batch // processes
 
     def _check(self) -> None:

@@ -97,7 +97,7 @@ class MuonAdamW(torch.optim.Optimizer):
 def gradient_norm(gradients: Iterable[Tensor]) -> Tensor:
     """Norm of all gradients together, the same on every rank, also where each has only a part of them."""
     norm = torch.nn.utils.get_total_norm(gradients)
-    return norm.full_tensor() if is_shard(norm) else norm  # type: ignore[attr-defined, no-any-return]
+    return norm.full_tensor() if is_shard(norm) else norm  # type: ignore[attr-defined]
 
 
 def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

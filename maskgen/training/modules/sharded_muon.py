@@ -57,7 +57,8 @@ class ShardedMuon(torch.optim.Muon):
         own, buffer = gradient.to_local(), state["momentum_buffer"].to_local()
         buffer.lerp_(own, 1 - group["momentum"])
         update = own.lerp(buffer, group["momentum"]) if group["nesterov"] else buffer
-        return update.bfloat16()
+        half: Tensor = update.bfloat16()
+        return half
 
 
 class Exchange(NamedTuple):
@@ -87,8 +88,7 @@ class Exchange(NamedTuple):
 
     def to_shards(self, whole: Tensor) -> tuple[Tensor, ...]:
         """This rank's rows of every matrix, flat."""
-        received = self._sent(whole, self.theirs, self.mine)
-        return received.split(self.mine)
+        return torch.split(self._sent(whole, self.theirs, self.mine), self.mine)
 
     def _sent(self, flat: Tensor, given: list[int], taken: list[int]) -> Tensor:
         """One exchange among all ranks."""

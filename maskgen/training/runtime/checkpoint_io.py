@@ -230,6 +230,8 @@ def _link(source: Path, target: Path) -> None:
     """Give a file a second name, replacing the file that has it."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
+    if target.is_dir():  # of a run with sharded weights, which this one went on from
+        shutil.rmtree(target)
     try:
         os.link(source, temporary)
     except OSError:  # a file system without hard links: the second name costs its space

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 
-from maskgen.networks.sharding import is_shard
+from maskgen.networks.sharding import own_part
 from maskgen.training.modules.optim import gradient_norm
 
 logger = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ class SkipNonFinite(L.Callback):
         for name, parameter in pl_module.named_parameters():
             if parameter.grad is None:
                 continue
-            own = parameter.grad.to_local() if is_shard(parameter.grad) else parameter.grad  # this rank's alone: others may not ask
+            own = own_part(parameter.grad)  # this rank's alone: others may not ask
             if count := int((~own.isfinite()).sum()):
                 return f"the gradient of {name} has {count} of {own.numel()} values not finite"
         return f"the gradient norm is {float(norm)}" if not bool(norm.isfinite()) else "another process had no finite loss or gradient"

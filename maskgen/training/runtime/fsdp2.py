@@ -23,7 +23,8 @@ class FSDP2Strategy(ModelParallelStrategy):
     """Trains a generator whose weights are sharded over all ranks; its losses and checkpoints are those of one rank.
 
     Checkpoints are folders with a file a rank (`maskgen.io.sharded`). They resume on any number of ranks and with any strategy, and
-    checkpoints of other strategies resume here. With precision bf16-mixed weights are gathered in bfloat16 and gradients reduced in float32.
+    checkpoints of other strategies resume here. With precision bf16-mixed
+    weights are gathered in bfloat16 and gradients reduced in float32.
 
     Args:
         timeout: Seconds after which a rank gives up waiting for another.
@@ -40,7 +41,7 @@ class FSDP2Strategy(ModelParallelStrategy):
 
     def setup_environment(self) -> None:
         """Start the process group, in which all ranks are one axis; keep averages from copying the whole module."""
-        for callback in _averages(self.lightning_module):
+        for callback in _averages(self._module):
             self._devices.append(callback._device)
             callback._device = torch.device("meta")
         self._data_parallel_size = self.num_nodes * self.num_processes
@@ -49,7 +50,7 @@ class FSDP2Strategy(ModelParallelStrategy):
     def setup(self, trainer: L.Trainer) -> None:
         """Shard the module's network, then create its optimizer and its averaged weights in shards."""
         assert self.accelerator is not None
-        module = self.lightning_module
+        module = self._module
         self.accelerator.setup(trainer)
         mesh = self.device_mesh["data_parallel"]
         shard(_network_of(module), mesh, self._policy())
@@ -70,7 +71,7 @@ class FSDP2Strategy(ModelParallelStrategy):
     def validation_step(self, *args: Any, **kwargs: Any) -> Any:
         """A step after which every weight is a shard again, so that averaged weights can be swapped in and out."""
         output = super().validation_step(*args, **kwargs)
-        reshard(self.lightning_module)
+        reshard(self._module)
         return output
 
     @property
@@ -90,13 +91,19 @@ class FSDP2Strategy(ModelParallelStrategy):
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         """Read a checkpoint of any strategy; of its tensors each rank keeps its part."""
         read = self.checkpoint_io.load_checkpoint(Path(self.broadcast(str(checkpoint_path))))
-        mesh, own = self.device_mesh["data_parallel"], self.lightning_module.state_dict()
+        mesh, own = self.device_mesh["data_parallel"], self._module.state_dict()
         for key in ("state_dict", "current_model_state"):
             if key in read:
                 read[key] = {name: own_rows(value, mesh) if _wants(own, name, value) else value for name, value in read[key].items()}
         if "optimizer_states" in read:
             read["optimizer_states"] = _in_shards(read["optimizer_states"], mesh)
         return read
+
+    @property
+    def _module(self) -> L.LightningModule:
+        """The module that is trained."""
+        assert self.lightning_module is not None
+        return self.lightning_module
 
     def _policy(self) -> Any:
         """Precision of what ranks exchange."""

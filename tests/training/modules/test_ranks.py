@@ -15,10 +15,10 @@ EVERY = {"image", "text_elbo", "hybrid", "any", "towers"}
 
 
 def require_same_training(found: list[dict[str, Any]], wanted: dict[str, Any], name: str, from_step: int = 1) -> None:
-    """Rows exactly; losses, gradient norms and validation to float32 rounding; weights as far as Muon, which rounds to bfloat16, lets them."""
+    """Rows exactly; losses, gradient norms and validation to float32 rounding; weights as far as Muon, in bfloat16, lets them."""
     steps = range(from_step, STEPS + 1)
     for step in steps:
-        assert sum((rank["rows"][step] for rank in found), []) == wanted["rows"][step], (name, step)
+        assert [row for rank in found for row in rank["rows"][step]] == wanted["rows"][step], (name, step)
     first_only = "_level" if from_step > 1 else "never"  # logged at the first step alone
     losses = {key: value for key, value in wanted["losses"].items() if int(key.rpartition(" ")[2]) in steps and first_only not in key}
     assert any(key.endswith(f"step {STEPS}") for key in losses), name
