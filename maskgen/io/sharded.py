@@ -1,5 +1,6 @@
 """Checkpoints in parts: every rank writes its own shards as safetensors, and any number of ranks reads them again."""
 
+import contextlib
 import hashlib
 import pickle
 import re
@@ -134,6 +135,16 @@ def read_sharded(folder: Path, map_location: Any = "cpu", mesh: Any = None) -> d
         raise ValueError(f"checkpoint {folder} is damaged or holds more than weights; give the folder that `maskgen fit` wrote") from error
     whole: dict[str, Any] = _mapped(tree, lambda name, leaf: shards.get(name, leaf))
     return whole
+
+
+def remove_sharded(folder: Path) -> None:
+    """Remove a sharded checkpoint: its own files, and the folder if nothing else is in it. Anything else at this path stays."""
+    if folder.is_symlink() or not folder.is_dir():
+        return
+    for path in [path for path in folder.iterdir() if path.name in (REST_FILE, SUMS_FILE) or SHARD_NAME.fullmatch(path.name)]:
+        path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # files of somebody else
+        folder.rmdir()
 
 
 def _placeholder(shard: Tensor) -> Tensor:

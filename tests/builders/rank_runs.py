@@ -62,5 +62,5 @@ def configuration_of(folder: Path, shards: str, steps: int = 8, kill_at: int | N
             **trainer,
         },
     }
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    return folder / "config.yaml"
+    (folder / "fit.yaml").write_text(yaml.safe_dump(config))
+    return folder / "fit.yaml"

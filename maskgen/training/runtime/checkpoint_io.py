@@ -14,7 +14,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from maskgen.io.checkpoint import hash_file_of, load_verified, previous_of, recorded_hashes
 from maskgen.io.files import atomic_file, file_sha256, write_atomic
 from maskgen.io.names import checkpoint_path
-from maskgen.io.sharded import holds_shards, read_sharded, verify_sharded
+from maskgen.io.sharded import holds_shards, read_sharded, remove_sharded, verify_sharded
 from maskgen.training.runtime.shards_io import make_room, require_everywhere, save_shards
 
 logger = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ class AtomicCheckpointIO(CheckpointIO):
         self._ours.pop(target, None)
         for checkpoint in (target, previous_of(target)):
             if checkpoint.is_dir() and not checkpoint.is_symlink():
-                shutil.rmtree(checkpoint, ignore_errors=True)
+                remove_sharded(checkpoint)
                 continue
             checkpoint.unlink(missing_ok=True)
             hash_file_of(checkpoint).unlink(missing_ok=True)
@@ -167,9 +167,9 @@ def remove_stale(folder: Path) -> list[str]:
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         found = TEMPORARY.fullmatch(path.name)
         if found and not _is_writing(int(found[2])):
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            path.unlink(missing_ok=True)
+            remove_sharded(path)
+            if not path.is_dir():
+                path.unlink(missing_ok=True)
             removed.append(path.name)
     if removed:
         logger.info("removed %d unfinished files of killed processes from %s: %s", len(removed), folder, ", ".join(removed))
@@ -230,8 +230,7 @@ def _link(source: Path, target: Path) -> None:
     """Give a file a second name, replacing the file that has it."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
-    if target.is_dir():  # of a run with sharded weights, which this one went on from
-        shutil.rmtree(target)
+    remove_sharded(target)  # of a run with sharded weights, which this one went on from
     try:
         os.link(source, temporary)
     except OSError:  # a file system without hard links: the second name costs its space

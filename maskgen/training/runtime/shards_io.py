@@ -2,7 +2,6 @@
 
 import logging
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import torch.distributed as dist
 
 from maskgen.io.checkpoint import hash_file_of, previous_of
 from maskgen.io.files import sync_folder
-from maskgen.io.sharded import is_sharded, write_sharded
+from maskgen.io.sharded import is_sharded, remove_sharded, write_sharded
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +31,8 @@ def save_shards(checkpoint: dict[str, Any], target: Path) -> None:
     first = dist.get_rank() == 0
     temporary = target.with_name(from_first(f".{target.name}.{os.getpid()}.tmp"))
     if first:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
+        remove_sharded(temporary)
+        temporary.mkdir(parents=True, exist_ok=True)
     dist.barrier()
     require_everywhere(lambda: _require_shared(temporary))
     write_sharded(checkpoint, temporary)
@@ -53,8 +52,7 @@ def make_room(target: Path) -> None:
         if target.is_symlink():
             target.unlink()
         return
-    if previous.is_dir():
-        shutil.rmtree(previous)
+    remove_sharded(previous)
     previous.unlink(missing_ok=True)
     hash_file_of(previous).unlink(missing_ok=True)
     if target.is_file() and hash_file_of(target).is_file():
