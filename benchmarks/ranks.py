@@ -15,6 +15,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -80,12 +81,8 @@ def train(shards: str, folder: Path, strategy: str, ranks: int, resume: str | No
     logging.getLogger("lightning").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
     torch.manual_seed(0)
-    with deferring():
+    with deferring() if strategy == "fsdp2" else nullcontext():
         module = MaskedTokenModule(shards, TRANSFORMER, target="image", max_steps=STEPS, warmup_steps=2)
-    if strategy != "fsdp2":
-        from maskgen.networks.deferred import materialise
-
-        materialise(module.model)
     witness = Witness(kill_at)
     trainer = L.Trainer(
         max_steps=STEPS,
