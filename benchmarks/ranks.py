@@ -147,8 +147,9 @@ def killed(shards: str, folder: Path, strategy: str) -> None:
     folder.mkdir()
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1"]
     rank = [__file__, "--rank", shards, str(folder), strategy]
-    ended = subprocess.run([sys.executable, *launcher, *rank], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    if ended.returncode or "(exitcode: -9)" not in ended.stderr:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}  # else restarts read old addresses
+    ended = subprocess.run([sys.executable, *launcher, *rank], capture_output=True, text=True, env=environment)
+    if ended.returncode or "exitcode: -9" not in ended.stderr:
         raise SystemExit(f"torchrun ended with {ended.returncode}: {ended.stderr[-2000:]}")
 
 

@@ -1,5 +1,7 @@
 """LightningCLI whose runs survive kills, stop signals and non-finite numbers, with linked arguments."""
 
+import logging
+import os
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -22,6 +24,8 @@ from maskgen.training.runtime.links import COMPUTED, SOURCES, require_equal
 from maskgen.training.runtime.shards_io import restore_interrupted
 from maskgen.training.runtime.survival import StopOnSignal, UnswapAverages
 
+logger = logging.getLogger(__name__)
+NEW_STORE = "set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 before torchrun"
 FSDP2 = "fsdp2"
 """Name of `FSDP2Strategy` on the command line, as Lightning's `ddp` is that of DDPStrategy."""
 
@@ -64,6 +68,8 @@ class SurvivingCLI(LightningCLI):
         for folder in {Path(keeper.dirpath) for keeper in keepers if keeper.dirpath}:
             restore_interrupted(folder)
         if self.trainer.is_global_zero:
+            if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
+                logger.warning("a restart by torchrun may wait forever, because it reads old addresses; %s", NEW_STORE)
             set_aside(keepers, self.trainer.log_dir if self.trainer.loggers else None, self.config.fit.ckpt_path)
 
     def instantiate_classes(self) -> None:
