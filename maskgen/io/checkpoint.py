@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from maskgen.io.files import file_sha256
+from maskgen.io.sharded import read_sharded, verify_sharded
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,8 @@ def load_verified(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     """Load a checkpoint after verifying its hash.
 
     Args:
-        path: The .ckpt file. Without a hash file next to it (older checkpoints have none) it is read unverified, with a notice.
+        path: The .ckpt file. Without a hash file next to it (older checkpoints have none) it is read unverified, with a notice. A folder of
+            shards, which a training with sharded weights writes, is read whole.
         map_location: Device that the tensors are loaded to.
 
     Returns:
@@ -44,6 +46,9 @@ def load_verified(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     Raises:
         ValueError: If the file is missing, damaged or holds more than weights and plain data.
     """
+    if path.is_dir():
+        verify_sharded(path)
+        return read_sharded(path, map_location)
     if not path.is_file():
         raise ValueError(f"checkpoint {path} does not exist; give the .ckpt file that `maskgen fit` wrote")
     wanted = recorded_hashes(path)
@@ -69,7 +74,7 @@ def read_checkpoint(path: Path | str, kind: str) -> dict[str, Any]:
     """Read a Lightning checkpoint that a maskgen module of the given kind saved.
 
     Args:
-        path: The .ckpt file.
+        path: The .ckpt file, or a folder of shards.
         kind: "image_tokenizer" or "masked_transformer".
 
     Returns:

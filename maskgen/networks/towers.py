@@ -72,7 +72,8 @@ class TowerTransformer(nn.Module):
             for reader, bridge in config.bridges.items()
         }
         """Numbers of the modalities whose cells cross to each tower."""
-        self._enter, self._leave = _enter, _leave
+        self._enter, self._leave, self._every_tower = _enter, _leave, False
+        self.is_compiled = False
 
     @property
     def embed(self) -> nn.Embedding:
@@ -84,9 +85,14 @@ class TowerTransformer(nn.Module):
         """Number of blocks of each tower."""
         return len(self.tower(self.names[0]).blocks)
 
+    def run_every_tower(self) -> None:
+        """Run towers without a cell too, as ranks that share weights must: all of them gather the same ones at the same time."""
+        self._every_tower = True
+
     def compile_blocks(self) -> None:
         """Compile the towers' blocks with torch.compile, for any number of cells; the joint attention is not compiled."""
         self._enter, self._leave = torch.compile(_enter, dynamic=True), torch.compile(_leave, dynamic=True)
+        self.is_compiled = True
 
     def forward(
         self,
@@ -219,10 +225,10 @@ class TowerTransformer(nn.Module):
         return torch.cat(keys, dim=2), torch.cat(values, dim=2), torch.cat(added, dim=-1).to(key.dtype)
 
     def _cells(self, batch: TokenBatch) -> dict[str, Int[Tensor, " _"]]:
-        """Row-major indices of the visible cells of each tower that has any."""
+        """Row-major indices of the visible cells of each tower that has any, or of every tower."""
         owner = torch.where(batch.valid, self.owner[batch.modality], -1).flatten()
         found = {name: (owner == index).nonzero()[:, 0] for index, name in enumerate(self.names)}
-        return {name: cells for name, cells in found.items() if len(cells)}
+        return {name: cells for name, cells in found.items() if len(cells) or self._every_tower}
 
     def _start(self, name: str, cells: Int[Tensor, " _"], batch: TokenBatch) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Input of a tower's first block: its cells as one row [1 cells dim], and their rotary angles."""
@@ -248,12 +254,12 @@ def bridged(network: TowerTransformer, space: TokenSpace, reader: str, bridge: B
 
 def _enter(block: Block, x: Tensor, rotation: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values of a tower's cells."""
-    return block.attention.project(block.attention_norm(x), rotation)
+    return block.enter(x, rotation)
 
 
 def _leave(block: Block, x: Tensor, mixed: Tensor) -> Tensor:
     """Residual stream of a tower's cells after a block, from the output of their heads."""
-    return block.after(x, block.attention.out(mixed))
+    return block.leave(x, mixed)
 
 
 def _block(tower: MaskTransformer, number: int) -> Block:

@@ -157,6 +157,14 @@ class Block(nn.Module):
     ) -> Float[Tensor, "batch length dim"]:
         return self.after(x, self.attention(self.attention_norm(x), rotation, seen))
 
+    def enter(self, x: Float[Tensor, "batch length dim"], rotation: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value of every cell of the residual stream, where attention itself runs outside of the block."""
+        return self.attention.project(self.attention_norm(x), rotation)
+
+    def leave(self, x: Float[Tensor, "batch length dim"], heads: Float[Tensor, "batch length _"]) -> Float[Tensor, "batch length dim"]:
+        """Residual stream after the block, from the output of the attention heads."""
+        return self.after(x, self.attention.out(heads))
+
     def after(self, x: Float[Tensor, "batch length dim"], mixed: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length dim"]:
         """Second half of the block: add the attention output to the residual stream, then the feed-forward output."""
         x = x + self.dropout(mixed)

@@ -24,6 +24,8 @@ class TokenData(lightning.LightningDataModule):
     Args:
         parts: What is mixed. A folder of token shards or a URL for fsspec is one part with the defaults of `Part`.
         batch_size: Rows per batch on each process.
+        global_batch: Rows per batch on all processes together, instead of `batch_size`: a run then resumes on any number of processes that
+            divides it.
         text_cells: Texts are filled with end codes to a random number of cells up to this; 0 leaves them as they are.
         length_multiple: Rows are padded to a multiple of this, so that a compiled model sees few shapes.
         grouping: How samples become rows: one by one (None), by length, packed.
@@ -52,11 +54,13 @@ class TokenData(lightning.LightningDataModule):
         check: Check = "hash",
         damage: Damage = "stop",
         seed: int = 0,
+        global_batch: int | None = None,
     ) -> None:
         super().__init__()
         self.parts = (Part(folder=parts),) if isinstance(parts, str) else tuple(parts)
         self.batch_size, self.text_cells, self.length_multiple = batch_size, text_cells, length_multiple
         self.grouping, self.num_workers, self.check, self.damage, self.seed = grouping, num_workers, check, damage, seed
+        self.global_batch = global_batch
         self._splits, self.validation_rows = validation_splits, validation_rows
         self.train: list[Filled] = []
         self.validation: list[Filled] = []
@@ -96,6 +100,22 @@ class TokenData(lightning.LightningDataModule):
             for part, train in zip(self.parts, self.train, strict=True)
             if all(split in ShardStore(folder).index().counts for folder in part.folders)
         ]
+
+    @property
+    def rows_per_process(self) -> int:
+        """Rows per batch on each process.
+
+        Raises:
+            ValueError: If the processes can't share the global batch evenly.
+        """
+        processes = share_of(self).world_size
+        if self.global_batch is None:
+            return self.batch_size
+        if self.global_batch < 1 or self.global_batch % processes:
+            raise ValueError(
+                f"global_batch is {self.global_batch}, which {processes} processes can't share evenly; take a multiple of {processes}"
+            )
+        return self.global_batch // processes
 
     def _check(self) -> None:
         """Refuse options that would have no effect.
@@ -140,7 +160,7 @@ class TokenData(lightning.LightningDataModule):
         data = Joined(self.train)
         collate = partial(pack_rows, space=self.space, multiple=self.length_multiple)
         return ResumableLoader(
-            data, order, self.batch_size, collate, self.grouping, data.length, share=share_of(self), num_workers=self.num_workers
+            data, order, self.rows_per_process, collate, self.grouping, data.length, share=share_of(self), num_workers=self.num_workers
         )
 
     def _order(self, part: Part, filled: Filled) -> Order:
@@ -158,7 +178,7 @@ class TokenData(lightning.LightningDataModule):
             return pack(samples, self.space, self.length_multiple)
 
         orders = [fixed_subset([_key(data, row) for row in range(len(data))], self.validation_rows) for data in self.validation]
-        rows = self.batch_size * share_of(self).world_size
+        rows = self.rows_per_process * share_of(self).world_size
         return [FixedBatches(data, order, rows, collate) for data, order in zip(self.validation, orders, strict=True)]
 
 

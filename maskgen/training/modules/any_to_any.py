@@ -11,6 +11,7 @@ from maskgen.data.loading.grids import checked_grids
 from maskgen.data.loading.token_spaces import merged_space, named
 from maskgen.masking.tasks import Asked, TargetObjective, Task, TaskBatch, draw_tasks
 from maskgen.networks.auto import new_network
+from maskgen.networks.deferred import fresh
 from maskgen.networks.pretrained import start_from
 from maskgen.networks.tower_config import TowersConfig, tower_spaces
 from maskgen.networks.towers import TowerTransformer
@@ -20,6 +21,7 @@ from maskgen.tokens.unpadding import unpad
 from maskgen.training.modules.base import GeneratorModule, mixed_seed
 from maskgen.training.modules.global_batch import divided, gathered
 from maskgen.training.modules.objective import code_losses, denominator, reduced
+from maskgen.training.modules.running_means import RunningMeans
 
 
 class AnyToAnyModule(GeneratorModule[MaskTransformer | TowerTransformer]):
@@ -87,7 +89,7 @@ class AnyToAnyModule(GeneratorModule[MaskTransformer | TowerTransformer]):
                 )
         if not 0.0 <= drop_condition <= 1.0:
             raise ValueError(f"drop_condition is a share of the rows and lies in [0, 1], got {drop_condition}")
-        self.model = new_network(transformer, self.space)
+        self.model = fresh(lambda: new_network(transformer, self.space), whole=start is not None)
         if start is not None:
             self._start(start, named(shards))
         self.tasks, self.targets, self.grids = dict(tasks), dict(targets or {}), checked_grids(shards, self.space, grids or {})
@@ -142,8 +144,7 @@ class AnyToAnyModule(GeneratorModule[MaskTransformer | TowerTransformer]):
     def validation_step(self, batch: TokenBatch, batch_index: int, dataloader_idx: int = 0) -> None:
         """Loss and accuracy of every task that fits the rows, level by level, with the same masks at every validation."""
         whole = divided(batch)
-        if whole.is_empty:
-            return
+        means = self.means if whole.counts else RunningMeans()
         present = [one.name for one in self.space.modalities if bool(batch.cells(self.space.index(one.name)).any(dim=1).all())]
         for number, (name, task) in enumerate(self.tasks.items()):
             if not task.fits(present):
@@ -153,11 +154,11 @@ class AnyToAnyModule(GeneratorModule[MaskTransformer | TowerTransformer]):
             for modality, losses in self.losses(drawn, 0.0).items():
                 for level in sorted(set(losses["level"].tolist())):
                     here = losses["level"] == level
-                    self.means.add(f"val/{name}/loss_{modality}_level{level}", losses["loss"][here])
-                    self.means.add(f"val/{name}/accuracy_{modality}_level{level}", losses["correct"][here])
+                    means.add(f"val/{name}/loss_{modality}_level{level}", losses["loss"][here])
+                    means.add(f"val/{name}/accuracy_{modality}_level{level}", losses["correct"][here])
                 if modality in self.baselines and task.budget is None and bool((losses["level"] == 0).any()):
                     excess = losses["loss"][losses["level"] == 0] - self.baselines[modality]
-                    self.means.add(f"val/{name}/loss_{modality}_over_baseline", excess)
+                    means.add(f"val/{name}/loss_{modality}_over_baseline", excess)
 
     def losses(self, drawn: TaskBatch, label_smoothing: float) -> dict[str, dict[str, Tensor]]:
         """Of each modality: cross-entropy and correctness of every masked code, and its level and row among those asked."""

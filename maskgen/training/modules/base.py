@@ -2,14 +2,16 @@
 
 import dataclasses
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar, Generic, TypeVar
 
 import lightning as L
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from maskgen.networks.towers import TowerTransformer
 from maskgen.tokens.space import TokenSpace
-from maskgen.training.modules.optim import MuonAdamW, split_parameters, warmup_cosine
+from maskgen.training.modules.optim import MuonAdamW, gradient_norm, split_parameters, warmup_cosine
 from maskgen.training.modules.running_means import RunningMeans
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -34,6 +36,12 @@ class GeneratorModule(L.LightningModule, ABC, Generic[Network]):
         self.means = RunningMeans()
         """Means over a whole validation: all batches, loaders and ranks."""
 
+    @property
+    def is_compiled(self) -> bool:
+        """Whether the network, or a part of it, is compiled."""
+        forward = getattr(self, "_forward", (self.model,))[0]
+        return forward is not self.model or bool(getattr(self.model, "is_compiled", False))
+
     def on_validation_epoch_start(self) -> None:
         """Reset the means."""
         self.means.clear()
@@ -56,12 +64,24 @@ class GeneratorModule(L.LightningModule, ABC, Generic[Network]):
             **self.generation_defaults(),
         }
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse the checkpoint of another model.
+
+        Raises:
+            ValueError: If its weights have other names or shapes; names one.
+        """
+        require_same_weights(self.state_dict(), checkpoint["state_dict"])
+
     def setup(self, stage: str) -> None:
         """Refuse data whose ids mean other codes than the model's: such a training would run and learn nonsense.
+
+        On several ranks towers run without cells too, because a rank waits for the gradients of every weight of every other.
 
         Raises:
             ValueError: If the model's token space does not begin with the data's, or the tokenizers differ.
         """
+        if self.trainer.world_size > 1 and isinstance(self.model, TowerTransformer):
+            self.model.run_every_tower()
         data = getattr(self.trainer, "datamodule", None)
         space, fingerprints = getattr(data, "space", None), getattr(data, "fingerprints", {})
         if isinstance(space, TokenSpace) and not self.space.begins_with(space):
@@ -83,7 +103,10 @@ class GeneratorModule(L.LightningModule, ABC, Generic[Network]):
 
     def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
         """Clip in the module: Lightning's own clipping refuses fused AdamW under mixed precision."""
-        self.log("train/gradient_norm", torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip))
+        weights = [weight for weight in self.model.parameters() if weight.grad is not None]
+        norm = gradient_norm([weight.grad for weight in weights if weight.grad is not None])
+        torch.nn.utils.clip_grads_with_norm_(weights, self.clip, norm)
+        self.log("train/gradient_norm", norm)
 
 
 class TargetModule(GeneratorModule[Network]):
@@ -101,6 +124,24 @@ class TargetModule(GeneratorModule[Network]):
         """The target and its code grid, None where every sample has its own length, and the grids of what is only seen."""
         seen = {name: grid for name, grid in self.grids.items() if name != self.target}
         return {"target": self.target, "grid": self.grid, "seen_grids": seen}
+
+
+def require_same_weights(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    """Refuse the weights of another model.
+
+    Args:
+        own: Weights of the model that is trained.
+        found: Weights of a checkpoint.
+
+    Raises:
+        ValueError: If names or shapes differ; names the first that does.
+    """
+    for name in sorted({*own, *found}):
+        have, wanted = (str(tuple(side[name].shape)) if name in side else "missing" for side in (found, own))
+        if have != wanted:
+            raise ValueError(
+                f"the checkpoint is of another model: {name} is {have} there and {wanted} here; resume with the configuration that wrote it"
+            )
 
 
 def mixed_seed(*parts: int) -> int:

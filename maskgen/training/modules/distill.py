@@ -24,6 +24,7 @@ from maskgen.tokens.functions import LogitsFn
 from maskgen.tokens.space import MASK, Segment
 from maskgen.training.modules.base import TargetModule, mixed_seed
 from maskgen.training.modules.global_batch import divided, gathered
+from maskgen.training.modules.running_means import RunningMeans
 
 FOLLOWED = {"sampler", "sampler_options", "steps", "schedule", "temperature", "choice_temperature", "top_k", "top_p", "min_p", "typical_p"}
 FOLLOWED |= {"guidance_scale", "guidance_schedule", "guidance_interval"}
@@ -184,12 +185,11 @@ class DistillModule(TargetModule[MaskTransformer]):
         """Log the divergence of each level, with the same masks and teacher draws at every validation."""
         generator = torch.Generator().manual_seed(mixed_seed(batch_index, 0, 7))
         whole = divided(batch)
-        if whole.is_empty:
-            return
+        means = self.means if whole.counts else RunningMeans()
         drawn = draw_masks(whole.batch, self.segments, self.schedule, self.level_weights, 0.0, generator)
         seeds = row_seeds(len(whole.batch), generator)[whole.own]
         for level, per_cell in self.divergences(whole.part(drawn), seeds).items():
-            self.means.add(f"val{dataloader_idx or ''}/divergence_{self.target}_level{level}", per_cell)
+            means.add(f"val{dataloader_idx or ''}/divergence_{self.target}_level{level}", per_cell)
 
     def divergences(self, masked: Masked, seeds: Sequence[int]) -> dict[int, Float[Tensor, " cells"]]:
         """Divergence of the student from the teacher at every masked cell, by level.

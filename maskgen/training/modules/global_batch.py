@@ -26,20 +26,18 @@ class GlobalBatch:
         batch: Rows of all ranks, in the order in which one rank would read them.
         own: This rank's rows.
         world_size: Number of ranks.
+        counts: Whether this rank's rows count. The last batch of a validation can have fewer rows than there are ranks; a rank without one
+            then runs a row of another's, because ranks that share weights gather them together.
     """
 
     batch: TokenBatch
     own: slice
     world_size: int = 1
+    counts: bool = True
 
     def part(self, drawn: Drawn) -> Drawn:
         """This rank's rows of what was drawn for the global batch."""
         return drawn if self.world_size == 1 else drawn.rows(self.own)
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether this rank has no row: the last batch of a validation can have fewer rows than there are ranks."""
-        return self.own.indices(len(self.batch))[0] >= len(self.batch)
 
     def per_rank(self, count: Tensor) -> Tensor | None:
         """Denominator of a mean over the global batch; None on one rank, where it is that of the batch itself.
@@ -91,7 +89,7 @@ def _of_all(field: Tensor, world_size: int) -> Tensor:
 
 
 def divided(batch: TokenBatch) -> GlobalBatch:
-    """A batch that every rank holds whole, as in validation: consecutive rows go to each rank. A rank may get none.
+    """A batch that every rank holds whole, as in validation: consecutive rows go to each rank.
 
     Args:
         batch: The same rows on every rank.
@@ -100,4 +98,6 @@ def divided(batch: TokenBatch) -> GlobalBatch:
     if world_size == 1:
         return GlobalBatch(batch, slice(None))
     share = -(-len(batch) // world_size)
+    if rank * share >= len(batch):
+        return GlobalBatch(batch, slice(len(batch) - 1, len(batch)), world_size, counts=False)
     return GlobalBatch(batch, slice(rank * share, (rank + 1) * share), world_size)

@@ -9,11 +9,13 @@ from torch import Tensor
 from maskgen.data.loading.grids import checked_grids
 from maskgen.data.loading.token_spaces import merged_space, named
 from maskgen.masking.noise import HybridNoise, Noised, NoiseLaw, Weight, cell_weights, divergences, draw_noise
+from maskgen.networks.deferred import fresh
 from maskgen.networks.pretrained import start_from
 from maskgen.networks.transformer import MaskTransformer, TransformerConfig
 from maskgen.tokens.batch import TokenBatch
 from maskgen.training.modules.base import TargetModule, mixed_seed
 from maskgen.training.modules.global_batch import divided, gathered
+from maskgen.training.modules.running_means import RunningMeans
 
 
 class HybridNoiseModule(TargetModule[MaskTransformer]):
@@ -70,7 +72,7 @@ class HybridNoiseModule(TargetModule[MaskTransformer]):
         self.space, self.fingerprints = merged_space(shards)
         if len(self.space.of(target)) != 1:
             raise ValueError(f"{target} has {len(self.space.of(target))} levels, hybrid noise is for one; train it with MaskedTokenModule")
-        self.model = MaskTransformer(transformer, self.space.size, len(self.space.modalities))
+        self.model = fresh(lambda: MaskTransformer(transformer, self.space.size, len(self.space.modalities)), whole=start is not None)
         if start is not None:
             start_from(self.model, self.space, self.fingerprints, start, named(shards))
         self.target, self.segment = target, self.space.segment(target, 0)
@@ -95,14 +97,13 @@ class HybridNoiseModule(TargetModule[MaskTransformer]):
         """Log the bound per token and the accuracy at masked, wrong and right codes, with the same noise at every validation."""
         generator = torch.Generator().manual_seed(mixed_seed(batch_index, 0, 7))
         whole = divided(batch)
-        if whole.is_empty:
-            return
+        means = self.means if whole.counts else RunningMeans()
         noised = whole.part(draw_noise(whole.batch, self.segment, self.noise, generator))
         tokens, stage = int(noised.target.sum()), f"val{dataloader_idx or ''}"
         loss, correct = self.losses(noised, "elbo")
-        self.means.add(f"{stage}/loss_{self.target}", loss.expand(tokens))
+        means.add(f"{stage}/loss_{self.target}", loss.expand(tokens))
         for name, values in correct.items():
-            self.means.add(f"{stage}/accuracy_{self.target}_{name}", values)
+            means.add(f"{stage}/accuracy_{self.target}_{name}", values)
 
     def losses(self, noised: Noised, weight: Weight, over: Float[Tensor, ""] | None = None) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         """The loss per token, and the correctness of each scored cell, by whether it was masked, wrong or right; `over` as in `reduced`."""

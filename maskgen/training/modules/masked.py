@@ -10,6 +10,7 @@ from maskgen.data.loading.grids import checked_grids
 from maskgen.data.loading.token_spaces import merged_space, named
 from maskgen.masking.masks import Masked, check_shares, checked_weights, draw_masks, drop_modalities, level_groups, level_windows
 from maskgen.masking.schedule import Cosine, MaskSchedule
+from maskgen.networks.deferred import fresh
 from maskgen.networks.pretrained import start_from
 from maskgen.networks.transformer import MaskTransformer, TransformerConfig
 from maskgen.tokens.batch import TokenBatch
@@ -86,7 +87,7 @@ class MaskedTokenModule(TargetModule[MaskTransformer]):
         super().__init__()
         check_shares(drop_condition, prompt_share, infill_share)
         self.space, self.fingerprints = merged_space(shards)
-        self.model = MaskTransformer(transformer, self.space.size, len(self.space.modalities))
+        self.model = fresh(lambda: MaskTransformer(transformer, self.space.size, len(self.space.modalities)), whole=start is not None)
         if start is not None:
             start_from(self.model, self.space, self.fingerprints, start, named(shards))
         self.target, self.segments = target, self.space.of(target)
@@ -126,8 +127,7 @@ class MaskedTokenModule(TargetModule[MaskTransformer]):
     def validation_step(self, batch: TokenBatch, batch_index: int, dataloader_idx: int = 0) -> None:
         """Log loss and accuracy of each level at all mask rates, with the condition visible and the same masks at every validation."""
         whole = divided(batch)
-        if whole.is_empty:
-            return
+        means = self.means if whole.counts else RunningMeans()
         for group in self.groups:
             weights = [float(group == other) for other in self.groups]
             generator = torch.Generator().manual_seed(mixed_seed(batch_index, group[0], 7))
@@ -135,9 +135,9 @@ class MaskedTokenModule(TargetModule[MaskTransformer]):
                 draw_masks(whole.batch, self.segments, self.schedule, weights, 0.0, generator, groups=self.groups, span=self.span)
             )
             losses, stage = self.losses(masked, 0.0), f"val{dataloader_idx or ''}"
-            self._count_parts(stage, losses, self.means)
+            self._count_parts(stage, losses, means)
             if group[0] == 0:
-                self._count_buckets(stage, masked, losses)
+                self._count_buckets(stage, masked, losses, means)
 
     def losses(self, masked: Masked, label_smoothing: float) -> dict[str, Tensor]:
         """Cross-entropy and correctness of every masked code, level by level, plus row and level of each."""
@@ -159,8 +159,8 @@ class MaskedTokenModule(TargetModule[MaskTransformer]):
                 means.add(f"{stage}/loss_{self.target}_level{segment.level}", losses["loss"][here])
                 means.add(f"{stage}/accuracy_{self.target}_level{segment.level}", losses["correct"][here])
 
-    def _count_buckets(self, stage: str, masked: Masked, losses: Mapping[str, Tensor]) -> None:
+    def _count_buckets(self, stage: str, masked: Masked, losses: Mapping[str, Tensor], means: RunningMeans) -> None:
         """Loss per quarter of the mask rate."""
         bucket = (masked.rate[losses["row"]] * RATE_BUCKETS).long().clamp(max=RATE_BUCKETS - 1)
         for number in range(RATE_BUCKETS):
-            self.means.add(f"{stage}/loss_{self.target}_rate{number}of{RATE_BUCKETS}", losses["loss"][bucket == number])
+            means.add(f"{stage}/loss_{self.target}_rate{number}of{RATE_BUCKETS}", losses["loss"][bucket == number])

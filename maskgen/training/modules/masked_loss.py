@@ -14,6 +14,7 @@ from maskgen.tokens.space import Segment
 from maskgen.training.modules.base import TargetModule, mixed_seed
 from maskgen.training.modules.global_batch import divided, gathered
 from maskgen.training.modules.objective import CodeLogits, Weighting, code_losses, denominator, reduced
+from maskgen.training.modules.running_means import RunningMeans
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -42,15 +43,14 @@ class MaskedLossModule(TargetModule[Network]):
     def validation_step(self, batch: TokenBatch, batch_index: int, dataloader_idx: int = 0) -> None:
         """Loss and accuracy with the same masks at every validation, the condition visible: each level in turn."""
         whole = divided(batch)
-        if whole.is_empty:
-            return
+        means = self.means if whole.counts else RunningMeans()
         for segment in self.segments:
             weights = [float(segment == other) for other in self.segments]
             generator = torch.Generator().manual_seed(mixed_seed(batch_index, segment.level, 7))
             drawn = draw_masks(whole.batch, self.segments, self.schedule, weights, 0.0, generator)
             losses = self.losses(whole.part(drawn), 0.0)
             for name, key in (("loss", "loss"), ("accuracy", "correct")):
-                self.means.add(f"val{dataloader_idx or ''}/{name}_{self.target}_level{segment.level}", losses[key])
+                means.add(f"val{dataloader_idx or ''}/{name}_{self.target}_level{segment.level}", losses[key])
 
     def losses(self, masked: Masked, label_smoothing: float) -> dict[str, Tensor]:
         """Cross-entropy, correctness, row and level of every masked code, level by level."""

@@ -1,11 +1,14 @@
 """Learning-rate schedule and optimizers of the generator."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from maskgen.networks.sharding import is_shard
+from maskgen.training.modules.sharded_muon import ShardedMuon
 
 
 def warmup_cosine(warmup_steps: int, max_steps: int, floor: float = 0.0) -> Callable[[int], float]:
@@ -57,8 +60,9 @@ class MuonAdamW(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.98),
         momentum: float = 0.95,
     ) -> None:
+        muon = ShardedMuon if any(is_shard(matrix) for matrix in matrices) else torch.optim.Muon
         self.inner: tuple[Any, ...] = (
-            torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay, momentum=momentum, adjust_lr_fn="match_rms_adamw"),
+            muon(matrices, lr=lr, weight_decay=weight_decay, momentum=momentum, adjust_lr_fn="match_rms_adamw"),
             torch.optim.AdamW(others, lr=lr, weight_decay=0.0, betas=betas, fused=True),
         )
         super().__init__([{"params": matrices}, {"params": others}], {"lr": lr})
@@ -88,6 +92,12 @@ class MuonAdamW(torch.optim.Optimizer):
         for optimizer, state in zip(self.inner, state_dict["inner"], strict=True):
             optimizer.load_state_dict(state)
         self.param_groups = [group for optimizer in self.inner for group in optimizer.param_groups]
+
+
+def gradient_norm(gradients: Iterable[Tensor]) -> Tensor:
+    """Norm of all gradients together, the same on every rank, also where each has only a part of them."""
+    norm = torch.nn.utils.get_total_norm(gradients)
+    return norm.full_tensor() if is_shard(norm) else norm  # type: ignore[attr-defined]
 
 
 def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

@@ -120,3 +120,4 @@ class PublishedTokenModule(MaskedLossModule[PublishedNetwork]):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Fill in the weights that are not in the checkpoint."""
         checkpoint["state_dict"] = {**self.state_dict(), **checkpoint["state_dict"]}
+        super().on_load_checkpoint(checkpoint)

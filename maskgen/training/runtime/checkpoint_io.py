@@ -14,6 +14,8 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from maskgen.io.checkpoint import hash_file_of, load_verified, previous_of, recorded_hashes
 from maskgen.io.files import atomic_file, file_sha256, write_atomic
 from maskgen.io.names import checkpoint_path
+from maskgen.io.sharded import holds_shards, read_sharded, remove_sharded, verify_sharded
+from maskgen.training.runtime.shards_io import make_room, require_everywhere, save_shards
 
 logger = logging.getLogger(__name__)
 TEMPORARY = re.compile(r"\..+\.ckpt(\.sha256)?\.(\d{1,9})\.tmp")
@@ -31,12 +33,14 @@ class AtomicCheckpointIO(CheckpointIO):
         self._ours: dict[Path, str] = {}
         """Hashes of the files this process wrote; they need not be read again before they are kept as previous."""
         self._cleared: set[Path] = set()
+        self.mesh: Any = None
+        """DeviceMesh over which the weights of a folder of shards are shared out when it is read; None reads them whole."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Path | str, storage_options: Any = None) -> None:
-        """Write a checkpoint.
+        """Write a checkpoint: one file, or where each rank has a part of the weights a folder with a file a rank.
 
         Args:
-            checkpoint: Weights and plain data.
+            checkpoint: Weights and plain data. With sharded weights all ranks call this together.
             path: Final name; its folder is made if missing.
             storage_options: Must be None.
 
@@ -51,9 +55,14 @@ class AtomicCheckpointIO(CheckpointIO):
             raise ValueError(f"checkpoints go to local folders, got {path}; give a local path")
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
+        if holds_shards(checkpoint):
+            save_shards(checkpoint, target)
+            return
         if target.parent not in self._cleared:
             remove_stale(target.parent)
             self._cleared.add(target.parent)
+        if target.is_dir():
+            make_room(target)
         with atomic_file(target) as handle:
             fresh = _write_hashed(checkpoint, handle)
             _record(target, [fresh, *self._keep_previous(target)])
@@ -75,7 +84,7 @@ class AtomicCheckpointIO(CheckpointIO):
         """
         if weights_only is False:
             raise ValueError("checkpoints are read with weights_only=True only, got weights_only=False; leave it out")
-        return first_intact(Path(path), "cpu" if map_location is None else map_location)[1]
+        return first_intact(Path(path), "cpu" if map_location is None else map_location, self.mesh)[1]
 
     def remove_checkpoint(self, path: Path | str) -> None:
         """Remove a checkpoint, the previous one, and the records of both; missing files are ignored.
@@ -86,6 +95,9 @@ class AtomicCheckpointIO(CheckpointIO):
         target = Path(checkpoint_path(path))
         self._ours.pop(target, None)
         for checkpoint in (target, previous_of(target)):
+            if checkpoint.is_dir() and not checkpoint.is_symlink():
+                remove_sharded(checkpoint)
+                continue
             checkpoint.unlink(missing_ok=True)
             hash_file_of(checkpoint).unlink(missing_ok=True)
 
@@ -105,12 +117,13 @@ class AtomicCheckpointIO(CheckpointIO):
         return [found]
 
 
-def first_intact(path: Path, map_location: Any = "cpu") -> tuple[Path, dict[str, Any]]:
+def first_intact(path: Path, map_location: Any = "cpu", mesh: Any = None) -> tuple[Path, dict[str, Any]]:
     """Read a checkpoint, or the previous one if it is damaged or missing, with a warning.
 
     Args:
-        path: The .ckpt file.
+        path: The .ckpt file or folder.
         map_location: Where the tensors go.
+        mesh: As in `read_sharded`; all ranks then agree on which of the two is read.
 
     Returns:
         Path and content of the file that was read.
@@ -119,18 +132,26 @@ def first_intact(path: Path, map_location: Any = "cpu") -> tuple[Path, dict[str,
         ValueError: If neither can be read.
     """
     try:
-        return path, load_verified(path, map_location)
+        return path, _loaded(path, map_location, mesh)
     except ValueError as error:
         previous = previous_of(path)
-        if not previous.is_file():
+        if not previous.exists():
             raise
         problem = error
     try:
-        checkpoint = load_verified(previous, map_location)
+        checkpoint = _loaded(previous, map_location, mesh)
     except ValueError as error:
         raise ValueError(f"neither {path.name} nor the one before it can be read: {problem}; {error}") from error
     logger.warning("%s; going on from the one before it, %s, of step %s", problem, previous, checkpoint.get("global_step", "unknown"))
     return previous, checkpoint
+
+
+def _loaded(path: Path, map_location: Any, mesh: Any) -> dict[str, Any]:
+    """Read one checkpoint; a folder of shards is verified by all ranks together, each a part of it."""
+    if mesh is None or not path.is_dir():
+        return load_verified(path, map_location)
+    require_everywhere(lambda: verify_sharded(path, mesh.get_rank(), mesh.size()))
+    return read_sharded(path, map_location, mesh)
 
 
 def remove_stale(folder: Path) -> list[str]:
@@ -146,7 +167,9 @@ def remove_stale(folder: Path) -> list[str]:
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         found = TEMPORARY.fullmatch(path.name)
         if found and not _is_writing(int(found[2])):
-            path.unlink(missing_ok=True)
+            remove_sharded(path)
+            if not path.is_dir():
+                path.unlink(missing_ok=True)
             removed.append(path.name)
     if removed:
         logger.info("removed %d unfinished files of killed processes from %s: %s", len(removed), folder, ", ".join(removed))
@@ -207,6 +230,7 @@ def _link(source: Path, target: Path) -> None:
     """Give a file a second name, replacing the file that has it."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
+    remove_sharded(target)  # of a run with sharded weights, which this one went on from
     try:
         os.link(source, temporary)
     except OSError:  # a file system without hard links: the second name costs its space

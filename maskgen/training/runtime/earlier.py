@@ -25,7 +25,7 @@ def set_aside(keepers: Iterable[ModelCheckpoint], log_dir: str | None, resumed: 
     Raises:
         ValueError: If an earlier run's checkpoints lie in the working directory or above it, which can't be renamed.
     """
-    if resumed is not None and not Path(resumed).is_file():
+    if resumed is not None and not Path(resumed).exists():
         return []
     moved = []
     for folder in dict.fromkeys(Path(keeper.dirpath) for keeper in keepers if keeper.dirpath):

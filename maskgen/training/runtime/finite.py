@@ -8,6 +8,9 @@ import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 
+from maskgen.networks.sharding import own_part
+from maskgen.training.modules.optim import gradient_norm
+
 logger = logging.getLogger(__name__)
 
 
@@ -50,7 +53,7 @@ class SkipNonFinite(L.Callback):
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer) -> None:
         """Set the gradients to None if they or the loss are not finite: an optimizer skips parameters without a gradient."""
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"] if parameter.grad is not None]
-        norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters])
+        norm = gradient_norm([parameter.grad for parameter in parameters])
         finite = bool(torch.stack([value.float().isfinite().all().to(norm.device) for value in (norm, *self._losses)]).all())
         if trainer.world_size > 1:
             finite = trainer.strategy.reduce_boolean_decision(finite, all=True)
@@ -88,8 +91,11 @@ class SkipNonFinite(L.Callback):
             if not bool(loss.isfinite().all()):
                 return f"the loss is {float(loss)}"
         for name, parameter in pl_module.named_parameters():
-            if parameter.grad is not None and not bool(parameter.grad.isfinite().all()):
-                return f"the gradient of {name} has {int((~parameter.grad.isfinite()).sum())} of {parameter.grad.numel()} values not finite"
+            if parameter.grad is None:
+                continue
+            own = own_part(parameter.grad)  # this rank's alone: others may not ask
+            if count := int((~own.isfinite()).sum()):
+                return f"the gradient of {name} has {count} of {own.numel()} values not finite"
         return f"the gradient norm is {float(norm)}" if not bool(norm.isfinite()) else "another process had no finite loss or gradient"
 
     def _undo(self, trainer: Any, pl_module: L.LightningModule) -> None:

@@ -1,6 +1,9 @@
 """LightningCLI whose runs survive kills, stop signals and non-finite numbers, with linked arguments."""
 
+import logging
+import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +11,23 @@ import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins.io import CheckpointIO
-from lightning.pytorch.strategies import Strategy
+from lightning.pytorch.strategies import Strategy, StrategyRegistry
 
+from maskgen.networks.deferred import deferring
 from maskgen.training.runtime.checkpoint_io import AtomicCheckpointIO, first_intact
 from maskgen.training.runtime.console import name_epochs
 from maskgen.training.runtime.earlier import set_aside
 from maskgen.training.runtime.epochs import ExactEpochs
 from maskgen.training.runtime.finite import SkipNonFinite
+from maskgen.training.runtime.fsdp2 import FSDP2Strategy
 from maskgen.training.runtime.links import COMPUTED, SOURCES, require_equal
+from maskgen.training.runtime.shards_io import restore_interrupted
 from maskgen.training.runtime.survival import StopOnSignal, UnswapAverages
+
+logger = logging.getLogger(__name__)
+NEW_STORE = "set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 before torchrun"
+FSDP2 = "fsdp2"
+"""Name of `FSDP2Strategy` on the command line, as Lightning's `ddp` is that of DDPStrategy."""
 
 
 class SurvivingCLI(LightningCLI):
@@ -53,9 +64,21 @@ class SurvivingCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Move an earlier run in the same folders aside."""
+        keepers = [callback for callback in self.trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+        for folder in {Path(keeper.dirpath) for keeper in keepers if keeper.dirpath}:
+            restore_interrupted(folder)
         if self.trainer.is_global_zero:
-            keepers = [callback for callback in self.trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+            if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0":
+                logger.warning("a restart by torchrun may wait forever, because it reads old addresses; %s", NEW_STORE)
             set_aside(keepers, self.trainer.log_dir if self.trainer.loggers else None, self.config.fit.ckpt_path)
+
+    def instantiate_classes(self) -> None:
+        """Make the objects; a network that will be sharded gets no memory for its weights before that."""
+        StrategyRegistry.register(FSDP2, FSDP2Strategy, description="weights in shards over all ranks", override=True)
+        strategy = self.config[self.subcommand].trainer.strategy
+        name = strategy if isinstance(strategy, str) else (strategy or {}).get("class_path", "")
+        with deferring() if name.rpartition(".")[2] in (FSDP2, FSDP2Strategy.__name__) else nullcontext():
+            super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """The trainer of the configuration, with the checkpoint writer and callbacks of every run.
@@ -76,10 +99,10 @@ class SurvivingCLI(LightningCLI):
         trainer = super().instantiate_trainer(**{"plugins": plugins, "callbacks": callbacks, **kwargs})
         _require_ours(trainer.strategy.checkpoint_io)
         kind = type(trainer.strategy)
-        if kind.load_checkpoint is not Strategy.load_checkpoint:
+        if kind.load_checkpoint is not Strategy.load_checkpoint and kind is not FSDP2Strategy:
             raise ValueError(
                 f"strategy {kind.__name__} reads checkpoints on its own, which can run code in them; use one that leaves that to the "
-                "trainer, such as auto or ddp"
+                "trainer, such as auto, ddp or fsdp2"
             )
         name_epochs(trainer)
         return trainer

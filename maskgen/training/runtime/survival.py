@@ -10,6 +10,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 
+from maskgen.networks.sharding import own_part, reshard
 from maskgen.training.runtime.checkpoint_io import remove_stale
 
 logger = logging.getLogger(__name__)
@@ -156,6 +157,7 @@ def _keepers(trainer: L.Trainer) -> list[ModelCheckpoint]:
 
 
 def _sums(pl_module: L.LightningModule) -> bytes:
-    """The sums of all parameters and buffers, as bytes."""
-    tensors = [*pl_module.parameters(), *pl_module.buffers()]
+    """The sums of all parameters and buffers, as bytes; of a sharded one, those of this rank's part."""
+    reshard(pl_module)
+    tensors = [own_part(tensor) for tensor in (*pl_module.parameters(), *pl_module.buffers())]
     return b"".join(tensor.detach().double().sum().cpu().numpy().tobytes() for tensor in tensors)
