@@ -1,6 +1,6 @@
 """Memory of a training as `maskgen fit --estimate` tells it, beside the most that a real run takes.
 
-Each of three trainings runs three steps in a process of its own with averaged weights. Measured is the most resident memory during the run
+Each of three trainings runs two steps in a process of its own with averaged weights. Measured is the most resident memory during the run
 minus that before it, after a warm-up with a tiny model, so that imports do not count.
 
 Run:    OMP_NUM_THREADS=1 uv run python benchmarks/memory_estimate.py [--only NAME] [--json out/memory.json]
@@ -21,15 +21,15 @@ from maskgen.data.shards.layout import read_layout, write_random_shards
 from maskgen.training.runtime.fit import run
 
 CASES: dict[str, dict[str, Any]] = {
-    "activations": {"transformer": {"dim": 384, "num_layers": 6, "num_heads": 6}, "rows": 12, "image": [16, 16], "codes": 8192},
+    "activations": {"transformer": {"dim": 256, "num_layers": 4, "num_heads": 4}, "rows": 12, "image": [16, 16], "codes": 8192},
     "recomputed, 1,088 cells": {
-        "transformer": {"dim": 384, "num_layers": 6, "num_heads": 6},
-        "rows": 8,
+        "transformer": {"dim": 256, "num_layers": 4, "num_heads": 4},
+        "rows": 4,
         "image": [32, 32],
         "codes": 8192,
         "recompute": "blocks",
     },
-    "weights": {"transformer": {"dim": 512, "num_layers": 4, "num_heads": 8}, "rows": 2, "image": [8, 8], "codes": 65536},
+    "weights": {"transformer": {"dim": 256, "num_layers": 4, "num_heads": 4}, "rows": 2, "image": [8, 8], "codes": 65536},
 }
 """Trainings that are measured: one where activations are most, one that recomputes long rows, one where the weights are most."""
 TINY: dict[str, Any] = {"transformer": {"dim": 32, "num_layers": 1, "num_heads": 2}, "rows": 2, "image": [4, 4], "codes": 64}
@@ -48,7 +48,7 @@ def configuration(folder: Path, case: dict[str, Any]) -> Path:
     data = {"parts": str(folder / "tokens"), "batch_size": case["rows"], "length_multiple": 64, "validation_rows": 2}
     average = {"class_path": "lightning.pytorch.callbacks.EMAWeightAveraging", "init_args": {"decay": 0.9}}
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-    trainer = {"accelerator": "cpu", "max_steps": 3, "max_epochs": -1, "limit_val_batches": 0, "callbacks": [average], **quiet}
+    trainer = {"accelerator": "cpu", "max_steps": 2, "max_epochs": -1, "limit_val_batches": 0, "callbacks": [average], **quiet}
     plain = {
         "model": {"class_path": "maskgen.training.modules.masked.MaskedTokenModule", "init_args": model},
         "data": {"class_path": "maskgen.data.loading.token_data.TokenData", "init_args": data},
