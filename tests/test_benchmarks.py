@@ -2,6 +2,8 @@
 
 import importlib
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -107,3 +109,16 @@ def test_a_missing_peer_is_named_with_its_installation(
     told = capsys.readouterr().err
     assert package.replace("_", "-") in told
     assert "uv pip install" in told
+
+
+@pytest.mark.slow
+def test_the_gpu_script_and_the_lengths_run_on_a_cpu(tmp_path: Path) -> None:
+    env = {**os.environ, "OUT": str(tmp_path), "PYTHON": sys.executable}
+    done = subprocess.run(["bash", str(FOLDER / "gpu.sh"), "--dry"], env=env, capture_output=True, text=True, check=True)
+    found = json.loads((tmp_path / "gpu.json").read_text())
+    assert found == json.loads(done.stdout)
+    assert all(one["median_s"] > 0 and "error" not in one for one in [*found["training"], *found["decode"]])
+    sizes = ["--dim", "64", "--layers", "1", "--cells", "64", "1156", "1600", "--json", str(tmp_path / "lengths.json")]
+    subprocess.run([sys.executable, str(FOLDER / "lengths.py"), *sizes], env=env, check=True)
+    masks = [one["mask_bytes"] for one in json.loads((tmp_path / "lengths.json").read_text())]
+    assert max(masks) <= 2**20, "the mask of long rows does not grow"

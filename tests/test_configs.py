@@ -13,7 +13,7 @@ from maskgen.decoding.settings import read_settings
 from maskgen.training.runtime.fit import class_paths
 
 ROOT = Path(__file__).parents[1]
-FILES = sorted([*ROOT.glob("configs/*.yaml"), *ROOT.glob("tokenizers/*/*.yaml")])
+FILES = sorted([*ROOT.glob("configs/*.yaml"), *ROOT.glob("configs/scale/*.yaml"), *ROOT.glob("tokenizers/*/*.yaml")])
 TRAININGS = [path for path in FILES if "model" in yaml.safe_load(path.read_text())]
 
 

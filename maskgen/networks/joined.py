@@ -8,8 +8,9 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from maskgen.networks.transformer import Block, MaskTransformer, attend
-from maskgen.networks.visibility import nearby, visible
+from maskgen.networks.attention import attend
+from maskgen.networks.transformer import Block, MaskTransformer
+from maskgen.networks.visibility import Sight, nearby, sight
 from maskgen.tokens.batch import TokenBatch
 
 
@@ -55,17 +56,17 @@ def joined_hidden(model: MaskTransformer, calls: Sequence[ForwardCall]) -> list[
     return [rearrange(one, "1 (b l) d -> b l d", b=b) for one, b in zip(hidden, rows, strict=True)]
 
 
-def _mixed(own: Sequence[Float[Tensor, "1 heads cells head_dim"]], rows: int, seen: Tensor | None) -> Float[Tensor, "1 cells dim"]:
+def _mixed(own: Sequence[Float[Tensor, "1 heads cells head_dim"]], rows: int, seen: Tensor | Sight | None) -> Float[Tensor, "1 cells dim"]:
     """Attention output at the cells of one call, from its queries, keys and values."""
     query, key, value = (rearrange(part, "1 h (b l) d -> b h l d", b=rows) for part in own)
     return rearrange(attend(query, key, value, seen), "b l d -> 1 (b l) d")
 
 
-def _mask(call: ForwardCall) -> Tensor | None:
+def _mask(call: ForwardCall) -> Tensor | Sight | None:
     """The attention mask of a call."""
     batch = call.batch
     near = None if call.window is None else nearby(batch.modality, batch.coords[..., 0], call.window)
-    return visible(batch.valid, batch.document, None, near)
+    return sight(batch.valid, batch.document, None, near)
 
 
 PROBES = 64

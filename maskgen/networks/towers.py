@@ -8,10 +8,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from maskgen.networks.attention import attend
 from maskgen.networks.bridges import UNSEEN, Bridge, Crossing, Translation
+from maskgen.networks.recompute import Recompute, recomputed
 from maskgen.networks.tower_config import TowersConfig, tower_spaces
-from maskgen.networks.transformer import Block, MaskTransformer, attend
-from maskgen.networks.visibility import nearby, visible
+from maskgen.networks.transformer import Block, MaskTransformer
+from maskgen.networks.visibility import Sight, nearby, sight, visible
 from maskgen.tokens.batch import TokenBatch
 from maskgen.tokens.space import TokenSpace
 
@@ -74,6 +76,8 @@ class TowerTransformer(nn.Module):
         """Numbers of the modalities whose cells cross to each tower."""
         self._enter, self._leave, self._every_tower = _enter, _leave, False
         self.is_compiled = False
+        self.recompute: Recompute = "none"
+        """What a training computes twice to save memory."""
 
     @property
     def embed(self) -> nn.Embedding:
@@ -116,21 +120,26 @@ class TowerTransformer(nn.Module):
         if not cells:
             return self.embed.weight.new_zeros(*shape, self.config.dim)
         near = None if window is None else nearby(batch.modality, batch.coords[..., 0], window)
-        seen = visible(batch.valid, batch.document, None, near)
+        seen = sight(batch.valid, batch.document, None, near)
         if self.bridges and len(cells) > 1:
             seen = _apart(seen, self.owner[batch.modality])
         crossings = self._crossings(cells, batch)
         starts = {name: self._start(name, here, batch) for name, here in cells.items()}
         streams = {name: x for name, (x, _) in starts.items()}
         slots = _slots(list(cells.values()), batch.valid.numel())
-        for number in range(self.num_layers if layers is None else layers):
+
+        def step(number: int, streams: dict[str, Tensor]) -> dict[str, Tensor]:
+            """One block of all towers."""
             blocks = {name: _block(self.tower(name), number) for name in cells}
             parts = [self._enter(block, streams[name], starts[name][1]) for name, block in blocks.items()]
             query, key, value = (_laid_out(part, slots, shape) for part in zip(*parts, strict=True))
             if watch is not None:
-                watch(query, key, seen)
+                watch(query, key, seen.dense if isinstance(seen, Sight) else seen)
             mixed = attend(query, *self._with_crossings(crossings, number, streams, (key, value, seen))).flatten(0, 1)
-            streams = {name: self._leave(block, streams[name], mixed[cells[name]][None]) for name, block in blocks.items()}
+            return {name: self._leave(block, streams[name], mixed[cells[name]][None]) for name, block in blocks.items()}
+
+        for number in range(self.num_layers if layers is None else layers):
+            streams = recomputed(self.recompute, step, number, streams)
         if layers is None:
             streams = {name: self.tower(name).norm(x) for name, x in streams.items()}
         widened = torch.cat([functional.pad(x[0], (0, self.config.dim - x.shape[-1])) for x in streams.values()])
@@ -206,13 +215,13 @@ class TowerTransformer(nn.Module):
         crossings: Sequence[Crossing],
         number: int,
         streams: Mapping[str, Tensor],
-        own: tuple[Tensor, Tensor, Tensor | None],
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        own: tuple[Tensor, Tensor, Tensor | Sight | None],
+    ) -> tuple[Tensor, Tensor, Tensor | Sight | None]:
         """Keys, values and added attention scores of a block, with those of cells that cross a bridge appended."""
         if not crossings:
             return own
         key, value, seen = own
-        length = key.shape[2]
+        length, seen = key.shape[2], seen.dense if isinstance(seen, Sight) else seen
         whole = torch.ones(length, length, dtype=torch.bool, device=key.device) if seen is None else seen
         added = [torch.where(whole, 0.0, UNSEEN).expand(len(key), 1, length, length)]
         keys, values = [key], [value]
@@ -269,8 +278,12 @@ def _block(tower: MaskTransformer, number: int) -> Block:
     return block
 
 
-def _apart(seen: Bool[Tensor, "batch 1 length length"] | None, owner: Int[Tensor, "batch length"]) -> Bool[Tensor, "batch 1 length length"]:
+def _apart(
+    seen: Bool[Tensor, "batch 1 length length"] | Sight | None, owner: Int[Tensor, "batch length"]
+) -> Bool[Tensor, "batch 1 length length"] | Sight:
     """Attention mask restricted to cells of the same tower."""
+    if isinstance(seen, Sight):
+        return seen.apart(owner)
     same = (owner[:, :, None] == owner[:, None, :])[:, None]
     return same if seen is None else seen & same
 

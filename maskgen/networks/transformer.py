@@ -3,16 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
 from maskgen.io.schema import Items, Real, Whole, record_of
+from maskgen.networks.attention import attend
 from maskgen.networks.compression import CellCompression, blocks_of, check_compress, refuse_blocks
+from maskgen.networks.recompute import Recompute, recomputed
 from maskgen.networks.rope import RopeScaling, check_scaling, rope_frequencies, rotate
-from maskgen.networks.visibility import nearby, visible
+from maskgen.networks.visibility import Sight, nearby, sight
 from maskgen.tokens.batch import TokenBatch
 
 
@@ -105,7 +106,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(config.num_heads * config.head_dim, config.dim, bias=False)
 
     def forward(
-        self, x: Float[Tensor, "batch length dim"], rotation: tuple[Tensor, Tensor], seen: Tensor | None
+        self, x: Float[Tensor, "batch length dim"], rotation: tuple[Tensor, Tensor], seen: Tensor | Sight | None
     ) -> Float[Tensor, "batch length dim"]:
         return self.mix(*self.project(x, rotation), seen)
 
@@ -120,7 +121,7 @@ class Attention(nn.Module):
         query: Float[Tensor, "batch heads queries head_dim"],
         key: Float[Tensor, "batch heads length head_dim"],
         value: Float[Tensor, "batch heads length head_dim"],
-        seen: Tensor | None,
+        seen: Tensor | Sight | None,
     ) -> Float[Tensor, "batch queries dim"]:
         """Attention output of each query over the keys that it sees; the queries may be those of only some cells."""
         out: Tensor = self.out(attend(query, key, value, seen))
@@ -153,7 +154,7 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self, x: Float[Tensor, "batch length dim"], rotation: tuple[Tensor, Tensor], seen: Tensor | None
+        self, x: Float[Tensor, "batch length dim"], rotation: tuple[Tensor, Tensor], seen: Tensor | Sight | None
     ) -> Float[Tensor, "batch length dim"]:
         return self.after(x, self.attention(self.attention_norm(x), rotation, seen))
 
@@ -194,6 +195,8 @@ class MaskTransformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.norm = nn.RMSNorm(config.dim)
         self.head = self.embed if config.tie_head else nn.Embedding(vocab_size, config.dim)
+        self.recompute: Recompute = "none"
+        """What a training computes twice to save memory."""
         self.apply(_initialise)
         self.compression = CellCompression(config.dim, config.compress) if config.compress > 1 else None
         for block in self.blocks:
@@ -241,9 +244,9 @@ class MaskTransformer(nn.Module):
     ) -> Float[Tensor, "batch length dim"]:
         """All blocks and the last norm."""
         near = None if window is None else nearby(batch.modality, batch.coords[..., 0], window)
-        seen = visible(batch.valid, batch.document, context, near)
+        seen = sight(batch.valid, batch.document, context, near)
         for block in self.blocks:
-            x = block(x, rotation, seen)
+            x = recomputed(self.recompute, block, x, rotation, seen)
         hidden: Tensor = self.norm(x)
         return hidden
 
@@ -269,31 +272,6 @@ class MaskTransformer(nn.Module):
     def logits(self, hidden: Float[Tensor, "cells dim"], offset: int, size: int) -> Float[Tensor, "cells size"]:
         """Logits of the ids `offset` to `offset + size - 1` at the given cells: linear in `hidden`, without bias."""
         return functional.linear(hidden, self.head.weight[offset : offset + size])
-
-
-def attend(
-    query: Float[Tensor, "batch heads queries head_dim"],
-    key: Float[Tensor, "batch heads length head_dim"],
-    value: Float[Tensor, "batch heads length head_dim"],
-    seen: Tensor | None,
-) -> Float[Tensor, "batch queries features"]:
-    """Attention output with all heads concatenated, computed with the fastest method for the device."""
-    by = explicit_attention if query.device.type == "cpu" and torch.is_grad_enabled() else functional.scaled_dot_product_attention
-    return rearrange(by(query, key, value, attn_mask=seen), "b h l d -> b l (h d)")
-
-
-def explicit_attention(
-    query: Float[Tensor, "batch heads queries head_dim"],
-    key: Float[Tensor, "batch heads length head_dim"],
-    value: Float[Tensor, "batch heads length head_dim"],
-    attn_mask: Tensor | None = None,
-) -> Float[Tensor, "batch heads queries head_dim"]:
-    """Attention as two matrix products, for training on a CPU: the backward pass of SDPA there is slower (docs/log.md)."""
-    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
-    if attn_mask is not None:
-        scores = scores.masked_fill(~attn_mask, -1e4) if attn_mask.dtype == torch.bool else scores + attn_mask
-    mixed: Tensor = scores.softmax(dim=-1) @ value
-    return mixed
 
 
 def _initialise(module: nn.Module) -> None:

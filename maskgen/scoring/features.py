@@ -11,7 +11,7 @@ from maskgen.networks.adapted import AdaptedTransformer
 from maskgen.networks.auto import Network
 from maskgen.networks.published import PublishedNetwork
 from maskgen.networks.towers import TowerTransformer
-from maskgen.networks.visibility import visible
+from maskgen.networks.visibility import sight
 from maskgen.tokens.batch import Codes, TokenBatch
 from maskgen.tokens.packing import pack
 from maskgen.tokens.space import TokenSpace
@@ -51,7 +51,7 @@ def hidden_states(
     if isinstance(model, TowerTransformer):
         return model(batch, layers=wanted)  # type: ignore[no-any-return]
     x, rotation = model.start(batch.ids, batch.modality, batch.coords)
-    seen = visible(batch.valid, batch.document, context)
+    seen = sight(batch.valid, batch.document, context)
     for block in list(model.blocks)[:wanted]:
         x = block(x, rotation, seen)
     return x

@@ -25,6 +25,9 @@ from maskgen.tokens.space import MASK, Segment, TokenSpace
 Marks = Bool[Tensor, "..."]
 """Mask of the target codes to score: [*grid] for all levels of a cell, or [level, *grid]."""
 
+MOST_LOGITS = 2**25
+"""Logits of a score that exist at a time."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
@@ -145,7 +148,9 @@ class Scorer:
             window = self.decoding.window_at(group[0])
             model = prefix or self.model
             logits_fn = model_logits(LocalAttentionModel(model, window) if window else model, counter)
-            found.append(group_values(logits_fn, batch, [self.segments[level] for level in group], asked, self.settings))
+            # A network that is asked about each cell alone would answer otherwise in parts.
+            most = None if self.segments[0].index in getattr(self.model, "asked_alone", ()) else MOST_LOGITS
+            found.append(group_values(logits_fn, batch, [self.segments[level] for level in group], asked, self.settings, most))
         return found, counter.rows
 
     def _variance(self, values: Values, codes: int) -> float:
@@ -171,6 +176,7 @@ def group_values(
     segments: Sequence[Segment],
     asked: Bool[Tensor, "cells depth"],
     settings: ScoreSettings,
+    most_logits: int | None = None,
 ) -> Values:
     """Contribution of each mask to the estimate of each level of one group.
 
@@ -180,6 +186,7 @@ def group_values(
         segments: Levels that are masked together, coarse to fine.
         asked: Target codes to score.
         settings: Settings of the estimate. The masks depend only on the seed, the first level and the number of scored codes.
+        most_logits: Most logits that are asked for at a time; None asks for all masked cells at once.
     """
     levels = [segment.level for segment in segments]
     cell, place = asked[:, levels].nonzero().T
@@ -194,7 +201,8 @@ def group_values(
     cells = row.cells(segments[0].index)[0].nonzero()[:, 0]
     start = _seen(row, cells, asked.to(cells.device), levels)
     spots = cells[cell.to(cells.device)], place.to(cells.device)
-    sums = [_masked_sums(logits_fn, row, start, segments, spots, part) for part in different.to(cells.device).split(settings.batch_size)]
+    parts = different.to(cells.device).split(settings.batch_size)
+    sums = [_masked_sums(logits_fn, row, start, segments, spots, part, most_logits) for part in parts]
     return torch.cat(sums).cpu()[which] * masks.weights[:, None]
 
 
@@ -217,6 +225,7 @@ def _masked_sums(
     segments: Sequence[Segment],
     spots: tuple[Int[Tensor, " codes"], Int[Tensor, " codes"]],
     hidden: Bool[Tensor, "masks codes"],
+    most_logits: int | None,
 ) -> Values:
     """Log-probability of the codes that each mask hides, level by level.
 
@@ -227,6 +236,7 @@ def _masked_sums(
         segments: Levels of the group.
         spots: Cell in the row, and index in the group, of each scored code.
         hidden: The masks.
+        most_logits: See `group_values`.
     """
     cell, place = spots
     ids = start.expand(len(hidden), -1, -1).clone()
@@ -239,12 +249,23 @@ def _masked_sums(
         chosen[:, cell[place == number]] = hidden[:, place == number]
         if not bool(chosen.any()):
             continue
-        logits = logits_fn(batch, chosen, segment, 0.0)
-        logprobs = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
-        which, where = chosen.nonzero().T
-        wanted = (start[where, segment.level] - segment.offset)[:, None]
-        found = logprobs.gather(-1, wanted)[:, 0].double().cpu()
-        if bool(found.isnan().any()):
-            raise FloatingPointError(f"logits of {segment.modality} level {segment.level} are not finite")
-        sums[:, number].index_add_(0, which.cpu(), found)
+        for part in _pieces(chosen, segment.size, most_logits):
+            logits = logits_fn(batch, part, segment, 0.0)
+            logprobs = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
+            which, where = part.nonzero().T
+            wanted = (start[where, segment.level] - segment.offset)[:, None]
+            found = logprobs.gather(-1, wanted)[:, 0].double().cpu()
+            if bool(found.isnan().any()):
+                raise FloatingPointError(f"logits of {segment.modality} level {segment.level} are not finite")
+            sums[:, number].index_add_(0, which.cpu(), found)
     return sums
+
+
+def _pieces(chosen: Bool[Tensor, "masks length"], size: int, most_logits: int | None) -> list[Bool[Tensor, "masks length"]]:
+    """Cells in parts of at most so many logits. The model remembers its pass, so each further part costs its own logits alone."""
+    count = int(chosen.sum())
+    if most_logits is None or count * size <= most_logits:
+        return [chosen]
+    number = chosen.flatten().cumsum(dim=0).view_as(chosen) - 1
+    most = max(1, most_logits // size)
+    return [chosen & (number // most == part) for part in range(-(-count // most))]

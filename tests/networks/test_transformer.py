@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from maskgen.networks.transformer import MaskTransformer, TransformerConfig, explicit_attention, rope_frequencies, rotate
+from maskgen.networks.attention import explicit_attention
+from maskgen.networks.transformer import MaskTransformer, TransformerConfig, rope_frequencies, rotate
 from maskgen.tokens.batch import TokenBatch, stack
 from maskgen.tokens.packing import pack
 from maskgen.tokens.space import Modality, TokenSpace

@@ -121,6 +121,23 @@ def test_the_bound_of_true_conditionals_converges_to_the_true_likelihood(codes: 
     assert error < 0.06
 
 
+def test_logits_asked_for_in_parts_give_the_same_score() -> None:
+    row, asked = pack([{"audio": torch.tensor([[1, 0, 2, 1, 0], [0, 0, 0, 0, 0]])}], SPACE), torch.ones(5, LEVELS, dtype=torch.bool)
+    counts: list[int] = []
+    answer = exact(joint(5))
+
+    def counted(batch: TokenBatch, cells: Tensor, segment: Segment, progress: float) -> Tensor:
+        counts.append(int(cells.sum()))
+        return answer(batch, cells, segment, progress)
+
+    whole = group_values(counted, row, AUDIO[:1], asked, ScoreSettings(samples=8, batch_size=8))
+    assert max(counts) > 2
+    counts.clear()
+    parts = group_values(counted, row, AUDIO[:1], asked, ScoreSettings(samples=8, batch_size=8), 2 * CODES)
+    assert max(counts) == 2
+    assert torch.equal(parts, whole)
+
+
 def test_one_code_at_a_time_is_the_pseudo_likelihood_and_all_at_once_the_marginals() -> None:
     table, codes = joint(3), (0, 1, 2)
     row, asked = coarse(*codes)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from maskgen.decoding.acceleration.slots import Slots
 from maskgen.networks.transformer import Block, MaskTransformer
-from maskgen.networks.visibility import nearby, visible
+from maskgen.networks.visibility import Sight, nearby, sight
 from maskgen.tokens.batch import TokenBatch
 from maskgen.tokens.space import MASK
 
@@ -45,7 +45,7 @@ class _Kept:
         self.model, self.target, self.blocks = model, target, [block for block in model.blocks if isinstance(block, Block)]
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
-        self.seen: Tensor | None = None
+        self.seen: Tensor | Sight | None = None
         self.hidden = torch.zeros(0)
         self.computed = self.plain = 0
 
@@ -60,7 +60,7 @@ class _Kept:
         x, rotation = self.model.start(batch.ids, batch.modality, batch.coords)
         context = batch.modality != self.target if self.model.config.blind_condition else None
         near = None if asked.window is None else nearby(batch.modality, batch.coords[..., 0], asked.window)
-        self.seen, self.keys, self.values = visible(batch.valid, batch.document, context, near), [], []
+        self.seen, self.keys, self.values = sight(batch.valid, batch.document, context, near), [], []
         for block in self.blocks:
             query, key, value = block.attention.project(block.attention_norm(x), rotation)
             x = block.after(x, block.attention.mix(query, key, value, self.seen))
@@ -75,7 +75,8 @@ class _Kept:
         slots = Slots.of(active)
         self.computed, self.plain = self.computed + slots.index.numel(), self.plain + active.numel()
         x, rotation = self.model.start(slots.take(batch.ids), slots.take(batch.modality), slots.take(batch.coords))
-        seen = None if self.seen is None else slots.take(self.seen, dim=2)
+        seen = self.seen.of(slots.index) if isinstance(self.seen, Sight) else self.seen
+        seen = slots.take(seen, dim=2) if isinstance(seen, Tensor) else seen
         for block, keys, values in zip(self.blocks, self.keys, self.values, strict=True):
             query, key, value = block.attention.project(block.attention_norm(x), rotation)
             slots.put(key, keys, dim=2)

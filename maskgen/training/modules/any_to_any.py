@@ -13,6 +13,7 @@ from maskgen.masking.tasks import Asked, TargetObjective, Task, TaskBatch, draw_
 from maskgen.networks.auto import new_network
 from maskgen.networks.deferred import fresh
 from maskgen.networks.pretrained import start_from
+from maskgen.networks.recompute import Recompute
 from maskgen.networks.tower_config import TowersConfig, tower_spaces
 from maskgen.networks.towers import TowerTransformer
 from maskgen.networks.transformer import MaskTransformer, TransformerConfig
@@ -48,6 +49,8 @@ class AnyToAnyModule(GeneratorModule[MaskTransformer | TowerTransformer]):
         clip: Largest gradient norm.
         seed: Every task and mask is drawn from (seed, step) and the place in the global batch: the same on any number of ranks.
         compile: Compile the transformer with torch.compile; with towers, the blocks of each.
+        recompute: What the backward pass computes again instead of keeping it: "elementwise" keeps the results of linear layers and fused
+            attention, "blocks" the input of each block alone. Gradients are equal.
         start: Folder or shipped name of a model whose weights initialise this one; this token space must begin with the model's. With
             towers: tower to such a name; towers that are left out start from random weights.
 
@@ -76,6 +79,7 @@ class AnyToAnyModule(GeneratorModule[MaskTransformer | TowerTransformer]):
         clip: float = 1.0,
         seed: int = 0,
         compile: bool = False,
+        recompute: Recompute = "none",
         start: str | dict[str, str] | None = None,
     ) -> None:
         super().__init__()
@@ -90,6 +94,7 @@ class AnyToAnyModule(GeneratorModule[MaskTransformer | TowerTransformer]):
         if not 0.0 <= drop_condition <= 1.0:
             raise ValueError(f"drop_condition is a share of the rows and lies in [0, 1], got {drop_condition}")
         self.model = fresh(lambda: new_network(transformer, self.space), whole=start is not None)
+        self.model.recompute = recompute
         if start is not None:
             self._start(start, named(shards))
         self.tasks, self.targets, self.grids = dict(tasks), dict(targets or {}), checked_grids(shards, self.space, grids or {})

@@ -12,6 +12,7 @@ from maskgen.masking.masks import Masked, check_shares, checked_weights, draw_ma
 from maskgen.masking.schedule import Cosine, MaskSchedule
 from maskgen.networks.deferred import fresh
 from maskgen.networks.pretrained import start_from
+from maskgen.networks.recompute import Recompute
 from maskgen.networks.transformer import MaskTransformer, TransformerConfig
 from maskgen.tokens.batch import TokenBatch
 from maskgen.training.modules.base import TargetModule, mixed_seed
@@ -50,6 +51,8 @@ class MaskedTokenModule(TargetModule[MaskTransformer]):
         clip: Largest gradient norm.
         seed: Every mask is drawn from (seed, step) and the place in the global batch, so that it is the same on any number of ranks.
         compile: Compile the transformer with torch.compile.
+        recompute: What the backward pass computes again instead of keeping it: "elementwise" keeps the results of linear layers and fused
+            attention, "blocks" the input of each block alone. Gradients are equal.
         start: Folder or shipped name of a model whose weights initialise this one; sizes and token space must be the same.
 
     Raises:
@@ -82,12 +85,14 @@ class MaskedTokenModule(TargetModule[MaskTransformer]):
         clip: float = 1.0,
         seed: int = 0,
         compile: bool = False,
+        recompute: Recompute = "none",
         start: str | None = None,
     ) -> None:
         super().__init__()
         check_shares(drop_condition, prompt_share, infill_share)
         self.space, self.fingerprints = merged_space(shards)
         self.model = fresh(lambda: MaskTransformer(transformer, self.space.size, len(self.space.modalities)), whole=start is not None)
+        self.model.recompute = recompute
         if start is not None:
             start_from(self.model, self.space, self.fingerprints, start, named(shards))
         self.target, self.segments = target, self.space.of(target)

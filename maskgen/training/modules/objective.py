@@ -1,4 +1,7 @@
-"""The loss of masked codes: cross-entropy of each code, and the two ways to reduce it to one number."""
+"""The loss of masked codes: cross-entropy of each code, and the two ways to reduce it to one number.
+
+Only logits of masked codes of one level are computed, and of so many at a time that they stay below `CHUNK_LOGITS`.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
@@ -7,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from maskgen.masking.masks import Masked
 from maskgen.tokens.space import Segment
@@ -14,6 +18,8 @@ from maskgen.tokens.space import Segment
 Weighting = Literal["maskgit", "elbo"]
 """How the losses of codes become one number: their mean, or the bound on the likelihood (`order_agnostic_bound`)."""
 
+CHUNK_LOGITS = 2**25
+"""Logits of a training that exist at a time, 128 MiB in float32."""
 
 CodeLogits = Callable[[Tensor, int, int], Tensor]
 """The head of a generator: hidden states of chosen cells, offset and size of a level's ids -> logits [cells size]."""
@@ -44,10 +50,47 @@ def code_losses(
     for segment in segments:
         here = masked.cells[..., segment.level]
         row, wanted = here.nonzero()[:, 0], masked.codes[..., segment.level][here]
-        logits = logits_of(hidden[here if place is None else place[here]], segment.offset, segment.size).float()
-        loss = functional.cross_entropy(logits, wanted, reduction="none", label_smoothing=label_smoothing)
-        parts.append((loss, (logits.argmax(dim=-1) == wanted).float(), row, torch.full_like(row, segment.level)))
+        states = hidden[here if place is None else place[here]]
+        loss, correct = chunked_cross_entropy(logits_of, states, wanted, segment, label_smoothing)
+        parts.append((loss, correct, row, torch.full_like(row, segment.level)))
     return {name: torch.cat(part) for name, part in zip(("loss", "correct", "row", "level"), zip(*parts, strict=True), strict=True)}
+
+
+def chunked_cross_entropy(
+    logits_of: CodeLogits,
+    states: Float[Tensor, "codes dim"],
+    wanted: Int[Tensor, " codes"],
+    segment: Segment,
+    label_smoothing: float = 0.0,
+) -> tuple[Float[Tensor, " codes"], Float[Tensor, " codes"]]:
+    """Cross-entropy in nats and correctness of each code, without a tensor of all logits.
+
+    The codes are cut into equal chunks of at most `CHUNK_LOGITS` logits. With several chunks the backward pass computes the logits of each
+    again, so one chunk of logits and its gradient is all that either pass holds.
+
+    Args:
+        logits_of: The model's head.
+        states: Hidden states of the codes' cells.
+        wanted: The codes.
+        segment: Their level.
+        label_smoothing: Of the cross-entropy.
+    """
+
+    def losses(states: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        logits = logits_of(states, segment.offset, segment.size).float()
+        loss = functional.cross_entropy(logits, wanted, reduction="none", label_smoothing=label_smoothing)
+        return loss, (logits.detach().argmax(dim=-1) == wanted).float()
+
+    count = -(-len(wanted) * segment.size // CHUNK_LOGITS)
+    if count < 2:
+        return losses(states, wanted)
+    size = -(-len(wanted) // count)
+    chunks = zip(torch.split(states, size), torch.split(wanted, size), strict=True)
+    if torch.is_grad_enabled():
+        found = [checkpoint(losses, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks]
+    else:
+        found = [losses(*chunk) for chunk in chunks]
+    return torch.cat([loss for loss, _ in found]), torch.cat([correct for _, correct in found])
 
 
 def reduced(

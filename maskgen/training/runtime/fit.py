@@ -13,6 +13,8 @@ from maskgen.training.runtime.allowed import allowed_paths
 from maskgen.training.runtime.console import say_once
 from maskgen.training.runtime.refusals import refusal
 
+FLAGS = ("--estimate", "--estimate-gb", "--smoke")
+"""Options of `maskgen fit` that LightningCLI does not know."""
 ALLOW_HELP = "--allow PACKAGE (several times): let class_path name classes of your package, installed or in the working directory"
 DEFAULT_CLASSES = {
     "model": "maskgen.training.modules.masked.MaskedTokenModule",
@@ -61,6 +63,11 @@ def run(args: Sequence[str]) -> Any:
         ValueError: For a configuration that cannot be parsed, or a class that is not allowed.
     """
     rest, own = _allowed(args)
+    if any(arg.partition("=")[0] in FLAGS for arg in rest):
+        from maskgen.training.runtime.rehearsal import rehearse
+
+        with class_paths(own):
+            return rehearse(rest, lambda changed: _run(changed, own))
     with class_paths(own):
         return _run(_with_defaults(rest), own)
 

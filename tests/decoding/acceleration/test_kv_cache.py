@@ -9,7 +9,8 @@ from maskgen.decoding.acceleration.kv_cache import KVCacheModel, PrefixCacheMode
 from maskgen.decoding.acceleration.slots import Slots
 from maskgen.decoding.guidance import ConstantGuidance
 from maskgen.decoding.logits import guided_model, hide_condition, model_logits
-from maskgen.networks.transformer import MaskTransformer, TransformerConfig, explicit_attention, rope_frequencies, rotate
+from maskgen.networks.attention import explicit_attention
+from maskgen.networks.transformer import MaskTransformer, TransformerConfig, rope_frequencies, rotate
 from maskgen.sampling.confidence import ConfidenceSampler
 from maskgen.tokens.batch import TokenBatch, stack
 from maskgen.tokens.packing import pack, pack_rows

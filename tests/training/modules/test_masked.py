@@ -18,6 +18,8 @@ from maskgen.pipelines.base import Pipeline
 from maskgen.tokenizers.image import ImageTokenizer
 from maskgen.tokenizers.text import TextTokenizer
 from maskgen.tokens.batch import TokenBatch
+from maskgen.tokens.space import Segment
+from maskgen.training.modules import objective
 from maskgen.training.modules.masked import MaskedTokenModule
 from maskgen.training.modules.objective import order_agnostic_bound
 
@@ -224,3 +226,25 @@ def test_cross_entropy_here_is_torchs() -> None:
     logprobs = logits.log_softmax(-1)[0]
     expected = functional.cross_entropy(logits, torch.tensor([1]), label_smoothing=0.2)
     assert float(-(0.8 * logprobs[1] + 0.2 * logprobs.mean())) == pytest.approx(float(expected))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_losses_in_chunks_equal_the_dense_losses_and_gradients(smoothing: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    head, states, wanted = torch.randn(50, 8, requires_grad=True), torch.randn(23, 8, requires_grad=True), torch.randint(50, (23,))
+    segment, largest = Segment(modality="image", index=1, level=0, offset=2, size=50), 0
+
+    def logits_of(hidden: torch.Tensor, offset: int, size: int) -> torch.Tensor:
+        nonlocal largest
+        largest = max(largest, len(hidden) * size)
+        return hidden @ head.T
+
+    found = []
+    for most in (10**6, 256):
+        monkeypatch.setattr(objective, "CHUNK_LOGITS", most)
+        largest = 0
+        loss, correct = objective.chunked_cross_entropy(logits_of, states, wanted, segment, smoothing)
+        found.append([loss, correct, *torch.autograd.grad((loss * torch.linspace(0, 1, 23)).sum(), [head, states])])
+        assert largest <= most
+    for dense, chunked in zip(*found, strict=True):
+        assert torch.allclose(dense, chunked, atol=1e-6)
