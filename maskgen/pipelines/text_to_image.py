@@ -11,6 +11,8 @@ from maskgen.pipelines.outputs import GenerationOutput, as_type
 from maskgen.pipelines.storing import names_of
 from maskgen.processors.image import ImageProcessor, ImageRequest
 from maskgen.processors.labels import label_codes
+from maskgen.processors.text import encoders_of
+from maskgen.tokenizers.base import Tokenizer
 from maskgen.tokenizers.image_geometry import image_size
 from maskgen.tokens.batch import Codes
 from maskgen.tokens.micro import NAME as MICRO
@@ -32,10 +34,16 @@ class TextToImagePipeline(Pipeline):
     @property
     def processor(self) -> ImageProcessor:
         """Captions and edits to cells and back."""
-        return ImageProcessor(self.tokenizers["image"], self.tokenizers.get("text"), self.grids.get("image"))
+        return ImageProcessor(self.tokenizers["image"], self.readers, self.grids.get("image"))
+
+    @property
+    def readers(self) -> dict[str, Tokenizer]:
+        """What reads a prompt: the text tokenizer, and frozen text encoders."""
+        text = {"text": self.tokenizers["text"]} if "text" in self.tokenizers else {}
+        return {**text, **encoders_of(self.tokenizers)}
 
     def text_codes(self, text: str) -> dict[str, Codes]:
-        """Known cells of a caption, {"text": codes [1, n]}.
+        """Known cells of a caption: {"text": codes [1, n]}, and the features of frozen encoders.
 
         Raises:
             ValueError: If the caption is empty, too long, or the model has no text.
@@ -124,7 +132,7 @@ class TextToImagePipeline(Pipeline):
             raise ValueError(
                 f"unconditional draws without a {'prompt' if prompt is not None else 'label'}, and one is given; leave one out"
             )
-        needless = unconditional or "text" not in self.tokenizers
+        needless = unconditional or not self.readers
         nothing = prompt is None and label is None and image is None and len(self.space.modalities) > 1
         if needless and nothing and self.settings_of("image").guidance_scale == 1:
             logger.warning("drawn without a condition, which a model has learned only if its training had drop_condition above 0")
