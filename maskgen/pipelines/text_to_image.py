@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Unpack
 
+from maskgen.decoding.settings import GenerationSettings
 from maskgen.pipelines.base import Pipeline
 from maskgen.pipelines.options import DrawingOptions, as_prompts, check_names, num_outputs, seeds_of, settings_from
 from maskgen.pipelines.outputs import GenerationOutput, as_type
@@ -113,7 +114,7 @@ class TextToImagePipeline(Pipeline):
 
     def _drawn(self, request: ImageRequest, options: DrawingOptions) -> Any:
         """The output of a request, in the form that the options ask for."""
-        settings = settings_from(self.settings_of("image"), options, len(self.space.of("image")))
+        settings = self._unguided(settings_from(self.settings_of("image"), options, len(self.space.of("image"))), options)
         with self._watched(options) as callback:
             plan = self.processor.prepare(request)
             limits = options.get("batch_size", 32), options.get("batch_invariant")
@@ -121,6 +122,19 @@ class TextToImagePipeline(Pipeline):
         media = as_type(self.processor.finish(plan, output.media), options.get("output_type", "pil"))
         made: GenerationOutput = replace(output, media=media)
         return made if options.get("return_dict", True) else (media,)
+
+    def _unguided(self, settings: GenerationSettings, options: DrawingOptions) -> GenerationSettings:
+        """The settings without guidance where the model learned no condition, so that no second view is computed.
+
+        Raises:
+            ValueError: If a call asks for guidance all the same.
+        """
+        if len(self.space.modalities) > 1 or settings.null != "absent":
+            return settings
+        asked = [name for name in ("guidance_scale", "guidance_schedule") if options.get(name) not in (None, 1, 1.0)]
+        if asked:
+            raise ValueError(f"this model learned images alone, without a condition to guide by; leave {asked[0]} out")
+        return replace(settings, guidance_scale=1.0, guidance_schedule="constant")
 
     def _free(self, prompt: Any, label: Any, image: Any, unconditional: bool) -> bool:
         """Whether a call needs no caption.

@@ -14,7 +14,7 @@ from maskgen.data.sources.media import MAX_CROPS
 from maskgen.io.limits import MediaLimits
 
 SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-MODALITIES = ("text", "image", "audio", "features")
+MODALITIES = ("text", "image", "audio", "features", "label")
 DEFAULT_SPLIT = "train"
 Section = TypeVar("Section")
 
