@@ -66,6 +66,11 @@ def add_data(verbs: Any) -> None:
     text = data.add_parser("text-tokenizer", help="train a BPE text tokenizer from a recipe")
     text.add_argument("recipe", type=Path)
     text.set_defaults(verb=data_text_tokenizer)
+    labels = data.add_parser("labels", help="write the tokenizer of the classes that the sources of a recipe have")
+    labels.add_argument("recipe", type=Path)
+    labels.add_argument("--field", default="label", help="attribute that holds the class (default: %(default)s)")
+    labels.add_argument("--out", type=Path, required=True, help="folder of the tokenizer, which the recipe names as label")
+    labels.set_defaults(verb=data_labels)
     phones = data.add_parser("phoneme-tokenizer", help="build a phoneme tokenizer from a recipe")
     phones.add_argument("recipe", type=Path)
     phones.set_defaults(verb=data_phoneme_tokenizer)
@@ -216,6 +221,16 @@ def data_text_tokenizer(args: argparse.Namespace) -> None:
 
     tokenizer = train_text_tokenizer(working_copy(args.recipe))
     print(f"trained {tokenizer.codebook_size} codes, fingerprint {tokenizer.fingerprint[:12]}")
+
+
+def data_labels(args: argparse.Namespace) -> None:
+    """Write the tokenizer of a data set's classes."""
+    from maskgen.data.build.labels import label_tokenizer
+    from maskgen.data.build.recipe import read_recipe
+
+    tokenizer = label_tokenizer(read_recipe(args.recipe), args.field)
+    fingerprint = tokenizer.save(args.out)
+    print(f"wrote {args.out}: {len(tokenizer.values)} classes, fingerprint {fingerprint[:12]}")
 
 
 def data_phoneme_tokenizer(args: argparse.Namespace) -> None:

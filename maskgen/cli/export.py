@@ -33,6 +33,15 @@ def add_export(verbs: Any) -> None:
         kind.add_argument("checkpoint", type=Path)
         kind.add_argument("--out", type=Path, required=True)
         kind.set_defaults(verb=verb)
+    encoder = kinds.add_parser("text-encoder", help="bundle of a frozen text encoder, whose features a model is conditioned on")
+    encoder.add_argument("encoder", help="folder or hub id of a text encoder of transformers: T5, CLIP, BERT or another")
+    encoder.add_argument("--out", type=Path, required=True)
+    encoder.add_argument("--revision", help="branch, tag or commit of a hub id")
+    encoder.add_argument("--layer", type=int, default=-1, help="layer whose states are taken, -1 is the output (default: %(default)s)")
+    encoder.add_argument("--longest", type=int, default=77, help="tokens of a text at most (default: %(default)s)")
+    encoder.add_argument("--dtype", choices=("float16", "bfloat16"), default="float16", help="precision of stored features")
+    encoder.add_argument("--inside", action="store_true", help="keep the weights of a hub id in the bundle, instead of its name and commit")
+    encoder.set_defaults(verb=export_text_encoder)
     model = kinds.add_parser("model", help="model bundle from a checkpoint of a generator and its tokenizers")
     model.add_argument("checkpoint", type=Path)
     model.add_argument("--out", type=Path, required=True)
@@ -134,6 +143,16 @@ def export_image_features(args: argparse.Namespace) -> None:
     network = fitted(lambda: FeatureNet(**made["network"]), tensors, args.checkpoint)
     network.load_state_dict(tensors)
     print(f"wrote {args.out}, fingerprint {save_features(network, args.out)[:12]}")
+
+
+def export_text_encoder(args: argparse.Namespace) -> None:
+    """A bundle of a frozen text encoder."""
+    from maskgen.tokenizers.text_encoder import EncoderSettings, TextEncoder
+
+    settings = EncoderSettings(layer=args.layer, dtype=args.dtype, longest=args.longest)
+    encoder = TextEncoder.from_transformers(args.encoder, args.revision, settings, inside=args.inside)
+    fingerprint = encoder.save(args.out)
+    print(f"wrote {args.out}: {encoder.width} numbers a token, {encoder.settings.longest} tokens at most, fingerprint {fingerprint[:12]}")
 
 
 def export_model(args: argparse.Namespace) -> None:

@@ -17,6 +17,7 @@ from maskgen.data.loading.rows import ShardRows
 from maskgen.data.loading.samples import caption_codes
 from maskgen.data.shards.codes import require_integers
 from maskgen.data.shards.manifest import Index, read_index
+from maskgen.data.shards.vectors import lengths_of
 from maskgen.evaluation.html import bars, figure, image, page, sound, table, text, waveform
 from maskgen.evaluation.image.tokenizer import code_usage
 from maskgen.io.audio import mixed_down
@@ -111,6 +112,9 @@ def take_census(rows: ShardRows, chosen: Sequence[int], index: Index) -> Census:
         for name, kind in kinds.items():
             if f"{name}.npy" in sizes:
                 array = rows.field(row, f"{name}.npy")
+                if kind == "features":
+                    census.lengths.setdefault(f"{name} cells", []).extend(lengths_of(array).tolist())
+                    continue
                 require_integers(array, name, rows.key(row))
                 _count_codes(census, name, kind, array)
     return census

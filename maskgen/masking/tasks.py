@@ -11,7 +11,7 @@ from torch import Tensor
 from maskgen.masking.budgets import Budget, shared_out
 from maskgen.masking.masks import Masked, draw_masks, mask_group
 from maskgen.masking.schedule import Cosine, Linear, MaskSchedule
-from maskgen.tokens.batch import TokenBatch
+from maskgen.tokens.batch import TokenBatch, stack
 from maskgen.tokens.space import TokenSpace
 
 
@@ -298,6 +298,6 @@ def _asked_cells(
 def _joined(first: Asked, second: Asked) -> Asked:
     """The masked rows of one modality from two sets of rows."""
     one, other = first.masked, second.masked
-    batch = TokenBatch(*(torch.cat([getattr(one.batch, part), getattr(other.batch, part)]) for part in vars(one.batch)))
+    batch = stack(one.batch, other.batch)
     rest = (torch.cat([getattr(one, part), getattr(other, part)]) for part in ("cells", "codes", "level", "total", "rate", "dropped"))
     return Asked(torch.cat([first.rows, second.rows]), Masked(batch, *rest))

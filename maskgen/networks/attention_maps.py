@@ -46,7 +46,7 @@ def received_attention(model: MaskTransformer | TowerTransformer, batch: TokenBa
 
 def _watched(model: MaskTransformer, batch: TokenBatch, target: int, watch: Callable[[Tensor, Tensor, Tensor | None], None]) -> None:
     """Run the model once and call `watch` with the queries, keys and attention mask of each block."""
-    x, rotation = model.start(batch.ids, batch.modality, batch.coords)
+    x, rotation = model.start(batch.ids, batch.modality, batch.coords, batch.features)
     seen = visible(batch.valid, batch.document, batch.modality != target if model.config.blind_condition else None)
     for block in model.blocks:
         assert isinstance(block, Block)

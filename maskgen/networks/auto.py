@@ -39,13 +39,27 @@ class NetworkSchema(Schema):
 def new_network(config: TransformerConfig | TowersConfig, space: TokenSpace) -> MaskTransformer | TowerTransformer:
     """Create an untrained network over a token space."""
     if isinstance(config, TowersConfig):
+        _require_codes(space, "towers")
         return TowerTransformer(config, space)
-    return MaskTransformer(config, space.size, len(space.modalities))
+    return MaskTransformer(config, space.size, len(space.modalities), space.feature_width)
+
+
+def _require_codes(space: TokenSpace, network: str) -> None:
+    """Refuse features of a frozen encoder for a network that would not see them.
+
+    Raises:
+        ValueError: If the space has some.
+    """
+    if space.feature_width:
+        raise ValueError(
+            f"features of a frozen encoder need a transformer of one trunk, not {network}; drop them, or train a MaskTransformer"
+        )
 
 
 def network_of(config: Mapping[str, Any], space: TokenSpace) -> Network:
     """Create an untrained network from its configuration as plain data, `dataclasses.asdict(network.config)`."""
     if "backbone" in config:
+        _require_codes(space, "an adapted backbone")
         return AdaptedTransformer(AdaptedConfig(**config), space.size, len(space.modalities))
     if "towers" in config:
         parts = {

@@ -59,7 +59,7 @@ class TokenCritic(nn.Module):
         super().__init__()
         self.space, self.target, self.see_condition = space, target, see_condition
         config = replace(transformer, tie_head=True, blind_condition=False)
-        self.trunk = MaskTransformer(config, space.size, len(space.modalities))
+        self.trunk = MaskTransformer(config, space.size, len(space.modalities), space.feature_width)
         self.score = nn.Linear(config.dim, len(space.of(target)))
 
     def forward(self, batch: TokenBatch) -> Float[Tensor, "batch length levels"]:

@@ -42,7 +42,7 @@ def joined_hidden(model: MaskTransformer, calls: Sequence[ForwardCall]) -> list[
 
     Source: selective batching of Orca (Yu et al., OSDI 2022).
     """
-    starts = [model.start(call.batch.ids, call.batch.modality, call.batch.coords) for call in calls]
+    starts = [model.start(call.batch.ids, call.batch.modality, call.batch.coords, call.batch.features) for call in calls]
     masks = [_mask(call) for call in calls]
     rows, counts = [len(call.batch) for call in calls], [call.num_cells for call in calls]
     x = torch.cat([rearrange(x, "b l d -> 1 (b l) d") for x, _ in starts], dim=1)

@@ -19,6 +19,8 @@ from maskgen.tokens.space import SPACE_SCHEMA, TokenSpace
 
 logger = logging.getLogger(__name__)
 PIPELINE_KIND = "pipeline"
+PROJECTION = "embed_features.weight"
+"""Weight that projects features of a frozen encoder."""
 PIPELINE_SCHEMA = Record(
     {
         "space": SPACE_SCHEMA,
@@ -139,7 +141,8 @@ def start_from(model: MaskTransformer, space: TokenSpace, fingerprints: Mapping[
                 modality,
                 shards,
             )
-    model.load_state_dict(grown(with_heads(found.model, model), model.state_dict()))
+    ours = model.state_dict()
+    model.load_state_dict(with_features(grown(with_heads(found.model, model), ours), ours))
 
 
 def grown(old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -153,6 +156,20 @@ def grown(old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> dict[str, Ten
         name: torch.cat([tensor, new[name][len(tensor) :].to(tensor)])[: len(new[name])] if tensor.ndim else tensor
         for name, tensor in old.items()
     }
+
+
+def with_features(old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Old weights with the projection of features that the new ones have: old columns first, added ones as they are in the new weights.
+
+    Args:
+        old: Weights of a model.
+        new: Weights of another model with the same names, but for this projection.
+    """
+    kept = {name: tensor for name, tensor in old.items() if name != PROJECTION or name in new}
+    if PROJECTION not in new:
+        return kept
+    columns = old[PROJECTION][:, : new[PROJECTION].shape[1]] if PROJECTION in old else new[PROJECTION][:, :0]
+    return {**kept, PROJECTION: torch.cat([columns, new[PROJECTION][:, columns.shape[1] :].to(columns)], dim=1)}
 
 
 def with_heads(old: MaskTransformer, new: MaskTransformer) -> dict[str, Tensor]:

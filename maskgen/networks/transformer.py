@@ -11,6 +11,7 @@ from torch.nn import functional
 from maskgen.io.schema import Items, Real, Whole, record_of
 from maskgen.networks.attention import attend
 from maskgen.networks.compression import CellCompression, blocks_of, check_compress, refuse_blocks
+from maskgen.networks.feature_embedding import FeatureEmbedding
 from maskgen.networks.recompute import Recompute, recomputed
 from maskgen.networks.rope import RopeScaling, check_scaling, rope_frequencies, rotate
 from maskgen.networks.visibility import Sight, nearby, sight
@@ -182,15 +183,17 @@ class MaskTransformer(nn.Module):
         config: Configuration of the network.
         vocab_size: Number of ids of the token space; id 0 is padding and embeds to zero.
         num_modalities: Number of modalities in the space.
+        feature_width: Numbers in the vector of a cell that a frozen encoder gives (`TokenSpace.feature_width`); 0 without one.
 
     Source: MaskGIT, arXiv:2202.04200; rotary positions over several axes as in arXiv:2403.13298; QK-norm, arXiv:2010.04245.
     """
 
-    def __init__(self, config: TransformerConfig, vocab_size: int, num_modalities: int) -> None:
+    def __init__(self, config: TransformerConfig, vocab_size: int, num_modalities: int, feature_width: int = 0) -> None:
         super().__init__()
         self.config, self.vocab_size, self.num_modalities = config, vocab_size, num_modalities
         self.embed = nn.Embedding(vocab_size, config.dim, padding_idx=0)
         self.embed_modality = nn.Embedding(num_modalities + 1, config.dim, padding_idx=0)
+        self.embed_features = FeatureEmbedding(feature_width, config.dim) if feature_width else None
         self.embed_norm = nn.RMSNorm(config.dim)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.norm = nn.RMSNorm(config.dim)
@@ -226,7 +229,7 @@ class MaskTransformer(nn.Module):
                 f"the model has blind_condition={self.config.blind_condition} and was called {found}; "
                 "give context with blind_condition only (maskgen.decoding.acceleration.kv_cache.PrefixCacheModel does)"
             )
-        x, rotation = self._start(batch.ids, batch.modality, batch.coords)
+        x, rotation = self._start(batch.ids, batch.modality, batch.coords, batch.features)
         if self.compression is None:
             return self._trunk(x, rotation, batch, context, window)
         blocks = blocks_of(batch, self.compression.side)
@@ -251,7 +254,11 @@ class MaskTransformer(nn.Module):
         return hidden
 
     def start(
-        self, ids: Int[Tensor, "batch length level"], modality: Int[Tensor, "batch length"], coords: Int[Tensor, "batch length 3"]
+        self,
+        ids: Int[Tensor, "batch length level"],
+        modality: Int[Tensor, "batch length"],
+        coords: Int[Tensor, "batch length 3"],
+        features: Float[Tensor, "batch length width"] | None = None,
     ) -> tuple[Float[Tensor, "batch length dim"], tuple[Tensor, Tensor]]:
         """Input of the first block, and cosine and sine [batch 1 length pairs] of every cell's rotary angles.
 
@@ -259,10 +266,14 @@ class MaskTransformer(nn.Module):
             ValueError: If the model merges cells: then its blocks do not see one position a cell.
         """
         refuse_blocks(self.compression)
-        return self._start(ids, modality, coords)
+        return self._start(ids, modality, coords, features)
 
-    def _start(self, ids: Tensor, modality: Tensor, coords: Tensor) -> tuple[Float[Tensor, "batch length dim"], tuple[Tensor, Tensor]]:
-        return self.embed_norm(self.embed(ids).sum(dim=2) + self.embed_modality(modality)), self._rotation(coords)
+    def _start(
+        self, ids: Tensor, modality: Tensor, coords: Tensor, features: Tensor | None
+    ) -> tuple[Float[Tensor, "batch length dim"], tuple[Tensor, Tensor]]:
+        x = self.embed(ids).sum(dim=2) + self.embed_modality(modality)
+        x = self.embed_norm(x if self.embed_features is None or features is None else x + self.embed_features(features))
+        return x, self._rotation(coords)
 
     def _rotation(self, coords: Int[Tensor, "batch length 3"]) -> tuple[Tensor, Tensor]:
         # A product and a sum, not a matrix product: autocast would round the angles to bfloat16.

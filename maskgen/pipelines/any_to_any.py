@@ -19,7 +19,7 @@ from maskgen.processors.image import letterboxed
 from maskgen.processors.media import as_audio
 from maskgen.processors.speech import SpeechProcessor
 from maskgen.processors.spoken import SpeechRequest
-from maskgen.processors.text import prompt_codes, with_holes
+from maskgen.processors.text import told_codes, with_holes
 from maskgen.scoring.forced_alignment import ForcedAligner
 from maskgen.scoring.ranking import Ranked
 from maskgen.tokenizers.transcript import TranscriptTokenizer
@@ -215,7 +215,7 @@ class _Chain:
     def _draw(self, heard: Codes | None, style: str | None) -> None:
         """An image of the text, or of a recording's cells with its transcript where images see it; and of what the prompt adds."""
         decoder = self.owner.decoder_of("image", from_audio=heard is not None)
-        added = {} if style is None else prompt_codes(decoder.tokenizers["text"], style)
+        added = {} if style is None else told_codes(decoder.tokenizers, style)
         if heard is None:
             step, known = "text > image", self._caption(decoder, style)
         else:
@@ -235,7 +235,7 @@ class _Chain:
         """
         words = self._words("an image")
         try:
-            return prompt_codes(decoder.tokenizers["text"], words if style is None else f"{words}, {style.strip()}")
+            return told_codes(decoder.tokenizers, words if style is None else f"{words}, {style.strip()}")
         except ValueError as error:
             if not self.made.transcripts:
                 raise

@@ -157,6 +157,7 @@ class Pipeline(Judging, Storing):
                 raise ValueError(f"a seed must lie in [0, 2**63), got {seed}")
         if not isinstance(target, str):
             raise TypeError(f"target must be the name of a modality, got {target!r}")
+        self.space.target(target)
         if not isinstance(known, Sequence) or isinstance(known, str) or not all(isinstance(row, Mapping) for row in known):
             raise TypeError(f"known must be a list with one mapping of modality to media or codes a row, got {known!r:.80}")
         if len(seeds) != len(known) or (negative is not None and len(negative) != len(known)):

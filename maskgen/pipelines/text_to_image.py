@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Unpack
 
+from maskgen.decoding.settings import GenerationSettings
 from maskgen.pipelines.base import Pipeline
 from maskgen.pipelines.options import DrawingOptions, as_prompts, check_names, num_outputs, seeds_of, settings_from
 from maskgen.pipelines.outputs import GenerationOutput, as_type
@@ -12,6 +13,8 @@ from maskgen.pipelines.storing import names_of
 from maskgen.processors.image import ImageProcessor, ImageRequest
 from maskgen.processors.labels import label_codes
 from maskgen.processors.micro import learned_micro
+from maskgen.processors.text import encoders_of
+from maskgen.tokenizers.base import Tokenizer
 from maskgen.tokenizers.image_geometry import image_size
 from maskgen.tokens.batch import Codes
 from maskgen.tokens.micro import NAME as MICRO
@@ -33,10 +36,16 @@ class TextToImagePipeline(Pipeline):
     @property
     def processor(self) -> ImageProcessor:
         """Captions and edits to cells and back."""
-        return ImageProcessor(self.tokenizers["image"], self.tokenizers.get("text"), self.grids.get("image"))
+        return ImageProcessor(self.tokenizers["image"], self.readers, self.grids.get("image"))
+
+    @property
+    def readers(self) -> dict[str, Tokenizer]:
+        """What reads a prompt: the text tokenizer, and frozen text encoders."""
+        text = {"text": self.tokenizers["text"]} if "text" in self.tokenizers else {}
+        return {**text, **encoders_of(self.tokenizers)}
 
     def text_codes(self, text: str) -> dict[str, Codes]:
-        """Known cells of a caption, {"text": codes [1, n]}.
+        """Known cells of a caption: {"text": codes [1, n]}, and the features of frozen encoders.
 
         Raises:
             ValueError: If the caption is empty, too long, or the model has no text.
@@ -106,7 +115,7 @@ class TextToImagePipeline(Pipeline):
 
     def _drawn(self, request: ImageRequest, options: DrawingOptions) -> Any:
         """The output of a request, in the form that the options ask for."""
-        settings = settings_from(self.settings_of("image"), options, len(self.space.of("image")))
+        settings = self._unguided(settings_from(self.settings_of("image"), options, len(self.space.of("image"))), options)
         with self._watched(options) as callback:
             plan = self.processor.prepare(request)
             limits = options.get("batch_size", 32), options.get("batch_invariant")
@@ -114,6 +123,19 @@ class TextToImagePipeline(Pipeline):
         media = as_type(self.processor.finish(plan, output.media), options.get("output_type", "pil"))
         made: GenerationOutput = replace(output, media=media)
         return made if options.get("return_dict", True) else (media,)
+
+    def _unguided(self, settings: GenerationSettings, options: DrawingOptions) -> GenerationSettings:
+        """The settings without guidance where the model learned no condition, so that no second view is computed.
+
+        Raises:
+            ValueError: If a call asks for guidance all the same.
+        """
+        if len(self.space.modalities) > 1 or settings.null != "absent":
+            return settings
+        asked = [name for name in ("guidance_scale", "guidance_schedule") if options.get(name) not in (None, 1, 1.0)]
+        if asked:
+            raise ValueError(f"this model learned images alone, without a condition to guide by; leave {asked[0]} out")
+        return replace(settings, guidance_scale=1.0, guidance_schedule="constant")
 
     def _free(self, prompt: Any, label: Any, image: Any, unconditional: bool) -> bool:
         """Whether a call needs no caption.
@@ -125,7 +147,7 @@ class TextToImagePipeline(Pipeline):
             raise ValueError(
                 f"unconditional draws without a {'prompt' if prompt is not None else 'label'}, and one is given; leave one out"
             )
-        needless = unconditional or "text" not in self.tokenizers
+        needless = unconditional or not self.readers
         nothing = prompt is None and label is None and image is None and bool(set(names_of(self.space)) - {"image", MICRO})
         if needless and nothing and self.settings_of("image").guidance_scale == 1:
             logger.warning("drawn without a condition, which a model has learned only if its training had drop_condition above 0")

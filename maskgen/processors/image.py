@@ -11,7 +11,7 @@ from maskgen.io.letterbox import letterbox
 from maskgen.processors.base import Prepared, Processor
 from maskgen.processors.image_edits import MOST_CELLS, Edit, make_edit
 from maskgen.processors.media import as_image, as_mask
-from maskgen.processors.text import prompt_codes
+from maskgen.processors.text import told_codes
 from maskgen.tokenizers.base import Tokenizer
 from maskgen.tokenizers.image_geometry import image_size, pixels_per_cell
 from maskgen.tokens.batch import UNKNOWN, Codes
@@ -61,12 +61,12 @@ class ImageProcessor(Processor[ImageRequest, PreparedImage]):
 
     Args:
         image: The model's image tokenizer.
-        text: Its text tokenizer; None for a model without text.
+        readers: Its text tokenizer, called "text", and its frozen text encoders; none for a model without text.
         grid: The model's code grid of an image; None takes the tokenizer's own size.
     """
 
-    def __init__(self, image: Tokenizer, text: Tokenizer | None, grid: Sequence[int] | None = None) -> None:
-        self.image, self.text, self.grid = image, text, grid
+    def __init__(self, image: Tokenizer, readers: Mapping[str, Tokenizer], grid: Sequence[int] | None = None) -> None:
+        self.image, self.readers, self.grid = image, readers, grid
 
     def prepare(self, request: ImageRequest) -> PreparedImage:
         """Rows of known and blank cells; see `Processor.prepare`."""
@@ -89,16 +89,12 @@ class ImageProcessor(Processor[ImageRequest, PreparedImage]):
         return list(media) if plan.edit is None else [plan.edit.finish(made) for made in media]
 
     def text_codes(self, text: str, allow_empty: bool = False) -> Mapping[str, Codes]:
-        """Known cells of a caption; see `prompt_codes`.
+        """Known cells of a caption; see `told_codes`.
 
         Raises:
             ValueError: If the caption is empty and must not be, is too long, or the model has no text.
         """
-        if self.text is None:
-            if text.strip():
-                raise ValueError(f"this model draws without a text, got the prompt {text[:80]!r}; leave it out")
-            return {}
-        return prompt_codes(self.text, text, allow_empty)
+        return told_codes(self.readers, text, allow_empty)
 
     def edit(self, request: ImageRequest) -> Edit | None:
         """The edit that a request asks for.

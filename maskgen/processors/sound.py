@@ -12,7 +12,7 @@ from maskgen.io.audio import Waveform
 from maskgen.processors.base import Prepared, Processor, required
 from maskgen.processors.media import as_audio
 from maskgen.processors.spoken import EditedSpan
-from maskgen.processors.text import prompt_codes
+from maskgen.processors.text import encoders_of, told_codes
 from maskgen.tokenizers.audio_base import SoundTokenizer
 from maskgen.tokenizers.base import Tokenizer
 from maskgen.tokens.batch import UNKNOWN, Codes
@@ -60,12 +60,12 @@ class SoundProcessor(Processor[SoundRequest, PreparedSound]):
     """Texts and recordings to cells, decoded rows to waveforms.
 
     Args:
-        tokenizers: "text" and "audio" are used.
+        tokenizers: "text", "audio" and frozen text encoders are used.
         longest: Frames of a row at most, recordings included.
     """
 
     def __init__(self, tokenizers: Mapping[str, Tokenizer], longest: int) -> None:
-        self.text, self.longest = tokenizers["text"], longest
+        self.readers, self.longest = {"text": tokenizers["text"], **encoders_of(tokenizers)}, longest
         self.codec = required(tokenizers, "audio", SoundTokenizer)  # type: ignore[type-abstract]  # an instance is looked for, none is made
 
     def prepare(self, request: SoundRequest) -> PreparedSound:
@@ -74,7 +74,7 @@ class SoundProcessor(Processor[SoundRequest, PreparedSound]):
         negatives = request.negative_prompts
 
         def rows(texts: Sequence[str]) -> list[Mapping[str, Codes]]:
-            told = [prompt_codes(self.text, text, allow_empty=True) for text in texts]
+            told = [told_codes(self.readers, text, allow_empty=True) for text in texts]
             return [{**text, "audio": frames} for text, seeds in zip(told, request.seeds, strict=True) for _ in seeds]
 
         return PreparedSound(

@@ -9,6 +9,7 @@ import torch
 
 from maskgen.processors.base import Prepared, Processor
 from maskgen.tokenizers.base import Tokenizer
+from maskgen.tokenizers.text_encoder import TextEncoder
 from maskgen.tokenizers.transformers_text import TransformersTextTokenizer
 from maskgen.tokens.batch import UNKNOWN, Codes
 from maskgen.tokens.packing import until_end
@@ -31,6 +32,37 @@ def prompt_codes(tokenizer: Tokenizer, text: str, allow_empty: bool = False) -> 
     if codes.shape[1] > tokenizer.longest_prompt:
         raise ValueError(f"the prompt has {codes.shape[1]} text tokens, at most {tokenizer.longest_prompt} are taken; shorten it")
     return {"text": codes}
+
+
+def encoders_of(tokenizers: Mapping[str, Tokenizer]) -> dict[str, TextEncoder]:
+    """Frozen text encoders among the tokenizers of a model, by modality."""
+    return {name: one for name, one in tokenizers.items() if isinstance(one, TextEncoder)}
+
+
+def told_codes(tokenizers: Mapping[str, Tokenizer], text: str, allow_empty: bool = False) -> dict[str, Codes]:
+    """Known cells of a prompt for every part of a model that reads text: its text tokenizer and its frozen encoders.
+
+    Args:
+        tokenizers: Of the model; its text tokenizer is called "text".
+        text: The prompt.
+        allow_empty: Whether an empty prompt is none, instead of an error.
+
+    Raises:
+        ValueError: If the prompt is empty and must not be, is too long, or nothing of the model reads text.
+    """
+    encoders = encoders_of(tokenizers)
+    if "text" not in tokenizers and not encoders:
+        if text.strip():
+            raise ValueError(f"this model draws without a text, got the prompt {text[:80]!r}; leave it out")
+        return {}
+    if not text.strip() and not allow_empty:
+        raise ValueError("the prompt is empty; say what the output shows or says")
+    cells = prompt_codes(tokenizers["text"], text, allow_empty) if "text" in tokenizers else {}
+    for name, encoder in encoders.items() if text.strip() else ():
+        if (count := encoder.num_tokens(text.strip())) > encoder.longest_prompt:
+            raise ValueError(f"the prompt has {count} tokens of the encoder {name}, at most {encoder.longest_prompt} are taken; shorten it")
+        cells[name] = encoder.encode([text.strip()])[0]
+    return cells
 
 
 def with_holes(text: str, tokenizer: Tokenizer) -> Codes:

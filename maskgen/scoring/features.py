@@ -50,7 +50,7 @@ def hidden_states(
         return found
     if isinstance(model, TowerTransformer):
         return model(batch, layers=wanted)  # type: ignore[no-any-return]
-    x, rotation = model.start(batch.ids, batch.modality, batch.coords)
+    x, rotation = model.start(batch.ids, batch.modality, batch.coords, batch.features)
     seen = sight(batch.valid, batch.document, context)
     for block in list(model.blocks)[:wanted]:
         x = block(x, rotation, seen)

@@ -23,6 +23,7 @@ from maskgen.tokenizers.phonemes import PhonemeTokenizer
 from maskgen.tokenizers.pixels import PixelTokenizer
 from maskgen.tokenizers.semantic_speech import SemanticSpeechTokenizer
 from maskgen.tokenizers.text import VOCABULARY_FILE, TextTokenizer
+from maskgen.tokenizers.text_encoder import TextEncoder
 from maskgen.tokenizers.titok import TiTokTokenizer, is_titok
 from maskgen.tokenizers.transcript import TranscriptTokenizer
 from maskgen.tokenizers.transformers_codec import CODEC_FAMILIES, TransformersCodecTokenizer
@@ -49,6 +50,7 @@ TOKENIZER_KINDS: dict[str, Any] = {
     "pixel_tokenizer": PixelTokenizer,
     "image_codes_tokenizer": ImageCodesTokenizer,
     "text_codes_tokenizer": TextCodesTokenizer,
+    "text_encoder": TextEncoder,
 }
 
 

@@ -13,7 +13,7 @@ class Tokenizer(ABC):
     """Base class of tokenizers, which convert the media of one modality to codes and back.
 
     Attributes:
-        kind: "text", "image", "audio" or "attribute".
+        kind: What it reads, such as "text", "image", "audio" or "attribute"; see `Modality`.
         num_levels: Number of levels of a code grid.
         codebook_size: Number of codes per level.
         longest_prompt: Cells of the longest prompt that a model with this tokenizer takes.

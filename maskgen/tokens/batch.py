@@ -5,14 +5,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 UNKNOWN = -1
 """Code of a cell that is to be generated."""
 
 Codes = Tensor
-"""Codes of one sample of one modality, Int `[level, *grid]`, local to its segments; UNKNOWN marks an unknown code."""
+"""Codes of one sample of one modality, Int `[level, *grid]`, local to its segments; UNKNOWN marks an unknown code.
+
+Of a modality of kind features: vectors, Float `[width, n]`."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class TokenBatch:
         valid: False for padding and hidden cells, which are never attended to, masked or scored.
         document: Number of each cell's document; cells attend only to cells of the same document.
         extent: Size of each cell's grid along (time, row, column), 0 along an axis that the grid lacks and for padding.
+        features: Vector of each cell, 0 in the columns of other modalities; None where the token space has no modality of kind features.
     """
 
     ids: Int[Tensor, "batch length level"]
@@ -34,18 +37,26 @@ class TokenBatch:
     valid: Bool[Tensor, "batch length"]
     document: Int[Tensor, "batch length"]
     extent: Int[Tensor, "batch length 3"]
+    features: Float[Tensor, "batch length width"] | None = None
 
     def __len__(self) -> int:
         return self.ids.shape[0]
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "TokenBatch":
         """A batch with the function applied to each of its tensors."""
-        return TokenBatch(*(function(getattr(self, field.name)) for field in dataclasses.fields(self)))
+        return TokenBatch(**{name: function(field) for name, field in self.tensors().items()})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Its tensors by field; without `features` where there are none."""
+        found = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: tensor for name, tensor in found.items() if tensor is not None}
 
     def same_cells(self, other: "TokenBatch") -> bool:
         """Whether both batches are equal except for their ids."""
-        fields = [field.name for field in dataclasses.fields(self) if field.name != "ids"]
-        return all(torch.equal(getattr(self, name), getattr(other, name)) for name in fields)
+        ours, theirs = ({name: field for name, field in batch.tensors().items() if name != "ids"} for batch in (self, other))
+        return ours.keys() == theirs.keys() and all(
+            field is theirs[name] or torch.equal(field, theirs[name]) for name, field in ours.items()
+        )
 
     def cells(self, modality_index: int) -> Bool[Tensor, "batch length"]:
         """Valid cells of one modality."""
@@ -98,4 +109,4 @@ def stack(*batches: TokenBatch) -> TokenBatch:
     """One batch of the rows of all batches, padded to the longest."""
     length = max(batch.ids.shape[1] for batch in batches)
     padded = [padded_to(batch, length) for batch in batches]
-    return TokenBatch(*(torch.cat([getattr(batch, field.name) for batch in padded]) for field in dataclasses.fields(TokenBatch)))
+    return TokenBatch(**{name: torch.cat([batch.tensors()[name] for batch in padded]) for name in padded[0].tensors()})

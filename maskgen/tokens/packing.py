@@ -9,6 +9,7 @@ from torch import Tensor
 
 from maskgen.tokens.batch import UNKNOWN, Codes, TokenBatch
 from maskgen.tokens.space import MASK, PAD, TokenSpace
+from maskgen.tokens.vectors import cell_features, require_vectors, vectors_of
 
 
 def grid_axes(grid: Sequence[int]) -> tuple[int, ...]:
@@ -65,6 +66,8 @@ def placed_in_time(codes: Codes) -> Int[Tensor, "cells 3"]:
 def _shared_ids(codes: Codes, space: TokenSpace, name: str) -> Int[Tensor, "cells level"]:
     """Shared ids of one sample's codes, one row per cell."""
     segments = space.of(name)
+    if space.modality(name).has_vectors:
+        return _known_cells(require_vectors(codes, space.modality(name)).shape[1], space, name)
     if codes.ndim < 2 or codes.shape[0] != len(segments):
         raise ValueError(f"codes of {name!r} have shape {tuple(codes.shape)}, wanted [{len(segments)} levels, *grid]")
     flat = codes.reshape(codes.shape[0], -1).long()
@@ -77,13 +80,20 @@ def _shared_ids(codes: Codes, space: TokenSpace, name: str) -> Int[Tensor, "cell
     return ids
 
 
+def _known_cells(count: int, space: TokenSpace, name: str) -> Int[Tensor, "cells level"]:
+    """Shared ids of cells that hold vectors: the only code of their modality."""
+    ids = torch.full((count, space.num_levels), PAD, dtype=torch.long)
+    ids[:, 0] = space.segment(name, 0).offset
+    return ids
+
+
 def pack(samples: Sequence[Mapping[str, Codes]], space: TokenSpace, multiple: int = 1) -> TokenBatch:
     """Packs samples into a batch, one sample per row, padded to the longest.
 
     Within a row the modalities follow the order of the space. Training and generation both use this function.
 
     Args:
-        samples: Modality name to Codes `[level, *grid]`; omit absent modalities.
+        samples: Modality name to Codes `[level, *grid]`, or to vectors [width, n] where it is of kind features; omit absent modalities.
         space: The token space.
         multiple: The length is padded to a multiple of this. Fewer distinct shapes mean fewer recompilations of a compiled model.
 
@@ -116,7 +126,13 @@ def pack_rows(rows: Sequence[Sequence[Mapping[str, Codes]]], space: TokenSpace, 
     lengths = torch.tensor([len(modality) for _, modality, *_ in filled])
     length = -(-int(lengths.max()) // multiple) * multiple
     ids, modality, coords, extent, document = (_padded(fields, length) for fields in zip(*filled, strict=True))
-    return TokenBatch(ids, modality, coords, torch.arange(length)[None] < lengths[:, None], document, extent)
+    vectors = cell_features([[vectors for sample in row for vectors in _in_order(sample, space)] for row in rows], modality, space)
+    return TokenBatch(ids, modality, coords, torch.arange(length)[None] < lengths[:, None], document, extent, vectors)
+
+
+def _in_order(sample: Mapping[str, Codes], space: TokenSpace) -> list[tuple[str, Codes]]:
+    """Modalities of a sample that hold vectors, in the order of their cells."""
+    return [(one.name, sample[one.name]) for one in space.modalities if one.has_vectors and one.name in sample]
 
 
 _RowCells = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -179,7 +195,9 @@ def unpack(batch: TokenBatch, space: TokenSpace) -> list[dict[str, Codes]]:
             sample = {}
             for modality in space.modalities:
                 cells = batch.valid[row] & (batch.document[row] == document) & (batch.modality[row] == space.index(modality.name))
-                if bool(cells.any()):
+                if bool(cells.any()) and modality.has_vectors:
+                    sample[modality.name] = vectors_of(batch, row, cells, space.feature_columns(modality.name))
+                elif bool(cells.any()):
                     sample[modality.name] = _codes_of(batch.ids[row][cells], batch.extent[row][cells], space, modality.name)
             samples.append(sample)
     return samples

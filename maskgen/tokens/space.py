@@ -9,9 +9,9 @@ from maskgen.io.schema import Items, Maybe, Record, Text, Whole, record_of
 
 PAD = 0
 MASK = 1
-MOST_LEVELS, MOST_CODES = 256, 2**24
+MOST_LEVELS, MOST_CODES, MOST_WIDTH = 256, 2**24, 65_536
 
-Kind = Literal["text", "image", "audio", "attribute", "phones", "transcript"]
+Kind = Literal["text", "image", "audio", "attribute", "phones", "transcript", "features"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,11 +20,13 @@ class Modality:
 
     Args:
         name: Key of the modality in samples and shards, for example "image".
-        kind: What the tokenizer turns into codes: text, image, audio, attribute, phones or transcript.
+        kind: What the tokenizer turns into codes: text, image, audio, attribute, phones or transcript; or features, whose cells hold
+            vectors beside their only code and are always known.
         num_levels: Residual levels per cell (1 for text and one-codebook images).
         codebook_size: Codes per level.
         end: Code that ends a text; all cells after it hold it too. None if every sample fills its grid.
         stride: Steps of the time axis from one cell of a 1-D grid to the next.
+        width: Numbers in the vector of a cell of kind features; 0 for every other kind.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Modality:
     codebook_size: int
     end: int | None = None
     stride: int = 1
+    width: int = 0
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -45,6 +48,11 @@ class Modality:
             raise ValueError(
                 f"modality {self.name!r} has {self.codebook_size} codes, end={self.end} and stride={self.stride}; "
                 "the end is one of its codes, the stride at least 1"
+            )
+        if (self.width > 0) != self.has_vectors or (self.has_vectors and (self.num_levels, self.codebook_size) != (1, 1)):
+            raise ValueError(
+                f"modality {self.name!r} ({self.kind}) has width={self.width}, {self.num_levels} levels of {self.codebook_size} codes; "
+                "features have a width above 0 and one level of one code, all other kinds width 0"
             )
 
     @property
@@ -62,11 +70,15 @@ class Modality:
         """Whether its codes are tokens of written text, as in a language model."""
         return self.kind == "text"
 
+    @property
+    def has_vectors(self) -> bool:
+        """Whether its cells hold vectors, so that they are a condition and never a target."""
+        return self.kind == "features"
+
     def to_dict(self) -> dict[str, Any]:
-        """JSON-serialisable data without `end` and `stride` at their defaults, so spaces saved before they existed compare equal."""
-        return {
-            key: value for key, value in asdict(self).items() if not ((key == "end" and value is None) or (key == "stride" and value == 1))
-        }
+        """JSON-serialisable data without what is at its default and was added later, so spaces saved before that compare equal."""
+        later = {"end": None, "stride": 1, "width": 0}
+        return {key: value for key, value in asdict(self).items() if key not in later or value != later[key]}
 
     def same_ids(self, other: "Modality") -> bool:
         """Whether both have the same name, kind of codes and number of ids."""
@@ -148,6 +160,26 @@ class TokenSpace:
             raise ValueError(f"modality {name!r} has levels 0 to {len(segments) - 1}, got level {level}")
         return segments[level]
 
+    def target(self, name: str) -> list[Segment]:
+        """Segments of a modality that is to be generated, coarse to fine.
+
+        Raises:
+            ValueError: If the space has no such modality, or it holds vectors.
+        """
+        if self.modality(name).has_vectors:
+            raise ValueError(f"{name} holds features of a frozen encoder, which are a condition alone; choose another target")
+        return self.of(name)
+
+    @property
+    def feature_width(self) -> int:
+        """Numbers in the vector of a cell: every modality of kind features has columns of its own; 0 without any."""
+        return sum(modality.width for modality in self.modalities)
+
+    def feature_columns(self, name: str) -> slice:
+        """Columns of a cell's vector that belong to a modality; none where it holds codes alone."""
+        start = sum(modality.width for modality in self.modalities[: self.index(name) - 1])
+        return slice(start, start + self.modality(name).width)
+
     def index(self, name: str) -> int:
         """Number of a modality, from 1; 0 is padding."""
         return self.of(name)[0].index
@@ -201,6 +233,7 @@ SPACE_SCHEMA = Record(
                 codebook_size=Whole(1, MOST_CODES),
                 end=Maybe(Whole(0, MOST_CODES)),
                 stride=Whole(1),
+                width=Whole(0, MOST_WIDTH),
             ),
             least=1,
             most=64,

@@ -1,6 +1,5 @@
 """Unpadding: removes hidden cells and packs the rows into fewer rows, as documents that don't attend to each other."""
 
-from dataclasses import fields
 from typing import NamedTuple
 
 import torch
@@ -59,9 +58,8 @@ def _laid_out(batch: TokenBatch, start: Int[Tensor, "batch 3"], height: int, len
     place = torch.where(batch.valid, (start[:, 0] * length + start[:, 1])[:, None] + rank, -1)
     to = place[batch.valid]
     parts = {}
-    for part in fields(batch):
-        old = getattr(batch, part.name)
+    for name, old in batch.tensors().items():
         new = old.new_zeros(height * length, *old.shape[2:])
-        new[to] = start[:, 2:].expand_as(batch.valid)[batch.valid] if part.name == "document" else old[batch.valid]
-        parts[part.name] = new.view(height, length, *old.shape[2:])
+        new[to] = start[:, 2:].expand_as(batch.valid)[batch.valid] if name == "document" else old[batch.valid]
+        parts[name] = new.view(height, length, *old.shape[2:])
     return Unpadded(TokenBatch(**parts), place)

@@ -12,6 +12,7 @@ from torch import Tensor
 from maskgen.decoding.logits import guided_model, hide_condition
 from maskgen.decoding.settings import GenerationSettings
 from maskgen.io.images import contact_sheet, to_pixels, write_picture
+from maskgen.processors.text import told_codes
 from maskgen.tokenizers.auto import load_tokenizer
 from maskgen.tokenizers.image_geometry import image_size, pixels_per_cell
 from maskgen.tokens.batch import UNKNOWN, Codes
@@ -38,26 +39,30 @@ class SampleSheet(L.Callback):
 
     Args:
         prompts: Captions.
-        text_tokenizer: Folder of the text tokenizer.
+        text_tokenizer: Folder of the text tokenizer; None for a model that reads its prompts by `encoders` alone.
         image_tokenizer: Folder of the image tokenizer.
         folder: Where the PNGs go.
         variants: Images per prompt.
         guidance_scale: Guidance of the samples; 1 is off.
         steps: Decode steps of each level.
+        encoders: Modality to the folder of its frozen text encoder, for a model with such features.
     """
 
     def __init__(
         self,
         prompts: Sequence[str],
-        text_tokenizer: str,
+        text_tokenizer: str | None,
         image_tokenizer: str,
         folder: str,
         variants: int = 4,
         guidance_scale: float = 3.0,
         steps: Sequence[int] = (12, 4, 2, 1),
+        encoders: dict[str, str] | None = None,
     ) -> None:
         super().__init__()
-        self.text, self.image = load_tokenizer(text_tokenizer), load_tokenizer(image_tokenizer)
+        readers = {} if text_tokenizer is None else {"text": text_tokenizer}
+        self.readers = {name: load_tokenizer(place) for name, place in {**readers, **(encoders or {})}.items()}
+        self.image = load_tokenizer(image_tokenizer)
         self.prompts, self.folder, self.variants = list(prompts), Path(folder), variants
         self.settings = GenerationSettings(steps=tuple(steps), guidance_scale=guidance_scale)
 
@@ -89,9 +94,9 @@ class SampleSheet(L.Callback):
         """Codes for every prompt and variant; variant i has seed i."""
         space, index = module.space, module.segments[0].index
         blank = torch.full((len(module.segments), *self._grid(module)), UNKNOWN)
-        texts = self.text.encode([prompt for prompt in self.prompts for _ in range(self.variants)])
-        batch = pack([{"text": text, module.target: blank} for text in texts], space).to(module.device)
-        generators = [torch.Generator().manual_seed(row % self.variants) for row in range(len(texts))]
+        told = [told_codes(self.readers, prompt, allow_empty=True) for prompt in self.prompts for _ in range(self.variants)]
+        batch = pack([{**one, module.target: blank} for one in told], space).to(module.device)
+        generators = [torch.Generator().manual_seed(row % self.variants) for row in range(len(told))]
         conditions = tuple(space.index(m.name) for m in space.modalities if space.index(m.name) != index)
         logits_fn = guided_model(module.model, hide_condition(conditions), self.settings.guidance())
         for segment in module.segments:

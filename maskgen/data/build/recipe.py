@@ -15,7 +15,7 @@ from maskgen.data.sources.media import MAX_CROPS
 from maskgen.io.limits import MediaLimits
 
 SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-MODALITIES = ("text", "image", "audio")
+MODALITIES = ("text", "image", "audio", "features", "label")
 MICRO = "micro"
 """Name of the modality of micro-conditions; its tokenizer reads numbers that the build notes."""
 DEFAULT_SPLIT = "train"
@@ -143,6 +143,9 @@ class Recipe:
         for place in places:
             if (place / "bundle.json").is_file():
                 return place.resolve()
+        if modality == "features":
+            found = " or ".join(map(str, places[:2]))
+            raise ValueError(f"no text encoder in {found}; write one: maskgen export text-encoder ENCODER --out FOLDER")
         raise ValueError(f"no {modality} tokenizer in {' or '.join(str(place) for place in places[:2])}; give the folder of its bundle")
 
 

@@ -13,6 +13,7 @@ import torch
 
 from maskgen.data.build.job import DecodedSample, ShardOutput, Written
 from maskgen.data.shards.format import json_bytes, npy_bytes
+from maskgen.data.shards.vectors import kept_vectors, num_cells
 from maskgen.tokenizers.attribute import AttributeTokenizer
 from maskgen.tokenizers.audio_base import SoundTokenizer
 from maskgen.tokenizers.auto import load_tokenizer
@@ -34,7 +35,7 @@ class TokenOutput(ShardOutput):
         tokenizers: Modality to the folder of its tokenizer, or to the tokenizer itself.
         fingerprints: Modality to fingerprint.
         space: The token space.
-        kinds: Kinds of the modalities.
+        kinds: Kinds of media that the modalities are made of.
         facts: Everything else that the codes depend on.
         batch_size: Samples per batch.
         device: Device of the networks.
@@ -98,7 +99,7 @@ def token_output(tokenizers: Mapping[str, Path | Tokenizer], batch_size: int = B
         tokenizers=tokenizers,
         fingerprints={name: tokenizer.fingerprint for name, tokenizer in opened.items()},
         space=TokenSpace([tokenizer.modality(name) for name, tokenizer in opened.items()]).to_dict(),
-        kinds=frozenset(tokenizer.kind for tokenizer in opened.values()),
+        kinds=frozenset(MEDIUM_OF.get(tokenizer.kind, tokenizer.kind) for tokenizer in opened.values()),
         facts={"modalities": list(opened), "batch_size": batch_size, "device": device},
         batch_size=batch_size,
         device=device,
@@ -140,13 +141,13 @@ def _encoded(batch: Sequence[DecodedSample], tokenizers: Mapping[str, Tokenizer]
         with torch.inference_mode():
             arrays = ENCODERS[tokenizer.kind]([media[row][tokenizer.kind] for row in rows], tokenizer)
         for row, array in zip(rows, arrays, strict=True):
-            members[row][f"{name}.npy"], tokens[row][name] = npy_bytes(array), int((array >= 0).sum())
+            members[row][f"{name}.npy"], tokens[row][name] = npy_bytes(array), num_cells(array, tokenizer.kind)
     for sample, fields, counts in zip(batch, members, tokens, strict=True):
         yield Written(sample.key, fields, counts)
 
 
 def tokenizer_inputs(sample: DecodedSample, frames_per_s: float | None) -> dict[str, Any]:
-    """Inputs of each kind of tokenizer: the sample's media, and its json for attributes, timed phonemes and transcripts.
+    """Inputs of each kind of tokenizer: the sample's media, its json for attributes, timed phonemes and transcripts, captions for features.
 
     Args:
         sample: A sample.
@@ -155,7 +156,8 @@ def tokenizer_inputs(sample: DecodedSample, frames_per_s: float | None) -> dict[
     timed = frames_per_s is not None and {"phonemes", "durations", "durations_per_s"} <= set(sample.meta)
     phones = {"phones": {**sample.meta, "frames_per_s": frames_per_s}} if timed else {}
     said = {"transcript": sample.meta} if timed and sample.meta.get("captions") else {}
-    return {**sample.media, "attribute": sample.meta, **phones, **said}
+    told = {"features": sample.media["text"]} if "text" in sample.media else {}
+    return {**sample.media, "attribute": sample.meta, **phones, **said, **told}
 
 
 def _grids(media: Sequence[Any], tokenizer: Tokenizer) -> list[np.ndarray]:
@@ -173,6 +175,13 @@ def _captions(media: Sequence[Any], tokenizer: Tokenizer) -> list[np.ndarray]:
     rows = cast(Sequence[list[str]], media)
     codes = iter(tokenizer.encode([text for row in rows for text in row]))
     return [padded([next(codes) for _ in row], stored_as(tokenizer)) for row in rows]
+
+
+def _features(media: Sequence[Any], tokenizer: Tokenizer) -> list[np.ndarray]:
+    """Features of each row's captions, [alternatives longest width]; see `kept_vectors`."""
+    rows = cast(Sequence[list[str]], media)
+    vectors = iter(tokenizer.encode([text for row in rows for text in row]))
+    return [kept_vectors([next(vectors) for _ in row]) for row in rows]
 
 
 def padded(captions: Sequence[Codes], dtype: type[np.signedinteger[Any]] = np.int16) -> np.ndarray:
@@ -254,4 +263,7 @@ ENCODERS: Mapping[str, Callable[[Sequence[Any], Tokenizer], list[np.ndarray]]] =
     "attribute": _attributes,
     "phones": _phones,
     "transcript": _transcripts,
+    "features": _features,
 }
+MEDIUM_OF = {"features": "text"}
+"""Kind of a tokenizer to the kind of medium that it reads, where they differ."""

@@ -10,6 +10,7 @@ from maskgen.data.build.engine import SIDECARS
 from maskgen.data.shards.codes import code_fault, index_space
 from maskgen.data.shards.format import Sample, check_shard, read_shard
 from maskgen.data.shards.manifest import INDEX_FILE, MANIFEST_FILE, Index, ShardEntry, index_bytes, is_sealed, read_index, read_manifest
+from maskgen.data.shards.vectors import num_cells
 from maskgen.tokens.space import Modality
 
 
@@ -141,7 +142,7 @@ def _sample_faults(sample: Sample, modalities: Mapping[str, Modality] | None, to
         elif fault := code_fault(array, modalities[name]):
             yield f"{field} {fault}"
         else:
-            tokens[name] += int((array >= 0).sum())
+            tokens[name] += num_cells(array, modalities[name].kind)
 
 
 def _strays(folder: Path, index: Index) -> Iterator[str]:

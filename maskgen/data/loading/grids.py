@@ -12,11 +12,11 @@ MOST_ROWS = 64
 
 
 def sample_grids(folders: str | Sequence[str], space: TokenSpace) -> dict[str, set[tuple[int, ...]]]:
-    """Shapes of the code grids of each modality, in the first samples of each folder; texts, which are stored with alternatives, left out.
+    """Shapes of the code grids of each modality, in the first samples of each folder; without texts and features, which have alternatives.
 
     Shards that cannot be read are passed over: the data reports them.
     """
-    found: dict[str, set[tuple[int, ...]]] = {one.name: set() for one in space.modalities if not one.is_text}
+    found: dict[str, set[tuple[int, ...]]] = {one.name: set() for one in space.modalities if not (one.is_text or one.has_vectors)}
     fields = {f"{name}.npy": name for name in found}
     for folder in [folders] if isinstance(folders, str) else folders:
         store = ShardStore(folder)

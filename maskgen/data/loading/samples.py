@@ -1,7 +1,7 @@
 """Samples by draw: images of raw shards, codes of token shards."""
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any, Protocol, runtime_checkable
 
@@ -17,6 +17,7 @@ from maskgen.data.loading.rows import ShardRows
 from maskgen.data.shards.codes import require_integers
 from maskgen.data.shards.manifest import Index
 from maskgen.data.shards.store import Check, Damage, ShardStore
+from maskgen.data.shards.vectors import as_vectors, caption_vectors, lengths_of
 from maskgen.tokens.batch import Codes
 from maskgen.tokens.space import TokenSpace
 
@@ -78,7 +79,8 @@ class TokenRows(Dataset[dict[str, Codes]]):
         rows: Rows of token shards.
         space: Their token space.
         canonical_share: Share of training draws that take the first caption; the other captions share the rest.
-        longest_text: In training a caption with more codes than this gives way to the row's shortest; 0 takes all.
+        longest_text: In training a caption with more codes than this gives way to the row's shortest; 0 takes all. Without text, features
+            count as codes.
         seed: With draw and key, decides which caption is taken.
         phrases: In training puts captions into sentences; a sentence with more than `longest_text` codes stays a caption.
 
@@ -100,30 +102,55 @@ class TokenRows(Dataset[dict[str, Codes]]):
         self.rows, self.space = rows, space
         self.modalities = [(f"{modality.name}.npy", modality.name, modality.kind) for modality in space.modalities]
         self.fields = [field for field, _, _ in self.modalities]
+        self.vectors = frozenset(name for _, name, kind in self.modalities if kind == "features")
         self.canonical_share, self.longest_text, self.seed, self.phrases = canonical_share, longest_text, seed, phrases
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, draw: Draw) -> dict[str, Codes]:
-        return {name: torch.from_numpy(array.astype(np.int64)) for name, array in self.arrays(draw).items()}
+        return {
+            name: as_vectors(array) if name in self.vectors else torch.from_numpy(array.astype(np.int64))
+            for name, array in self.arrays(draw).items()
+        }
 
     def arrays(self, draw: Draw) -> dict[str, np.ndarray]:
         """Codes of each modality that the sample has, as they lie in the shard; of the captions, the one that the draw takes.
 
+        Features are those of the same caption.
+
         Raises:
-            ValueError: If an array holds other numbers than integers.
+            ValueError: If an array of codes holds other numbers than integers.
         """
         row, number = draw
         members = self.rows.read(row, self.fields)
-        for field, name, _ in self.modalities:
-            if field in members and members[field].dtype.kind not in "iu":
+        for field, name, kind in self.modalities:
+            if field in members and kind != "features" and members[field].dtype.kind not in "iu":
                 require_integers(members[field], name, self.rows.key(row))
-        return {
-            name: self.caption(members[field], row, number) if kind == "text" else members[field]
-            for field, name, kind in self.modalities
-            if field in members
-        }
+        found = {}
+        for field, name, kind in self.modalities:
+            if field in members and kind == "text":
+                found[name] = self.caption(members[field], row, number)
+            elif field in members and kind == "features":
+                found[name] = caption_vectors(members[field], self.told(members, row, number))
+            elif field in members:
+                found[name] = members[field]
+        return found
+
+    def told(self, members: Mapping[str, np.ndarray], row: int, number: int) -> int:
+        """Which of a row's captions a draw takes, by its text, or by its features where it has no text."""
+        field, kind = next(
+            (field, kind)
+            for field, _, kind in sorted(self.modalities, key=lambda one: one[2] != "text")
+            if field in members and kind in ("text", "features")
+        )
+        array = members[field]
+        return self.taken((array >= 0).sum(axis=1) if kind == "text" else lengths_of(array), row, number)
+
+    def taken(self, lengths: np.ndarray, row: int, number: int) -> int:
+        """Which of a row's captions a draw takes, from their cells: in training the shortest where the drawn one is too long."""
+        place = self.alternative(row, number, len(lengths))
+        return int(lengths.argmin()) if number >= 0 and self.longest_text and lengths[place] > self.longest_text else place
 
     def length(self, draw: Draw) -> int:
         """Cells that a draw takes in a row."""
@@ -131,14 +158,10 @@ class TokenRows(Dataset[dict[str, Codes]]):
 
     def caption(self, array: np.ndarray, row: int, number: int) -> np.ndarray:
         """Codes of the caption that a draw takes; in training perhaps in a sentence, and the shortest one where it is too long."""
-        codes = caption_codes(array, self.alternative(row, number, len(array)))
-        if number < 0:
+        codes = caption_codes(array, self.taken((array >= 0).sum(axis=1), row, number))
+        if number < 0 or self.phrases is None:
             return codes
         longest = self.longest_text or np.inf
-        if codes.shape[1] > longest:
-            codes = min((caption_codes(array, place) for place in range(len(array))), key=lambda caption: caption.shape[1])
-        if self.phrases is None:
-            return codes
         sentence = self.phrases(codes, self.seed, number, self.rows.key(row))
         return sentence if sentence.shape[1] <= longest else codes
 

@@ -134,6 +134,8 @@ class TokenData(lightning.LightningDataModule):
                 raise ValueError(f"{part.folder} has no {', '.join(lacking)} to drop; it has {', '.join(names)}")
             if part.phrases is not None and "text" not in names:
                 raise ValueError(f"{part.folder} has no text to put into phrases; it has {', '.join(names)}")
+        if any(part.phrases for part in self.parts) and self.space.feature_width:
+            raise ValueError("phrases change captions whose features were computed when the shards were built; leave phrases out")
         if self.text_cells and not any(one.kind == "text" and one.end is not None for one in self.space.modalities):
             raise ValueError(
                 f"text_cells is {self.text_cells}, but no text of these shards has a code for its end; build them again or set it to 0"

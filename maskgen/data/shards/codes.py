@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from maskgen.data.shards.manifest import Index
+from maskgen.data.shards.vectors import vector_fault
 from maskgen.tokens.space import Modality, TokenSpace
 
 MOST_AXES = 3
@@ -45,12 +46,14 @@ def require_integers(array: Any, name: str, key: str) -> None:
 
 
 def code_fault(array: np.ndarray, modality: Modality) -> str:
-    """What keeps an array from being the codes of a modality, in a few words; empty if nothing does.
+    """What keeps an array from being the codes of a modality, or its vectors, in a few words; empty if nothing does.
 
     Args:
         array: [level *grid], of text [alternatives longest] with -1 behind the end of each.
         modality: The modality; its codes lie in 0 to codebook_size - 1, -1 is unknown.
     """
+    if modality.has_vectors:
+        return vector_fault(array, modality)
     if array.dtype.kind not in "iu":
         return f"holds {array.dtype}, wanted integer codes"
     if modality.is_text:

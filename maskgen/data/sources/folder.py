@@ -3,7 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, fields
+from dataclasses import KW_ONLY, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +47,13 @@ class FolderSource(Source):
     Args:
         path: The folder; read recursively.
         weight: See `Source`.
+        labels: Attribute that holds the name of the folder which a file lies in (`cat/1.png` is a "cat"), as in ImageFolder; "" for none.
     """
 
     path: Path
     _: KW_ONLY
     weight: float = 1.0
+    labels: str = ""
 
     def items(self) -> Iterator[Item]:
         """See `Source`; in the order of the paths.
@@ -70,7 +72,23 @@ class FolderSource(Source):
         for name in _files(root, ignored):
             (tables if _ending(name) not in ENDINGS else names).append(name)
         for group in joined_groups(_groups(root, names, metadata_rows(root, tables, names) if tables else {})):
-            yield paired(keys.of(group.stem), group)
+            item = paired(keys.of(group.stem), group)
+            yield self._labelled(item, group.stem) if item is not None and self.labels else item
+
+    def _labelled(self, item: Item, stem: str) -> Item:
+        """The item with the name of its folder as an attribute.
+
+        Raises:
+            ValueError: If it lies in no folder, or a file beside it gives that attribute another value.
+        """
+        name = stem.rpartition("/")[0].rpartition("/")[2]
+        said = item.attributes.get(self.labels, name)
+        if not name or str(said) != name:
+            raise ValueError(
+                f"{stem} of {self.path} has {self.labels} {str(said)!r} and lies in the folder {name!r}; "
+                "put every picture into the folder of its class, or leave labels out"
+            )
+        return replace(item, attributes={**item.attributes, self.labels: name}, identity=f"{item.identity}:{name}")
 
 
 def _groups(root: Path, names: Sequence[str], rows: Mapping[str, Sequence[Any]]) -> list[FileGroup]:

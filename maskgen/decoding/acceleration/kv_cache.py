@@ -57,7 +57,7 @@ class _Kept:
     def whole(self, asked: _Asked) -> Float[Tensor, "batch length dim"]:
         """A pass over all cells, operation for operation the model's own."""
         batch = asked.batch
-        x, rotation = self.model.start(batch.ids, batch.modality, batch.coords)
+        x, rotation = self.model.start(batch.ids, batch.modality, batch.coords, batch.features)
         context = batch.modality != self.target if self.model.config.blind_condition else None
         near = None if asked.window is None else nearby(batch.modality, batch.coords[..., 0], asked.window)
         self.seen, self.keys, self.values = sight(batch.valid, batch.document, context, near), [], []
@@ -74,7 +74,8 @@ class _Kept:
         """A pass over the active cells, which attend to every cell as it is kept."""
         slots = Slots.of(active)
         self.computed, self.plain = self.computed + slots.index.numel(), self.plain + active.numel()
-        x, rotation = self.model.start(slots.take(batch.ids), slots.take(batch.modality), slots.take(batch.coords))
+        features = None if batch.features is None else slots.take(batch.features)
+        x, rotation = self.model.start(slots.take(batch.ids), slots.take(batch.modality), slots.take(batch.coords), features)
         seen = self.seen.of(slots.index) if isinstance(self.seen, Sight) else self.seen
         seen = slots.take(seen, dim=2) if isinstance(seen, Tensor) else seen
         for block, keys, values in zip(self.blocks, self.keys, self.values, strict=True):

@@ -94,7 +94,7 @@ class TokenMergingModel:
     @torch.no_grad()
     def __call__(self, batch: TokenBatch, window: Int[Tensor, " batch"] | None = None) -> Float[Tensor, "batch length dim"]:
         """Hidden states of all cells; see `MaskTransformer.forward`."""
-        x, rotation = self.model.start(batch.ids, batch.modality, batch.coords)
+        x, rotation = self.model.start(batch.ids, batch.modality, batch.coords, batch.features)
         near = None if window is None else nearby(batch.modality, batch.coords[..., 0], window)
         seen = visible(batch.valid, batch.document, near=near)
         mergeable = batch.valid & torch.isin(batch.modality, torch.tensor(self.targets, device=batch.modality.device))

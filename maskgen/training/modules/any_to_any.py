@@ -86,6 +86,8 @@ class AnyToAnyModule(GeneratorModule[MaskTransformer | TowerTransformer]):
         self.space, self.fingerprints = merged_space([shards] if isinstance(shards, str) else shards)
         for name in {name for task in tasks.values() for name in task.modalities} | {*(targets or {}), *(grids or {}), *(baselines or {})}:
             self.space.of(name)
+        for name in {name for task in tasks.values() for name in task.asked}:
+            self.space.target(name)
         for name, target in (targets or {}).items():
             if target.level_weights is not None and len(target.level_weights) != len(self.space.of(name)):
                 raise ValueError(

@@ -70,9 +70,10 @@ class HybridNoiseModule(TargetModule[MaskTransformer]):
     ) -> None:
         super().__init__()
         self.space, self.fingerprints = merged_space(shards)
-        if len(self.space.of(target)) != 1:
+        if len(self.space.target(target)) != 1:
             raise ValueError(f"{target} has {len(self.space.of(target))} levels, hybrid noise is for one; train it with MaskedTokenModule")
-        self.model = fresh(lambda: MaskTransformer(transformer, self.space.size, len(self.space.modalities)), whole=start is not None)
+        sizes = self.space.size, len(self.space.modalities), self.space.feature_width
+        self.model = fresh(lambda: MaskTransformer(transformer, *sizes), whole=start is not None)
         if start is not None:
             start_from(self.model, self.space, self.fingerprints, start, named(shards))
         self.target, self.segment = target, self.space.segment(target, 0)

@@ -91,11 +91,12 @@ class MaskedTokenModule(TargetModule[MaskTransformer]):
         super().__init__()
         check_shares(drop_condition, prompt_share, infill_share)
         self.space, self.fingerprints = merged_space(shards)
-        self.model = fresh(lambda: MaskTransformer(transformer, self.space.size, len(self.space.modalities)), whole=start is not None)
+        sizes = self.space.size, len(self.space.modalities), self.space.feature_width
+        self.model = fresh(lambda: MaskTransformer(transformer, *sizes), whole=start is not None)
         self.model.recompute = recompute
         if start is not None:
             start_from(self.model, self.space, self.fingerprints, start, named(shards))
-        self.target, self.segments = target, self.space.of(target)
+        self.target, self.segments = target, self.space.target(target)
         self.grids = checked_grids(shards, self.space, {} if grid is None else {target: grid})
         self.schedule = schedule or Cosine()
         self.groups = level_groups(groups, len(self.segments))
