@@ -2,7 +2,7 @@
 
 Run:    OMP_NUM_THREADS=1 uv run python benchmarks/high_resolution.py               # about five minutes; weights are random
         OMP_NUM_THREADS=1 uv run python benchmarks/high_resolution.py --side 512    # a minute
-        OMP_NUM_THREADS=1 uv run python benchmarks/high_resolution.py --parts tiles --side 512     # tiles beside the whole image
+        OMP_NUM_THREADS=1 uv run python benchmarks/high_resolution.py --parts tiles --side 256     # tiles beside the whole image
         OMP_NUM_THREADS=1 uv run python benchmarks/high_resolution.py --parts memory               # the same for memory
 
 A cell is 16 x 16 pixels, so 1,024 pixels are 4,096 cells. What counts is the process' own memory (RssAnon), sampled every 10 ms. The edit
@@ -15,7 +15,7 @@ import argparse
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,8 @@ from maskgen.tokenizers.tiling import Tiling
 from maskgen.tokens.space import TokenSpace
 
 PARTS = ("pipeline", "memory", "tiles")
+TILES = ((0, "tile"), (64, "tile"), (64, "pooled"), (64, "exact"))
+"""Halo and norms of the tiles that are compared."""
 
 
 class Phases:
@@ -134,7 +136,7 @@ def run_memory(phases: Phases, image: Image.Image) -> None:
         phases.run(f"VQ-GAN, decode {what}", lambda known=codes: large.decode([known])[0])
 
 
-def run_tiles(phases: Phases, side: int) -> list[dict[str, Any]]:
+def run_tiles(phases: Phases, side: int, ways: Sequence[tuple[int, str]]) -> list[dict[str, Any]]:
     """What tiles change in the codes and images of the shipped tokenizer."""
     image = picture(side)
     shipped, rows = load_tokenizer(find_path("tokenizers/image-emoji64/bundle")), []
@@ -142,7 +144,7 @@ def run_tiles(phases: Phases, side: int) -> list[dict[str, Any]]:
     shipped.tile = None
     whole = shipped.encode([image])[0]
     shown = np.asarray(shipped.decode([whole])[0]).astype(int)
-    for halo, norms in ((0, "tile"), (64, "tile"), (64, "pooled"), (64, "exact")):
+    for halo, norms in ways:
         shipped.tile = tile = Tiling(size=side // 4, halo=halo, above=0, norms=norms)  # type: ignore[arg-type]
         name = f"shipped, {{}}, halo {halo}, {norms}"
         codes = phases.run(name.format("encode"), lambda: shipped.encode([image])[0])
@@ -175,6 +177,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--refresh", type=int, default=8, help="calls between full passes in the second edit")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=["pipeline"])
+    parser.add_argument("--norms", nargs="+", choices=("tile", "pooled", "exact"), default=["tile", "pooled", "exact"], help="of the tiles")
     options = parser.parse_args()
     phases, found = Phases(), dict[str, Any]()
     if "pipeline" in options.parts:
@@ -182,7 +185,7 @@ def main() -> None:
     if "memory" in options.parts:
         run_memory(phases, picture(options.side))
     if "tiles" in options.parts:
-        found["tiles"] = run_tiles(phases, options.side)
+        found["tiles"] = run_tiles(phases, options.side, [(halo, norms) for halo, norms in TILES if norms in options.norms])
     peak = max(phase["peak_gb"] for phase in phases.found.values())
     print(json.dumps({**found, "phases": phases.found, "peak_gb": peak, "threads": torch.get_num_threads()}, indent=1))
 
