@@ -49,6 +49,8 @@ def rehearse(args: Sequence[str], run: Callable[[Sequence[str]], Any]) -> Any:
         plain["seed_everything"] = False
         _init_args(plain, "data").update(num_workers=0, check="size")
     with _with_shards(config, plain, always=smoke) as folder:
+        if smoke:
+            plain["trainer"]["default_root_dir"] = str(folder)
         changed = folder / config.name
         changed.write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
         swapped = [str(changed) if arg == str(config) else arg.replace(f"={config}", f"={changed}") for arg in rest]
