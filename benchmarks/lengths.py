@@ -1,4 +1,4 @@
-"""Time and memory of one training step and of one decode at growing numbers of cells, beside the arithmetic.
+"""Processor time and memory of one training step and of one decode at growing numbers of cells, beside the arithmetic, on one thread.
 
 Rows are pictures alone, half of whose cells belong to another document, so that attention is masked. The mask column is the largest
 tensor of truth values that a step makes, for a row.
@@ -82,7 +82,7 @@ def peak_bytes() -> int:
 
 
 def measured(cells: int, config: TransformerConfig, recompute: Recompute) -> dict[str, Any]:
-    """Seconds, most memory and largest mask of one step and one decode."""
+    """Processor seconds, most memory and largest mask of one step and one decode."""
     torch.manual_seed(0)
     model, batch = MaskTransformer(config, SPACE.size, 1), rows(cells)
     model.recompute = recompute
@@ -92,9 +92,9 @@ def measured(cells: int, config: TransformerConfig, recompute: Recompute) -> dic
     step(model, optimizer, rows(64))  # states of the optimizer, first calls
     for name, call in (("step", lambda: step(model, optimizer, batch)), ("decode", lambda: decode(model.eval(), batch))):
         Path("/proc/self/clear_refs").write_text("5")
-        before, start = peak_bytes(), time.perf_counter()
+        before, start = peak_bytes(), time.process_time()
         call()
-        found |= {f"{name}_s": time.perf_counter() - start, f"{name}_bytes": peak_bytes() - before}
+        found |= {f"{name}_s": time.process_time() - start, f"{name}_bytes": peak_bytes() - before}
     with _LargestMask() as largest:  # type: ignore[no-untyped-call]
         decode(model, batch)
     found["mask_bytes"] = largest.elements

@@ -15,7 +15,8 @@ from maskgen.training.runtime.refusals import refusal
 
 FLAGS = ("--estimate", "--estimate-gb", "--smoke")
 """Options of `maskgen fit` that LightningCLI does not know."""
-ALLOW_HELP = "--allow PACKAGE (several times): let class_path name classes of your package, installed or in the working directory"
+OPTIONS_HELP = "--allow PACKAGE (several times): let class_path name classes of your package, installed or in the working directory; \
+--estimate [--estimate-gb N]: print memory per part, the largest batch in N GB and FLOPs, and stop; --smoke: two steps, shrunk, on a CPU"
 DEFAULT_CLASSES = {
     "model": "maskgen.training.modules.masked.MaskedTokenModule",
     "data": "maskgen.data.loading.token_data.TokenData",
@@ -84,7 +85,7 @@ def _run(args: Sequence[str], own: Sequence[str]) -> Any:
     # multiplies a hundred times slower.
     torch.set_flush_denormal(True)
     _check_config_files(args)
-    parser = {"parser_mode": "yaml", "exit_on_error": False, "epilog": ALLOW_HELP}
+    parser = {"parser_mode": "yaml", "exit_on_error": False, "epilog": OPTIONS_HELP}
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")  # it is handed what it could read itself, without --allow
     try:
         return SurvivingCLI(

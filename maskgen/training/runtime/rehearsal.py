@@ -47,19 +47,21 @@ def rehearse(args: Sequence[str], run: Callable[[Sequence[str]], Any]) -> Any:
         _shrink(plain)
     else:
         plain["seed_everything"] = False
-        _init_args(plain, "data")["num_workers"] = 0
+        _init_args(plain, "data").update(num_workers=0, check="size")
     with _with_shards(config, plain, always=smoke) as folder:
+        if smoke:
+            plain["trainer"]["default_root_dir"] = str(folder)
         changed = folder / config.name
         changed.write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
         swapped = [str(changed) if arg == str(config) else arg.replace(f"={config}", f"={changed}") for arg in rest]
         if smoke:
             return run(swapped)
-        found = estimate_of(swapped, sizes)
+        found = training_cost(swapped, sizes)
         sys.stdout.write(found.table + "\n")
         return found
 
 
-def estimate_of(args: Sequence[str], sizes_gb: Sequence[float] = ()) -> Estimate:
+def training_cost(args: Sequence[str], sizes_gb: Sequence[float] = ()) -> Estimate:
     """Cost of the training that a command line describes; its shards must exist."""
     from maskgen.training.runtime.lightning_cli import SurvivingCLI
 
