@@ -45,7 +45,6 @@ def test_a_model_learns_to_draw_from_the_features_of_minilm(tmp_path: Path) -> N
         drawn = draw_masks(batch, module.segments, Cosine(), [1.0, 0.0, 0.0], 0.0, torch.Generator().manual_seed(0))
         with torch.no_grad():
             losses[said] = float(module.eval().losses(drawn, 0.0)["loss"].mean())
-    print(losses)
     assert losses["own"] < losses["none"] - 0.2 < losses["another"]
     main(["export", "model", str(tmp_path / "last.ckpt"), "--out", str(tmp_path / "model"), *given])
     pipe = Pipeline.from_pretrained(tmp_path / "model")
