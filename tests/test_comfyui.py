@@ -11,10 +11,13 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from builders.comfy_contract import check_node, execute, faults, load_nodes, read_workflow
+from builders.any_to_any import write_any
+from builders.comfy_contract import check_node, check_value, execute, faults, load_nodes, read_workflow
 from torch import Tensor
 
 from maskgen import Pipeline
+from maskgen.tokenizers.image import ImageTokenizer
+from maskgen.tokenizers.text import TextTokenizer
 
 FOLDER = Path(__file__).parents[1] / "integrations" / "comfyui"
 NODES = load_nodes(FOLDER).NODE_CLASS_MAPPINGS
@@ -155,6 +158,24 @@ def test_the_speaking_workflow_runs(comfy: dict[str, Any]) -> None:
     assert "heart" in made["6"][0]
     assert made["6"][1].shape == (1, 64, 64, 3)
     assert made["6"][2] is None
+
+
+def test_any_to_any_fills_what_was_asked_for_and_previews_by_what_draws(
+    tmp_path: Path, tiny_text: TextTokenizer, tiny_image: ImageTokenizer, comfy: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = Pipeline.from_pretrained(write_any(tmp_path / "any", tiny_text, tiny_image))
+    make = NODES["MaskgenAnyToAny"]().make
+    _, _, spoken = make(pipeline, "audio", 0, prompt="Good morning.")
+    check_value(spoken, "AUDIO")
+    assert comfy["updates"][-1][0] == 100
+    monkeypatch.setattr(pipeline, "specialists", {"image": loaded("emoji-64")})
+    comfy["updates"].clear()
+    text, drawn, nothing = make(pipeline, "image", 0, audio=spoken, source="audio", previews=2)
+    check_value(drawn, "IMAGE")
+    assert (text, nothing) == (None, None)
+    previews = [one[2][1] for one in comfy["updates"] if one[2]]
+    assert len(previews) == 2
+    assert all(shown.size == (drawn.shape[2], drawn.shape[1]) for shown in previews), "not by the specialist, which hears nothing"
 
 
 def test_stop_is_heard_between_two_steps(emoji: Pipeline, comfy: dict[str, Any]) -> None:

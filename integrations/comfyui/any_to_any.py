@@ -1,5 +1,6 @@
 """The node that turns text, images and audio into each other."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -83,7 +84,8 @@ class MaskgenAnyToAny:
             image=pictures[0] if pictures else None,
             audio=None if audio is None else waveform_of_audio(audio),
         )
-        options = call_options(pipeline, seed, settings, previews)
+        decoder_of = functools.partial(pipeline.decoder_of, from_audio=source == "audio")
+        options = call_options(pipeline, seed, settings, previews, decoder_of)
         output = pipeline(target=TARGETS[target], source=source, candidates=candidates, **asked, **options)
         return (
             output.text if "text" in TARGETS[target] else _nothing(),

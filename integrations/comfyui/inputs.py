@@ -1,6 +1,6 @@
 """Inputs that several nodes have, and how their values become arguments of a pipeline's call."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from maskgen import Pipeline
@@ -38,9 +38,15 @@ def seed_of(seed: int) -> int:
     return seed % SEEDS
 
 
-def call_options(pipeline: Pipeline, seed: int, settings: Mapping[str, Any] | None, previews: int = 0) -> dict[str, Any]:
-    """Arguments that all calls share."""
-    return {"seed": seed_of(seed), **(settings or {}), **Watch(pipeline, previews).options}
+def call_options(
+    pipeline: Pipeline,
+    seed: int,
+    settings: Mapping[str, Any] | None,
+    previews: int = 0,
+    decoder_of: Callable[[str], Pipeline] | None = None,
+) -> dict[str, Any]:
+    """Arguments that all calls share; `decoder_of` for a pipeline that lets others decode some modalities."""
+    return {"seed": seed_of(seed), **(settings or {}), **Watch(decoder_of or (lambda _: pipeline), previews).options}
 
 
 def given(**values: Any) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """Progress, previews and interruption: what a node does after every step of a decode."""
 
+from collections.abc import Callable
 from typing import Any
 
-from maskgen import AnyToAnyPipeline, Pipeline
+from maskgen import Pipeline
 from maskgen.serving.events import picture_of_state
 
 WHOLE = 100
@@ -17,12 +18,12 @@ class Watch:
     Outside of ComfyUI it does nothing. Every decode of a chain moves the bar from 0 to 100 percent.
 
     Args:
-        pipeline: What is called.
+        decoder_of: The pipeline that decodes a modality.
         previews: Previews of the first image at most, for each decode, evenly spread.
     """
 
-    def __init__(self, pipeline: Pipeline, previews: int = 0) -> None:
-        self.pipeline, self.previews, self.shown = pipeline, previews, 0
+    def __init__(self, decoder_of: Callable[[str], Pipeline], previews: int = 0) -> None:
+        self.decoder_of, self.previews, self.shown = decoder_of, previews, 0
         self.bar = _progress_bar()
 
     @property
@@ -40,8 +41,8 @@ class Watch:
         if self.bar is None:
             return
         state = given["state"]
-        modality, whole = state.segment.modality, isinstance(self.pipeline, AnyToAnyPipeline)
-        artist = self.pipeline.decoder_of(modality) if whole else self.pipeline
+        modality = state.segment.modality
+        artist = self.decoder_of(modality)
         done = (state.segment.level + state.levels * state.step / state.steps) / len(artist.space.of(modality))
         preview = None
         if modality == "image" and self._is_due(done):
