@@ -18,7 +18,7 @@ DOCUMENTS = [
     ROOT / "CHANGELOG.md",
     *(
         path
-        for folder in ("configs", "docs", "models", "data", "tokenizers", "packages")
+        for folder in ("configs", "docs", "integrations", "models", "data", "tokenizers", "packages")
         for path in sorted((ROOT / folder).glob("**/*.md"))
     ),
 ]

@@ -1,4 +1,4 @@
-"""The walks of docs/own-data.md but the one for pictures: their commands run, from a folder of files to a judged model."""
+"""The walks of docs/own-data.md: their commands run, from a folder of files to a judged model."""
 
 import importlib.util
 import json
@@ -91,6 +91,23 @@ def run(section: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (folder / f"{yaml.safe_load(block)['name']}.yaml").write_text(block)
     for call in found:
         main(small(call))
+
+
+def check_report(folder: Path) -> None:
+    """The report judges the pictures that were held out, and knows those that were trained on."""
+    found = json.loads((folder / "report.json").read_text())
+    assert (found["split"], found["pictures"], found["training_pictures"]) == ("validation", 6, 18)
+    assert list(found["row_sets"]) == ["generated", "reconstruction", "shuffled"]
+    assert all(-1 <= scores["similarity"] <= 1 for scores in found["row_sets"].values())
+    assert (folder / "pictures.png").is_file()
+
+
+@pytest.mark.slow
+def test_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("efficientnet_lite_pytorch", reason="needs the extra eval")
+    pictures(tmp_path / "my-images", 24)
+    run("Pictures", tmp_path, monkeypatch)
+    check_report(tmp_path / "out" / "my-pictures")
 
 
 @pytest.mark.slow

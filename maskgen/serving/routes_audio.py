@@ -16,19 +16,22 @@ from maskgen.serving.jobs import JobStream, Running, run_job, sse_chunks
 from maskgen.serving.media import AUDIO_TYPES, audio_bytes, base64_text, pcm_bytes, recording_from, wav_header
 from maskgen.serving.schemas import SpeechCreation, TranscriptionFields
 from maskgen.serving.served import Served
-from maskgen.serving.service import ERRORS, Service, fields_of, file_of, form_body, read_form
+from maskgen.serving.service import ERRORS, EVENTS, Service, fields_of, file_of, form_body, read_form
 from maskgen.serving.subtitles import segments_of, srt, vtt, words_of
 from maskgen.tokenizers.transcript import Transcript
 
 STREAMED = ("wav", "pcm")
 """Formats that are sent sentence by sentence; files of the others are only whole at their end."""
 AUDIO_ANSWER: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The speech, or events of it.", "content": {kind: {"schema": {"type": "string"}} for kind in AUDIO_TYPES.values()}}
+    200: {
+        "description": "The speech, or with `stream_format` events of it.",
+        "content": {**{kind: {"schema": {"type": "string"}} for kind in AUDIO_TYPES.values()}, **EVENTS},
+    }
 }
 TEXT_ANSWER: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The transcript in the format asked for.",
-        "content": {"application/json": {"schema": {"type": "object"}}, "text/plain": {"schema": {"type": "string"}}},
+        "content": {"application/json": {"schema": {"type": "object"}}, "text/plain": {"schema": {"type": "string"}}, **EVENTS},
     }
 }
 

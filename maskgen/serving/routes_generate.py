@@ -18,7 +18,7 @@ from maskgen.serving.jobs import JobStream, Running, run_job, sse_chunks
 from maskgen.serving.media import audio_bytes, base64_text, image_bytes
 from maskgen.serving.schemas import GenerateRequest
 from maskgen.serving.served import Served
-from maskgen.serving.service import ERRORS, Service
+from maskgen.serving.service import ERRORS, STREAMED_ANSWER, Service
 from maskgen.serving.subtitles import words_of
 from maskgen.tokenizers.transcript import Transcript
 
@@ -41,7 +41,12 @@ class GenerateRoutes:
     def __init__(self, service: Service) -> None:
         self.service, self.router = service, APIRouter(tags=["generate"], responses=ERRORS)
         self.router.add_api_route(
-            "/v1/generate", self.generate, methods=["POST"], summary="Any known media to any target", response_class=JSONResponse
+            "/v1/generate",
+            self.generate,
+            methods=["POST"],
+            summary="Any known media to any target",
+            response_class=JSONResponse,
+            responses=STREAMED_ANSWER,
         )
 
     async def generate(self, request: Request, body: Annotated[GenerateRequest, Body(openapi_examples=EXAMPLES)]) -> Response:

@@ -17,7 +17,7 @@ from maskgen.serving.jobs import JobStream, Running, run_job, sse_chunks
 from maskgen.serving.media import base64_text, image_bytes, mask_from, openai_mask, picture_and_holes
 from maskgen.serving.schemas import ImageEditFields, ImageGenerationRequest
 from maskgen.serving.served import Served
-from maskgen.serving.service import ERRORS, Service, fields_of, file_of, form_body, read_form
+from maskgen.serving.service import ERRORS, STREAMED_ANSWER, Service, fields_of, file_of, form_body, read_form
 
 Draw = Callable[[Any, str, Mapping[str, Any], Mapping[str, Any]], Made]
 DEFAULT_STRENGTH = 0.5
@@ -39,7 +39,12 @@ class ImageRoutes:
     def __init__(self, service: Service) -> None:
         self.service, self.router = service, APIRouter(tags=["images"], responses=ERRORS)
         self.router.add_api_route(
-            "/v1/images/generations", self.generations, methods=["POST"], summary="Images of a prompt", response_class=JSONResponse
+            "/v1/images/generations",
+            self.generations,
+            methods=["POST"],
+            summary="Images of a prompt",
+            response_class=JSONResponse,
+            responses=STREAMED_ANSWER,
         )
         self.router.add_api_route(
             "/v1/images/edits",
@@ -47,6 +52,7 @@ class ImageRoutes:
             methods=["POST"],
             summary="An image edited: masked, varied or extended",
             response_class=JSONResponse,
+            responses=STREAMED_ANSWER,
             openapi_extra=form_body(ImageEditFields, FILES, ("image",)),
         )
 

@@ -45,6 +45,15 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     "5XX": {"model": ErrorBody, "description": "The server failed, ran out of time or is shutting down."},
 }
 """Answers of every route beside the good one."""
+EVENT = {
+    "type": "object",
+    "properties": {"event": {"type": "string"}, "data": {"type": "string", "description": "JSON."}},
+    "required": ["data"],
+}
+"""One server-sent event."""
+EVENTS: dict[str, Any] = {"text/event-stream": {"schema": EVENT}}
+"""What a route that can stream answers with beside its own form."""
+STREAMED_ANSWER: dict[int | str, dict[str, Any]] = {200: {"description": "The answer, or with `stream` events of it.", "content": EVENTS}}
 
 
 @dataclass(frozen=True)

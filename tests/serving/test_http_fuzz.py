@@ -227,6 +227,20 @@ def test_requests_from_the_openapi_document_never_break_the_server(small: Runnin
     assert seen >= len(PATHS)
 
 
+def test_every_route_that_can_stream_documents_its_events(small: Running) -> None:
+    """A positive request rarely asks for a stream, so the examples above seldom see one."""
+    document = json.loads(small.call("GET", "/openapi.json")[1])
+    streaming = set()
+    for path in PATHS:
+        route = document["paths"][path]["post"]
+        [schema] = [one["schema"] for one in route["requestBody"]["content"].values()]
+        schema = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
+        if {"stream", "stream_format"} & set(schema["properties"]):
+            streaming.add(path)
+            assert "text/event-stream" in route["responses"]["200"]["content"], path
+    assert streaming == set(PATHS)
+
+
 def test_base64_is_checked_before_it_is_decoded(small: Running) -> None:
     for text in ("", "a", "====", "data:image/png;base64,", "data:image/png,abc", "\u00e9", base64.b64encode(b"\0" * 10).decode() + "!"):
         body = json.dumps({"target": "image", "prompt": "a", "image": text, "strength": 0.5}).encode()
