@@ -16,6 +16,8 @@ from maskgen.data.shards.tar import members
 
 MOST_OPEN = 256
 """Shards mapped at a time; each costs a file descriptor and 20 bytes a member."""
+FEW_OPEN = 16
+"""Shards mapped at a time from a cache of bounded size: a mapped shard holds its disk space after it was removed from the cache."""
 Fields = dict[str, tuple[int, int]]
 """Field name to offset and size."""
 
@@ -59,15 +61,16 @@ class Shard:
 class ShardRows:
     """Samples of some shards by running number, over all shards in the order given.
 
-    Shards are mapped when first touched and let go when more than MOST_OPEN are open; a copy sent to another process opens them anew.
+    Shards are mapped when first touched and let go when more than `most_open` are open; a copy sent to another process opens them anew.
 
     Args:
         locate: Shard to the path of a local copy of it.
         shards: What the index says of them.
+        most_open: Shards mapped at a time.
     """
 
-    def __init__(self, locate: Callable[[ShardEntry], Path], shards: Sequence[ShardEntry]) -> None:
-        self.locate, self.shards = locate, tuple(shards)
+    def __init__(self, locate: Callable[[ShardEntry], Path], shards: Sequence[ShardEntry], most_open: int = MOST_OPEN) -> None:
+        self.locate, self.shards, self.most_open = locate, tuple(shards), most_open
         self.ends = list(accumulate(entry.count for entry in self.shards))
         self.starts = [0, *self.ends]
         self.count = self.ends[-1] if self.ends else 0
@@ -102,7 +105,7 @@ class ShardRows:
             found = self.open[number] = Shard(path)
             if len(found.keys) != count:
                 raise ValueError(f"{path} holds {len(found.keys)} samples, the index says {count}; build it again")
-            if len(self.open) > MOST_OPEN:
+            if len(self.open) > self.most_open:
                 self.open.popitem(last=False)
         self.open.move_to_end(number)
         return found

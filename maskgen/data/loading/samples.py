@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from maskgen.data.loading.caption_templates import Phrases
 from maskgen.data.loading.kept import KEPT_BYTES, MediaCache
 from maskgen.data.loading.order import Draw, chance
-from maskgen.data.loading.rows import ShardRows
+from maskgen.data.loading.rows import FEW_OPEN, MOST_OPEN, ShardRows
 from maskgen.data.shards.codes import require_integers
 from maskgen.data.shards.manifest import Index
 from maskgen.data.shards.store import Check, Damage, ShardStore
@@ -28,7 +28,7 @@ def open_rows(store: ShardStore, index: Index, split: str, check: Check = "hash"
     Raises:
         ValueError: If the split is missing, or a shard is damaged and `damage` is "stop".
     """
-    return ShardRows(store.locate, store.whole(index.of(split), check, damage))
+    return ShardRows(store.locate, store.whole(index.of(split), check, damage), MOST_OPEN if store.cache_bytes is None else FEW_OPEN)
 
 
 def held_out_split(splits: Iterable[str], preferred: str = "validation") -> str:
