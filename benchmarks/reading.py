@@ -1,15 +1,19 @@
 """Rate of reading token shards: maskgen in shuffled order beside plain webdataset in file order, in one run.
 
 Run:    uv run python benchmarks/reading.py
+        uv run python benchmarks/reading.py --ranks 8      # as many real processes, each with its share of one order
 """
 
 import argparse
+import multiprocessing
+import os
 import random
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,6 +56,38 @@ def ours(folder: Path, entries: list[ShardEntry]) -> Iterator[object]:
     yield from (rows[draw] for draw in order.draws(0, len(order)))
 
 
+def rank_seconds(folder: Path, entries: list[ShardEntry], rank: int, ranks: int, start: Any, found: Any) -> None:
+    """One rank of a training: its share of the draws of one shuffled order, timed from the moment when all ranks are ready."""
+    rows = TokenRows(ShardRows(lambda entry: folder / entry.name, entries), SPACE)
+    order = ShuffledOrder([entry.count for entry in entries], 0)
+    draws = list(order.draws(0, len(order)))[rank::ranks]
+    start.wait()
+    begin, cpu = time.perf_counter(), time.process_time()
+    for draw in draws:
+        rows[draw]
+    found.put((len(draws), time.perf_counter() - begin, time.process_time() - cpu))
+
+
+def with_ranks(folder: Path, entries: list[ShardEntry], ranks: int) -> str:
+    """Rate of all ranks together, and of the slowest rank, in samples a second."""
+    context = multiprocessing.get_context("spawn")
+    start, found = context.Barrier(ranks), context.Queue()
+    processes = [context.Process(target=rank_seconds, args=(folder, entries, rank, ranks, start, found)) for rank in range(ranks)]
+    for process in processes:
+        process.start()
+    parts = [found.get(timeout=300) for _ in processes]
+    for process in processes:
+        process.join()
+    counts, elapsed, cpu = zip(*parts, strict=True)
+    total = sum(entry.count for entry in entries)
+    assert sum(counts) == total, f"{sum(counts)} samples came"
+    return (
+        f"{ranks} ranks on {os.cpu_count()} cores: {total / max(elapsed):,.0f} samples/s together, slowest rank "
+        f"{min(count / seconds for count, seconds in zip(counts, elapsed, strict=True)):,.0f}; "
+        f"{total / sum(cpu):,.0f} samples a second of processor time"
+    )
+
+
 def theirs(folder: Path, entries: list[ShardEntry]) -> Iterator[object]:
     """The same tensors from webdataset with its usual shuffle buffer."""
     draw = random.Random(0)
@@ -92,11 +128,16 @@ def main() -> None:
     parser.add_argument("--shards", type=int, default=8)
     parser.add_argument("--each", type=int, default=1000, help="samples a shard")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--ranks", type=int, default=0, help="read with this many processes instead of beside webdataset")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         entries = shards(folder, args.shards, args.each)
         total = args.shards * args.each
+        for _ in range(args.rounds if args.ranks else 0):
+            print(with_ranks(folder, entries, args.ranks))
+        if args.ranks:
+            return
         for what, pair in PAIRS.items():
             found = [statistics.median(times) for times in zip(*(_round(pair, folder, entries) for _ in range(args.rounds)), strict=True)]
             own, other = (total / seconds for seconds in found)

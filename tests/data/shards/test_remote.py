@@ -1,9 +1,11 @@
 """Shards from object storage that fails, changes and is larger than the cache."""
 
+import errno
 import os
 import sys
 import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,7 +17,7 @@ from maskgen.data.loading.rows import FEW_OPEN
 from maskgen.data.loading.samples import open_rows
 from maskgen.data.shards.format import json_bytes, write_shard
 from maskgen.data.shards.manifest import Index, ShardEntry, write_index
-from maskgen.data.shards.remote import Expected, Retries, evict, fetch_file
+from maskgen.data.shards.remote import Expected, Retries, evict, fetch_file, is_passing
 from maskgen.data.shards.store import ShardStore
 
 
@@ -116,6 +118,19 @@ def test_errors_that_do_not_pass_are_not_tried_again(tmp_path: Path, flaky: type
     with pytest.raises(ValueError, match=r"cannot be fetched .the line is down"):
         ShardStore("az://set", tmp_path / "cache", retries=retries(waits)).locate(entries[0])
     assert not waits
+
+
+def test_a_full_disk_is_not_tried_again() -> None:
+    assert not is_passing(OSError(errno.ENOSPC, "no space left"))
+    assert is_passing(OSError(errno.EIO, "the store is busy"))
+
+
+def test_readers_of_one_machine_fetch_a_shard_once(tmp_path: Path, flaky: type[Flaky]) -> None:
+    entries = upload(tmp_path / "near", [3])
+    with ThreadPoolExecutor(8) as pool:
+        found = set(pool.map(lambda _: ShardStore("az://set", tmp_path / "cache").locate(entries[0]), range(8)))
+    assert len(found) == 1
+    assert sum(flaky.opened.values()) == 1
 
 
 def test_a_changed_object_is_refused_every_time_and_a_new_build_of_the_set_is_fetched(tmp_path: Path, flaky: type[Flaky]) -> None:
