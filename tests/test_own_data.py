@@ -111,10 +111,12 @@ def test_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_a_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pictures(tmp_path / "my-images", 12)
+def test_pictures_with_a_tokenizer_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("efficientnet_lite_pytorch", reason="needs the extra eval")
+    pictures(tmp_path / "my-images", 24)
     run("A tokenizer for your pictures", tmp_path, monkeypatch)
-    assert json.loads((tmp_path / "out" / "my-tokenizer" / "tokenizer.json").read_text())["pictures"] == 12
+    assert json.loads((tmp_path / "out" / "my-tokenizer" / "tokenizer.json").read_text())["pictures"] == 24
+    check_report(tmp_path / "out" / "my-drawer")
 
 
 @pytest.mark.slow
