@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from maskgen.io.files import file_sha256, sync_folder, write_atomic
+from maskgen.io.files import atomic_file, file_sha256, sync_folder, write_atomic
 
 REST_FILE, SUMS_FILE = "rest.pt", "sha256sums"
 """Everything that is not sharded, and the sha256 of all files in the format of `sha256sum --check`."""
@@ -54,7 +54,7 @@ def write_sharded(tree: dict[str, Any], folder: Path) -> None:
     save(shards, storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
     if dist.get_rank() == 0:
         rest = _mapped(tree, lambda _, leaf: _placeholder(leaf) if isinstance(leaf, DTensor) else leaf)
-        with (folder / REST_FILE).open("wb") as handle:
+        with atomic_file(folder / REST_FILE) as handle:
             torch.save(rest, handle)
     own = f"shard-{dist.get_rank() + 1:05d}-"
     sums = [(path.name, file_sha256(path)) for path in sorted(folder.iterdir()) if path.name.startswith(own)]

@@ -30,23 +30,23 @@ def shard(network: nn.Module, mesh: Any, policy: Any = None) -> None:
     if isinstance(network, TowerTransformer) and len(network.bridges):
         raise ValueError("a network with bridges can't be sharded: a rank whose rows cross none would not run it; take strategy ddp")
     chosen = policy or MixedPrecisionPolicy()
-    for block in blocks_of(network):
+    for block in sharded_parts(network):
         fully_shard(block, mesh=mesh, mp_policy=chosen)
     if isinstance(network, TowerTransformer):
-        for block in blocks_of(network):
+        for block in sharded_parts(network):
             for method in ("enter", "leave"):
                 register_fsdp_forward_method(block, method)
     fully_shard(network, mesh=mesh, mp_policy=chosen)
     materialise(network, mesh.device_type if mesh.device_type == "cpu" else "cuda")
 
 
-def blocks_of(network: nn.Module) -> Iterator[nn.Module]:
+def sharded_parts(network: nn.Module) -> Iterator[nn.Module]:
     """The repeated parts of a network: what the outermost lists of modules consist of."""
     for child in network.children():
         if isinstance(child, nn.ModuleList):
             yield from (one for one in child if any(True for _ in one.parameters()))
         else:
-            yield from blocks_of(child)
+            yield from sharded_parts(child)
 
 
 def is_shard(tensor: Tensor) -> bool:

@@ -210,10 +210,18 @@ def test_values_that_no_control_sends_are_refused(service: Service, models: dict
     assert "the prompt is empty" in refusal(tab.draw("pictures", " ", "", 1, *plain))
 
 
-def test_a_person_who_leaves_frees_the_place_and_a_full_queue_is_said(models: dict[str, Any]) -> None:
+def test_a_person_who_leaves_frees_the_place_and_a_full_queue_is_said(models: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     from maskgen.serving.page.draw_tab import DrawTab
     from maskgen.serving.page.following import telling
+    from maskgen.serving.work import Job
 
+    step = Job.step
+
+    def slow_step(job: Any, state: Any) -> Any:
+        time.sleep(0.05)
+        return step(job, state)
+
+    monkeypatch.setattr(Job, "step", slow_step)
     values = ("pictures", PROMPT, "", 4, *controls(models["pictures"], "image", steps=12))
     with service_of({"pictures": models["pictures"]}, engine=EngineLimits(max_running=1, max_waiting=0)) as service:
         tab = DrawTab(service, list(service.catalogue.models.values()))

@@ -14,6 +14,7 @@ import yaml
 
 from maskgen.data.loading.token_data import TokenData
 from maskgen.data.shards.layout import read_layout, write_random_shards
+from maskgen.io.files import write_atomic
 from maskgen.training.modules.base import GeneratorModule
 from maskgen.training.runtime.estimate import Estimate, estimated, fake_module
 
@@ -52,7 +53,7 @@ def rehearse(args: Sequence[str], run: Callable[[Sequence[str]], Any]) -> Any:
         if smoke:
             plain["trainer"]["default_root_dir"] = str(folder)
         changed = folder / config.name
-        changed.write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
+        write_atomic(changed, yaml.safe_dump(plain, sort_keys=False).encode())
         swapped = [str(changed) if arg == str(config) else arg.replace(f"={config}", f"={changed}") for arg in rest]
         if smoke:
             return run(swapped)

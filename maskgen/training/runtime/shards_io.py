@@ -9,7 +9,7 @@ from typing import Any
 import torch.distributed as dist
 
 from maskgen.io.checkpoint import hash_file_of, previous_of
-from maskgen.io.files import sync_folder
+from maskgen.io.files import sync_folder, write_atomic
 from maskgen.io.sharded import is_sharded, remove_sharded, write_sharded
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def make_room(target: Path) -> None:
     hash_file_of(previous).unlink(missing_ok=True)
     if target.is_file() and hash_file_of(target).is_file():
         found = hash_file_of(target).read_text().partition("  ")[0]
-        hash_file_of(previous).write_text(f"{found}  {previous.name}\n")
+        write_atomic(hash_file_of(previous), f"{found}  {previous.name}\n".encode())
         hash_file_of(target).unlink()
     target.rename(previous)
 
