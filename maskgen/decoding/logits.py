@@ -101,7 +101,7 @@ def hide_condition(modality_indices: tuple[int, ...]) -> Transform:
 def remask(given: Bool[Tensor, "batch length"]) -> Transform:
     """The null condition that needs no training for it: what was given is seen as MASK, what was generated since stays.
 
-    Any cells may be given, a part of the target too, so every conditioning pattern can be guided.
+    Vectors of a text encoder that were given are hidden, because no mask stands for a vector. Any cells may be given, a part of the target too, so every conditioning pattern can be guided.
 
     Args:
         given: Cells that were known before the decode; all their levels are masked. A row alone may lack the padding behind it.
@@ -117,7 +117,8 @@ def remask(given: Bool[Tensor, "batch length"]) -> Transform:
         if len(given) != rows or given.shape[1] < length:
             raise ValueError(f"given marks cells of {tuple(given.shape)} rows and places, the batch has {(rows, length)}; mark them there")
         masked = given[:, :length, None] & (batch.ids != PAD)
-        return batch.with_ids(batch.ids.masked_fill(masked, MASK))
+        blind = batch if batch.features is None else batch.hide(given[:, :length] & (batch.features != 0).any(dim=2))
+        return blind.with_ids(batch.ids.masked_fill(masked, MASK))
 
     return transform
 

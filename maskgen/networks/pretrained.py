@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 PIPELINE_KIND = "pipeline"
 PROJECTION = "embed_features.weight"
 """Weight that projects features of a frozen encoder."""
+FREE = ("dropout", "rope_raster", "rope_scaling", "rope_factor", "rope_trained")
+"""Settings of a transformer that a training may change when it starts from another."""
 PIPELINE_SCHEMA = Record(
     {
         "space": SPACE_SCHEMA,
@@ -193,9 +195,9 @@ def with_heads(old: MaskTransformer, new: MaskTransformer) -> dict[str, Tensor]:
 
 
 def _sizes(config: TransformerConfig) -> dict[str, Any]:
-    """Settings that must agree. Dropout may differ, and so may `rope_raster`, so that an audio model can learn images."""
+    """Settings that must agree. Dropout may differ; so may positions, so that an audio model can learn images, and any model larger grids."""
     sizes = {**asdict(config), "hidden_dim": config.inner_dim, "rope_split": tuple(config.rope_split), "head_width": config.head_dim}
-    return {name: size for name, size in sizes.items() if name not in ("dropout", "rope_raster")}
+    return {name: size for name, size in sizes.items() if name not in FREE}
 
 
 def _named(space: TokenSpace) -> str:

@@ -34,12 +34,12 @@ def test_a_bundle_gives_the_weights_that_the_pipeline_has(tiny_bundle: Path, tin
 
 
 def test_a_training_starts_from_a_bundle_and_trains_all_of_it(tiny_bundle: Path, tiny_pipeline: Pipeline, shards: str) -> None:
-    module = started(shards, tiny_bundle, dropout=0.1)
+    module = started(shards, tiny_bundle, dropout=0.1, rope_scaling="interpolate", rope_factor=2.0)
     wanted = tiny_pipeline.model.state_dict()
     assert all(torch.equal(tensor, wanted[name]) for name, tensor in module.model.state_dict().items())
     assert all(parameter.requires_grad for parameter in module.model.parameters())
     assert module.model.training
-    assert module.model.config.dropout == 0.1
+    assert (module.model.config.dropout, module.model.config.rope_scaling) == (0.1, "interpolate")
 
 
 def test_a_tied_head_stays_tied(tmp_path: Path, tiny_pipeline: Pipeline, shards: str) -> None:

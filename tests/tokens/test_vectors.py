@@ -8,6 +8,9 @@ from builders.networks import randomised
 from torch import Tensor
 
 from maskgen.decoding.acceleration.kv_cache import PrefixCacheModel
+from maskgen.decoding.logits import remask
+from maskgen.masking.masks import draw_masks
+from maskgen.masking.schedule import Cosine
 from maskgen.networks.joined import ForwardCall, joined_hidden
 from maskgen.networks.pretrained import PROJECTION, with_features
 from maskgen.networks.transformer import MaskTransformer, TransformerConfig
@@ -15,6 +18,7 @@ from maskgen.tokens.batch import TokenBatch, stack
 from maskgen.tokens.packing import pack, pack_rows, unpack
 from maskgen.tokens.space import Modality, TokenSpace
 from maskgen.tokens.unpadding import unpad
+from maskgen.training.modules.global_batch import GlobalBatch
 
 SPACE = TokenSpace(
     [
@@ -136,3 +140,21 @@ def test_a_start_keeps_the_projection_of_features_that_both_have() -> None:
     assert torch.equal(with_features({"x": old}, {PROJECTION: new, "x": old})[PROJECTION], new)
     assert with_features({PROJECTION: old, "x": old}, {"x": old}).keys() == {"x"}
     assert with_features({PROJECTION: new}, {PROJECTION: old})[PROJECTION].shape == (2, 3)
+
+
+def test_a_null_view_of_masks_does_not_see_given_vectors() -> None:
+    batch, model = pack(SAMPLES[:1], SPACE), transformer()
+    given = batch.valid & (batch.modality != IMAGE)
+    other = pack([{**SAMPLES[0], **{name: SAMPLES[0][name] + 1 for name in ("small", "large")}}], SPACE)
+    cells = batch.modality == IMAGE
+    seen = [model(one)[cells] for one in (batch, other)]
+    assert not torch.allclose(*seen)
+    assert torch.equal(*(model(remask(given)(one))[cells] for one in (batch, other)))
+
+
+def test_ranks_exchange_ids_alone_and_keep_their_vectors() -> None:
+    batch = pack(SAMPLES, SPACE)
+    whole = GlobalBatch(dataclasses.replace(batch, features=None), slice(1, 3), 2, features=batch.rows(slice(1, 3)).features)
+    drawn = draw_masks(whole.batch, SPACE.of("image"), Cosine(), [1.0, 1.0], 0.0, torch.Generator().manual_seed(0))
+    found = whole.part(drawn).batch
+    assert found.same_cells(batch.rows(slice(1, 3)))

@@ -1,6 +1,6 @@
 """The rows of all ranks as one batch, so that masks and losses do not depend on the number of ranks."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -28,16 +28,21 @@ class GlobalBatch:
         world_size: Number of ranks.
         counts: Whether this rank's rows count. The last batch of a validation can have fewer rows than there are ranks; a rank without one
             then runs a row of another's, because ranks that share weights gather them together.
+        features: Vectors of the cells of this rank's rows; masks do not depend on them, so ranks do not exchange them.
     """
 
     batch: TokenBatch
     own: slice
     world_size: int = 1
     counts: bool = True
+    features: Float[Tensor, "rows length width"] | None = None
 
     def part(self, drawn: Drawn) -> Drawn:
         """This rank's rows of what was drawn for the global batch."""
-        return drawn if self.world_size == 1 else drawn.rows(self.own)
+        if self.world_size == 1:
+            return drawn
+        found = drawn.rows(self.own)
+        return found if self.features is None else replace(found, batch=replace(found.batch, features=self.features))
 
     def per_rank(self, count: Tensor) -> Tensor | None:
         """Denominator of a mean over the global batch; None on one rank, where it is that of the batch itself.
@@ -77,8 +82,9 @@ def gathered(batch: TokenBatch) -> GlobalBatch:
         return GlobalBatch(batch, slice(None))
     length = torch.tensor(batch.ids.shape[1], device=batch.ids.device)
     torch.distributed.all_reduce(length, op=torch.distributed.ReduceOp.MAX)
-    whole = padded_to(batch, int(length)).map(lambda field: _of_all(field, world_size))
-    return GlobalBatch(whole, slice(rank * len(batch), (rank + 1) * len(batch)), world_size)
+    own = padded_to(batch, int(length))
+    whole = replace(own, features=None).map(lambda field: _of_all(field, world_size))
+    return GlobalBatch(whole, slice(rank * len(batch), (rank + 1) * len(batch)), world_size, features=own.features)
 
 
 def _of_all(field: Tensor, world_size: int) -> Tensor:
