@@ -101,7 +101,8 @@ def hide_condition(modality_indices: tuple[int, ...]) -> Transform:
 def remask(given: Bool[Tensor, "batch length"]) -> Transform:
     """The null condition that needs no training for it: what was given is seen as MASK, what was generated since stays.
 
-    Vectors of a text encoder that were given are hidden, because no mask stands for a vector. Any cells may be given, a part of the target too, so every conditioning pattern can be guided.
+    Any cells may be given, a part of the target too, so every conditioning pattern can be guided. Vectors of a text encoder that were given
+    are hidden, because no mask stands for a vector.
 
     Args:
         given: Cells that were known before the decode; all their levels are masked. A row alone may lack the padding behind it.

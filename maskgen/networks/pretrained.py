@@ -195,7 +195,7 @@ def with_heads(old: MaskTransformer, new: MaskTransformer) -> dict[str, Tensor]:
 
 
 def _sizes(config: TransformerConfig) -> dict[str, Any]:
-    """Settings that must agree. Dropout may differ; so may positions, so that an audio model can learn images, and any model larger grids."""
+    """Settings that must agree; positions are free, so that an audio model can learn images, and any model larger grids."""
     sizes = {**asdict(config), "hidden_dim": config.inner_dim, "rope_split": tuple(config.rope_split), "head_width": config.head_dim}
     return {name: size for name, size in sizes.items() if name not in FREE}
 
