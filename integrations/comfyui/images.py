@@ -176,7 +176,10 @@ class MaskgenOutpaintImage:
     ) -> bool | str:
         """True, or what is wrong with the sides; those that come over a link are not known yet."""
         sides = (left, top, right, bottom)
-        return True if None in sides or any(sides) else f"nothing is added; set one of {', '.join(SIDES)}"
+        given = [side for side in sides if side is not None]
+        if any(not SIDE["min"] <= side <= SIDE["max"] for side in given):
+            return f"each side is {SIDE['min']} to {SIDE['max']} pixels, got {given}"
+        return True if None in sides or any(given) else f"nothing is added; set one of {', '.join(SIDES)}"
 
     def extend(
         self,

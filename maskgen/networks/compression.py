@@ -98,10 +98,12 @@ class CellCompression(nn.Module):
         slots = side * side
         self.merge = nn.Linear(slots * dim, dim, bias=False)
         self.split = nn.Linear(dim, slots * dim, bias=False)
-
-        with torch.no_grad():
-            self.merge.weight.copy_(torch.eye(dim).repeat(1, slots) / slots)
-            self.split.weight.copy_(torch.eye(dim).repeat(slots, 1))
+        with torch.no_grad():  # by constants alone, which `maskgen.networks.deferred` can repeat
+            self.merge.weight.zero_()
+            self.split.weight.zero_()
+            for one, other in zip(torch.split(self.merge.weight, dim, 1), torch.split(self.split.weight, dim, 0), strict=True):
+                one.diagonal().fill_(1 / slots)
+                other.diagonal().fill_(1.0)
 
     def merged(self, x: Float[Tensor, "batch length dim"], blocks: Blocks) -> Float[Tensor, "batch positions dim"]:
         """Input of the trunk."""
@@ -136,6 +138,6 @@ def refuse_blocks(compression: CellCompression | None) -> None:
     """
     if compression is not None:
         raise ValueError(
-            f"the model merges cells (compress={compression.side}), so its layers can't be run one by one; leave refresh, merge, shortcut, "
+            f"the model merges cells (compress={compression.side}), so its layers can't be run one by one; leave refresh, merge, "
             "attention maps and features of inner layers, which do so"
         )

@@ -60,6 +60,8 @@ class TowersConfig:
         if len(set(shapes.values())) != 1:
             found = ", ".join(f"{key} {layers}, {heads}, {width}" for key, (layers, heads, width) in shapes.items())
             raise ValueError(f"towers share their attention, so layers, heads and head width agree; got {found}; see head_width")
+        if any(tower.transformer.compress > 1 for tower in self.towers.values()):
+            raise ValueError("the layers of towers run cell by cell; leave compress at 1 in towers")
         if any(tower.transformer.blind_condition for tower in self.towers.values()):
             raise ValueError("a condition that does not look at its target needs one set of weights; leave blind_condition off in towers")
         for reader, bridge in self.bridges.items():

@@ -42,7 +42,7 @@ class TransformerConfig:
         rope_factor: See `rope_scaling`; 1 changes nothing.
         rope_trained: Cells a side of the training's grid, for yarn.
         compress: Cells a side of the blocks that image grids are merged into for the trunk
-            (`maskgen.networks.compression.CellCompression`); 1 merges none. Not with blind_condition, refresh, merge or shortcut.
+            (`maskgen.networks.compression.CellCompression`); 1 merges none. Not with blind_condition, refresh or merge.
     """
 
     dim: int = 512

@@ -84,7 +84,7 @@ class Guard:
         if self.draining and not free:
             wait = {"Retry-After": str(DRAIN_RETRY_S), "Connection": "close"}
             return ApiError(503, "the server is shutting down", code="shutting_down", headers=wait)
-        if not self._knows_host(headers.get(b"host", b"").decode("latin-1")):
+        if not free and not self._knows_host(headers.get(b"host", b"").decode("latin-1")):
             return ApiError(403, "this server does not answer to that host name; add it with --host-name", code="unknown_host")
         if not self._knows_origin(headers):
             return ApiError(403, "pages of that origin may not call this server; allow it with --cors", code="unknown_origin")

@@ -162,7 +162,8 @@ class TextEncoder(Tokenizer):
         try:
             made = cls.from_transformers(hub.name, hub.revision, settings)
         except (ValueError, OSError) as error:
-            raise type(error)(f"the text encoder {hub.name} ({hub.revision[:12]}) of {folder} cannot be loaded: {error}") from error
+            kind = OSError if isinstance(error, OSError) else ValueError
+            raise kind(f"the text encoder {hub.name} ({hub.revision[:12]}) of {folder} cannot be loaded: {error}") from error
         if made.weights != config["weights"]:
             raise ValueError(
                 f"{hub.name} has weights {made.weights[:12]}…, {folder} was saved with {config['weights'][:12]}…; "
@@ -232,11 +233,12 @@ class TextEncoder(Tokenizer):
 
     def _remembered(self, ids: tuple[int, ...]) -> Float[Tensor, "width tokens"]:
         """Features of one text, those of the last few texts from memory: prompts and negative prompts repeat."""
-        if ids not in self._kept:
-            if len(self._kept) >= KEPT_TEXTS:
-                self._kept.pop(next(iter(self._kept)))
-            self._kept[ids] = self._states(ids)
-        return self._kept[ids]
+        found = self._kept.get(ids)
+        if found is None:
+            found = self._kept[ids] = self._states(ids)
+            for oldest in list(self._kept)[:-KEPT_TEXTS]:  # requests of several threads come here
+                self._kept.pop(oldest, None)
+        return found
 
     def _ids(self, text: str) -> list[int]:
         """Token ids of one text; special tokens at its end survive a cut."""

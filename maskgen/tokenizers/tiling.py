@@ -125,15 +125,18 @@ def decode_in_tiles(codes: Codes, side: int, tiling: Tiling, decode: Callable[[S
     """
     shape = codes.shape[1], codes.shape[2]
     mixed = np.zeros((shape[0] * side, shape[1] * side, 3), dtype=np.float32)
+    total = np.zeros_like(mixed[..., :1])
+    """Sum of the weights: 1, but where three short tiles overlap."""
 
     def tile(rows: TileSpan, columns: TileSpan) -> Image.Image:
         return decode([codes[:, rows.left : rows.right, columns.left : columns.right]])[0]
 
     for (rows, columns), picture in _each(list(_tiles(*shape, side, tiling)), tile, tiling.norms):
         share = _ramp(rows, shape[0], side, tiling.halo)[:, None, None] * _ramp(columns, shape[1], side, tiling.halo)[None, :, None]
-        region = mixed[rows.left * side : rows.right * side, columns.left * side : columns.right * side]
-        region += share * np.asarray(picture.convert("RGB"), dtype=np.float32)
-    return Image.fromarray(np.rint(mixed).clip(0, 255).astype(np.uint8))
+        region = slice(rows.left * side, rows.right * side), slice(columns.left * side, columns.right * side)
+        mixed[region] += share * np.asarray(picture.convert("RGB"), dtype=np.float32)
+        total[region] += share
+    return Image.fromarray(np.rint(mixed / total).clip(0, 255).astype(np.uint8))
 
 
 def _tiles(rows: int, columns: int, side: int, tiling: Tiling) -> Iterator[TilePlace]:

@@ -6,9 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from maskgen.decoding.acceleration.compiled import CompiledModel
 from maskgen.decoding.decoder import Decoder
 from maskgen.decoding.settings import GenerationSettings
 from maskgen.networks.compression import blocks_of
+from maskgen.networks.tower_config import Tower, TowersConfig
 from maskgen.networks.transformer import MaskTransformer, TransformerConfig
 from maskgen.tokens.batch import TokenBatch
 from maskgen.tokens.packing import pack, pack_rows
@@ -112,6 +114,10 @@ def test_decoding_works_and_what_needs_a_position_a_cell_is_refused() -> None:
     assert bool((made.ids != 1).all())
     with pytest.raises(ValueError, match=r"merges cells .* leave refresh"):
         Decoder(network, SPACE, "image", GenerationSettings(steps=(2, 1), refresh=2))(batch, draw)
+    with pytest.raises(ValueError, match="cannot be compiled"):
+        CompiledModel(network)
+    with pytest.raises(ValueError, match="leave compress at 1"):
+        TowersConfig(towers={"all": Tower(modalities=["text", "image"], transformer=network.config)})
     with pytest.raises(ValueError, match="compress must"):
         TransformerConfig(compress=2, blind_condition=True)
     parts = batch.map(lambda field: field[:, [0, 1, 2, 4, 5, 8]])

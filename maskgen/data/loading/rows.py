@@ -102,7 +102,11 @@ class ShardRows:
         found = self.open.get(number)
         if found is None:
             path, count = self.locate(self.shards[number]), self.shards[number].count
-            found = self.open[number] = Shard(path)
+            try:
+                found = Shard(path)
+            except FileNotFoundError:  # another process removed it from a bounded cache
+                found = Shard(path := self.locate(self.shards[number]))
+            self.open[number] = found
             if len(found.keys) != count:
                 raise ValueError(f"{path} holds {len(found.keys)} samples, the index says {count}; build it again")
             if len(self.open) > self.most_open:

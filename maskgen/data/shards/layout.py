@@ -36,6 +36,8 @@ def read_layout(path: Path) -> ShardLayout:
         plain: dict[str, dict[str, Any]] = yaml.safe_load(path.read_text(encoding="utf-8"))
         shapes = {name: [int(size) for size in one.pop("shape")] for name, one in plain.items()}
         modalities = [Modality(name=name, **{"num_levels": 1, **one}) for name, one in plain.items()]
+        if any(one.kind == "features" for one in modalities):
+            raise ValueError("features of a text encoder have no layout; build a small set of real shards")
         return ShardLayout(TokenSpace(modalities), shapes)
     except (AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
         raise ValueError(

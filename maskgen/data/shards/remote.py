@@ -4,6 +4,7 @@ import errno
 import hashlib
 import logging
 import random
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from maskgen.io.files import atomic_file
 logger = logging.getLogger(__name__)
 
 CHUNK = 2**20
+SET_FOLDER = re.compile(r"[0-9a-f]{16}")
+"""Name of the folder of one set in a cache."""
 LOCKS = 64
 GRACE_S = 10.0
 """Seconds for which a shard that was just asked for is not evicted: whoever asked still has to open it."""
@@ -106,8 +109,9 @@ def fetch_file(url: str, target: Path, expected: Expected | None, retries: Retri
 
 def is_passing(error: BaseException) -> bool:
     """Whether a failed transfer may succeed when it is tried again."""
-    if isinstance(error, FileNotFoundError) and error.__cause__ is not None:  # fsspec says so of any failed look at an http address
-        return is_passing(error.__cause__)
+    cause = error.__cause__
+    if isinstance(error, FileNotFoundError) and cause is not None and isinstance(cause, (*_http_errors(), TimeoutError)):
+        return is_passing(cause)  # fsspec says of any failed look at an http address that there is no such file
     if isinstance(error, PERMANENT) or (isinstance(error, OSError) and error.errno in FULL_DISK):
         return False
     status = getattr(error, "status", None)  # of aiohttp's errors
@@ -116,8 +120,12 @@ def is_passing(error: BaseException) -> bool:
 
 def _transfer_errors() -> tuple[type[BaseException], ...]:
     """What a failed transfer raises; the errors of aiohttp, which reads http and https, are not all OSErrors."""
+    return (OSError, *_http_errors())
+
+
+def _http_errors() -> tuple[type[BaseException], ...]:
     http = sys.modules.get("aiohttp")
-    return (OSError,) if http is None else (OSError, http.ClientError)
+    return () if http is None else (http.ClientError,)
 
 
 def _copy(url: str, target: Path, expected: Expected | None) -> None:
@@ -164,7 +172,7 @@ def evict(root: Path, most_bytes: int) -> int:
         Bytes that were removed.
     """
     found = []
-    for path in root.glob("*/*"):
+    for path in (path for path in root.glob("*/*") if SET_FOLDER.fullmatch(path.parent.name)):  # others are not the cache's
         try:
             facts = path.stat()
         except FileNotFoundError:  # another process removed it
@@ -175,6 +183,11 @@ def evict(root: Path, most_bytes: int) -> int:
     for free_at, size, path in sorted(found):
         if left - removed <= most_bytes or free_at > now:
             break
+        try:
+            if path.stat().st_mtime > free_at - GRACE_S and path.suffix == ".tar":  # asked for meanwhile
+                continue
+        except FileNotFoundError:
+            continue
         path.unlink(missing_ok=True)
         removed += size
     return removed

@@ -56,7 +56,7 @@ class CompiledModel:
         backend: Of torch.compile.
 
     Raises:
-        ValueError: If `multiple` is below 1, `batches` is empty, or the model was trained with `blind_condition`.
+        ValueError: If `multiple` is below 1, `batches` is empty, or the model has `blind_condition` or `compress`.
     """
 
     def __init__(
@@ -71,6 +71,8 @@ class CompiledModel:
             raise ValueError(f"multiple must be at least 1 and batches name a size or be None, got {multiple} and {batches}")
         if model.config.blind_condition:
             raise ValueError("a compiled model cannot have blind_condition; use maskgen.decoding.acceleration.kv_cache.PrefixCacheModel")
+        if model.config.compress > 1:
+            raise ValueError(f"a model that merges cells (compress={model.config.compress}) cannot be compiled; leave compile off")
         self.model, self.multiple, self.batches = model, multiple, batches
         self.shapes: set[tuple[int, int]] = set()
         """(batch, length) of what was compiled so far."""

@@ -92,8 +92,9 @@ class ShortcutModel:
             return torch.ones_like(self._age, dtype=torch.bool), torch.zeros_like(self._age, dtype=torch.bool)
         changed = last.ids != batch.ids
         strange = (changed & (last.ids != MASK)).flatten(1).any(dim=1)
-        for name in ("modality", "coords", "valid", "document"):
-            strange = strange | (getattr(batch, name) != getattr(last, name)).flatten(1).any(dim=1)
+        ours, theirs = batch.tensors(), last.tensors()
+        for name in ours.keys() - {"ids"}:
+            strange = strange | (ours[name] != theirs[name]).flatten(1).any(dim=1)
         moved = changed.flatten(1).any(dim=1)
         full = strange | (moved & (self._age + 1 >= self.full_every))
         brief = moved & ~full

@@ -147,7 +147,8 @@ def follow_model(model: gr.Dropdown, controls: DecodeControls, settings_of: Call
     def chosen(name: str) -> list[Any]:
         settings = settings_of(name)
         steps, guidance, temperature = own_values(settings)
-        return [steps, guidance, temperature, gr.update(value=OWN, info=f"the model's: {settings.sampler}")]
+        most = max(controls.steps.maximum, steps)
+        return [gr.update(value=steps, maximum=most), guidance, temperature, gr.update(value=OWN, info=f"the model's: {settings.sampler}")]
 
     model.change(
         chosen,

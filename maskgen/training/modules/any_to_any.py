@@ -95,6 +95,8 @@ class AnyToAnyModule(GeneratorModule[MaskTransformer | TowerTransformer]):
                 )
         if not 0.0 <= drop_condition <= 1.0:
             raise ValueError(f"drop_condition is a share of the rows and lies in [0, 1], got {drop_condition}")
+        if getattr(transformer, "compress", 1) > 1 and any(task.budget is not None for task in tasks.values()):
+            raise ValueError("a budget leaves cells of an image out, and compress merges whole blocks of them; take one of the two")
         self.model = fresh(lambda: new_network(transformer, self.space), whole=start is not None)
         self.model.recompute = recompute
         if start is not None:

@@ -114,7 +114,7 @@ def estimated(
         sizes_gb: Sizes of memory in GB (10^9 bytes) to find the largest batch for.
 
     Raises:
-        ValueError: If the module trains another network.
+        ValueError: If the module trains another network, or merges cells or reads features, or the training has no length.
     """
     network = module.model
     if not isinstance(module, MaskedTokenModule | AnyToAnyModule) or not isinstance(network, MaskTransformer):
@@ -122,6 +122,10 @@ def estimated(
             f"--estimate knows MaskedTokenModule and AnyToAnyModule with a plain transformer, got {type(module).__name__} with "
             f"{type(network).__name__}; estimate a plain transformer of the same size"
         )
+    if network.config.compress > 1 or module.space.feature_width:
+        raise ValueError("--estimate does not know compress and features of text encoders; estimate without them")
+    if steps < 1:
+        raise ValueError(f"--estimate needs the length of the training, got max_steps {steps}; set trainer.max_steps")
     shape, config = step_shape(module, batch, precision), network.config
     parameters = sum(weight.numel() for weight in network.parameters())
     weights = parameters * (2 if precision.endswith("-true") and "16" in precision else 4)

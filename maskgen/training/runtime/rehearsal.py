@@ -6,6 +6,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,8 @@ def training_cost(args: Sequence[str], sizes_gb: Sequence[float] = ()) -> Estima
     data.setup("fit")
     batch = next(iter(data.train_dataloader()))
     precision = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}.get(precision, precision)
-    return estimated(module, batch, precision, steps, "EMAWeightAveraging" in kept, sizes_gb)
+    found = estimated(module, batch, precision, steps, "EMAWeightAveraging" in kept, sizes_gb)
+    return replace(found, flops=found.flops * int(trainer.accumulate_grad_batches or 1))
 
 
 def _flags(args: Sequence[str]) -> tuple[list[str], list[float], bool]:
@@ -189,8 +191,10 @@ def _shrink(plain: dict[str, Any]) -> None:
         before = {key: transformer[key] for key in SMALL if key in transformer}
         transformer.update(SMALL)
         logger.info("smoke: transformer %s becomes %s", before, SMALL)
-    data.update(batch_size=SMOKE_ROWS, validation_rows=SMOKE_ROWS, num_workers=0)
+    data.update(batch_size=SMOKE_ROWS, global_batch=None, validation_rows=SMOKE_ROWS, num_workers=0)
     model.update(compile=False, warmup_steps=0)
+    if model.pop("start", None) is not None:
+        logger.info("smoke: random weights, not those of `start`")
     plain["trainer"] = {
         "max_steps": SMOKE_STEPS,
         "max_epochs": -1,

@@ -163,6 +163,12 @@ def test_the_cache_keeps_its_bound_and_what_was_used_last(tmp_path: Path, flaky:
         assert path.is_file()
         assert sum(one.stat().st_size for one in cache.rglob("*.tar")) <= 3 * size
     assert [rows.meta(row)["w"] for row in range(30)] == ["a"] * 30, "an evicted shard is fetched again"
+    (cache / "mine").mkdir()
+    (cache / "mine" / "photos.tar").write_bytes(bytes(10 * size))
+    os.utime(cache / "mine" / "photos.tar", (0, 0))
+    evict(cache, 1)
+    assert [path.name for path in cache.rglob("*.tar")] == ["photos.tar"], "what is not the cache's stays"
+    store.locate(entries[0])
     monkeypatch.setattr("maskgen.data.shards.remote.GRACE_S", 60.0)
     assert evict(cache, 1) == 0, "shards that were just asked for stay"
 

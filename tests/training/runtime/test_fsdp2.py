@@ -42,14 +42,15 @@ def in_group(run: Callable[[Any], None], ranks: int) -> None:
     in_ranks(started, ranks)
 
 
-@pytest.mark.parametrize("kind", ["transformer", "tied", "towers"])
+@pytest.mark.parametrize("kind", ["transformer", "tied", "merged", "towers"])
 def test_deferred_weights_are_those_drawn_at_once_and_leave_chance_where_it_was(kind: str, tmp_path: Path) -> None:
     space, _ = merged_space(folders(tmp_path))
 
     def build() -> nn.Module:
         if kind == "towers":
             return TowerTransformer(TOWERS, space)
-        return MaskTransformer(TransformerConfig(dim=32, num_layers=2, num_heads=2, tie_head=kind == "tied"), space.size, 5)
+        config = TransformerConfig(dim=32, num_layers=2, num_heads=2, tie_head=kind == "tied", compress=2 if kind == "merged" else 1)
+        return MaskTransformer(config, space.size, 5)
 
     torch.manual_seed(3)
     at_once, after = build(), torch.rand(1)
