@@ -13,6 +13,9 @@ from torch.utils.checkpoint import checkpoint
 
 from maskgen.networks.visibility import LONGEST_DENSE, Sight
 
+MOST_SHAPES = 256
+"""Shapes for which flex attention is compiled."""
+
 
 def attend(
     query: Float[Tensor, "batch heads queries head_dim"],
@@ -88,5 +91,10 @@ def _flex_attention() -> Callable[..., Any]:
 def _compiled_flex() -> Callable[..., Any]:
     from torch.nn.attention.flex_attention import flex_attention
 
-    found: Callable[..., Any] = torch.compile(flex_attention, dynamic=False)
-    return found
+    compiled = torch.compile(flex_attention, dynamic=False)
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with torch._dynamo.config.patch(recompile_limit=MOST_SHAPES):  # beyond it torch goes on without fusing, with all scores in memory
+            return compiled(*args, **kwargs)
+
+    return run
