@@ -1,10 +1,13 @@
 """One tiny bundle a session: random weights, real files."""
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from builders.forks import can_fork
 from builders.networks import randomised
 from builders.voice import tiny_voice
 from hypothesis import settings
@@ -24,6 +27,17 @@ settings.register_profile("maskgen", deadline=None)
 settings.load_profile("maskgen")
 
 CAPTIONS = ["a red heart, flat style", "a blue square, 3d style", "a green circle with dark skin", "a yellow star, noto style"]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run tests marked `forks` in a process of their own where this one can fork no trainings any more."""
+    if pyfuncitem.get_closest_marker("forks") is None or can_fork():
+        return None
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "-m", "", pyfuncitem.nodeid]
+    ran = subprocess.run(command, cwd=pyfuncitem.config.rootpath, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout
+    return True
 
 
 @pytest.fixture(scope="session", autouse=True)

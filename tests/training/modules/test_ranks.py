@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from maskgen.networks.sharding import own_rows
 from maskgen.training.modules.sharded_muon import ShardedMuon
 
+pytestmark = pytest.mark.forks
 EVERY = {"image", "text_elbo", "hybrid", "any", "towers"}
 
 

@@ -13,6 +13,8 @@ from builders.ranks import folders, in_ranks
 from maskgen.io.checkpoint import load_verified
 from maskgen.training.runtime.fit import run
 
+pytestmark = pytest.mark.forks
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])

@@ -31,6 +31,8 @@ from maskgen.tokens.space import TokenSpace
 from maskgen.training.runtime.checkpoint_io import AtomicCheckpointIO
 from maskgen.training.runtime.shards_io import restore_interrupted
 
+pytestmark = pytest.mark.forks
+
 
 def in_group(run: Callable[[Any], None], ranks: int) -> None:
     """Call a function in forked ranks with a process group; it gets the mesh."""
